@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a container is: the records of Kanto's model, with their names in JSON files and on the gRPC wire.
+
+Order of fields = order of keys in the JSON (shared specification, grpc-cli-config 5). Values are plain: sizes stay the strings the
+user wrote, times are RFC 3339 strings, so that a file written back is the file that was read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pycm.model.fields import NOTHING, Record, flag, integer, many, mapping, one, text, texts
+from pycm.model.states import NO_PID, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NANOSECONDS = 1_000_000_000
+_U16 = {"low": 0, "high": 65535}
+
+HOOK_TYPES = ("Prestart", "Poststart", "Poststop", "Unknown")
+
+
+def _hook_word(number: int) -> str:
+    return HOOK_TYPES[number] if 0 <= number < len(HOOK_TYPES) else HOOK_TYPES[-1]
+
+
+def _hook_number(word: str) -> int:
+    return HOOK_TYPES.index(word) if word in HOOK_TYPES else len(HOOK_TYPES) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecryptConfig(Record):
+    keys: tuple[str, ...] = texts("keys", omit=True)
+    recipients: tuple[str, ...] = texts("recipients", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(Record):
+    name: str = text("name")
+    decrypt_config: DecryptConfig | None = one("decrypt_config", DecryptConfig, omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountPoint(Record):
+    destination: str = text("destination")
+    source: str = text("source")
+    propagation_mode: str = text("propagation_mode")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hook(Record):
+    path: str = text("path")
+    args: tuple[str, ...] = texts("args")
+    env: tuple[str, ...] = texts("env")
+    timeout: int = integer("timeout")
+    type: int = integer("type", to_wire=_hook_word, from_wire=_hook_number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerConfiguration(Record):
+    env: tuple[str, ...] = texts("env", omit=True)
+    cmd: tuple[str, ...] = texts("cmd", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMapping(Record):
+    path_on_host: str = text("path_on_host")
+    path_in_container: str = text("path_in_container")
+    cgroup_permissions: str = text("cgroup_permissions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy(Record):
+    """`retry_timeout`: cap of the back-off in nanoseconds; seconds on the wire, rounded down."""
+
+    maximum_retry_count: int = integer("maximum_retry_count")
+    retry_timeout: int = integer(
+        "retry_timeout", to_wire=lambda ns: ns // NANOSECONDS, from_wire=lambda s: s * NANOSECONDS
+    )
+    type: str = text("type")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortMapping(Record):
+    proto: str = text("proto", "protocol")
+    container_port: int = integer("container_port", **_U16)
+    host_ip: str = text("host_ip")
+    host_port: int = integer("host_port", **_U16)
+    host_port_end: int = integer("host_port_end", **_U16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogDriverConfiguration(Record):
+    type: str = text("type", omit=True)
+    max_files: int = integer("max_files", omit=True)
+    max_size: str = text("max_size", omit=True)
+    root_dir: str = text("root_dir", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogModeConfiguration(Record):
+    mode: str = text("mode", omit=True)
+    max_buffer_size: str = text("max_buffer_size", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfiguration(Record):
+    driver_config: LogDriverConfiguration | None = one("driver_config", LogDriverConfiguration, omit=True)
+    mode_config: LogModeConfiguration | None = one("mode_config", LogModeConfiguration, omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources(Record):
+    """Memory limits as size strings ("200M"); "" means not limited. memory_swap counts memory and swap together."""
+
+    memory: str = text("memory", omit=True)
+    memory_reservation: str = text("memory_reservation", omit=True)
+    memory_swap: str = text("memory_swap", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig(Record):
+    devices: tuple[DeviceMapping, ...] = many("devices", DeviceMapping)
+    network_mode: str = text("network_mode")
+    privileged: bool = flag("privileged")
+    restart_policy: RestartPolicy | None = one("restart_policy", RestartPolicy)
+    runtime: str = text("runtime")
+    extra_hosts: tuple[str, ...] = texts("extra_hosts")
+    extra_capabilities: tuple[str, ...] = texts("extra_capabilities")
+    port_mappings: tuple[PortMapping, ...] = many("port_mappings", PortMapping)
+    log_config: LogConfiguration | None = one("log_config", LogConfiguration)
+    resources: Resources | None = one("resources", Resources)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IOConfig(Record):
+    attach_stderr: bool = flag("attach_stderr")
+    attach_stdin: bool = flag("attach_stdin")
+    attach_stdout: bool = flag("attach_stdout")
+    open_stdin: bool = flag("open_stdin")
+    stdin_once: bool = flag("stdin_once")
+    tty: bool = flag("tty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSettings(Record):
+    id: str = text("id", omit=True)
+    gateway: str = text("gateway")
+    ip_address: str = text("ip_address")
+    mac_address: str = text("mac_address")
+    network_id: str = text("network_id", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings(Record):
+    networks: Mapping[str, EndpointSettings] = mapping("networks", EndpointSettings)
+    sandbox_id: str = text("sandbox_id", omit=True)
+    sandbox_key: str = text("sandbox_key", omit=True)
+    network_controller_id: str = text("network_controller_id", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State(Record):
+    """`pid` is -1 while no process exists; times are RFC 3339 UTC with nanoseconds, "" for never."""
+
+    pid: int = integer("pid", default=NO_PID)
+    started_at: str = text("started_at")
+    error: str = text("error")
+    exit_code: int = integer("exit_code")
+    finished_at: str = text("finished_at")
+    exited: bool = flag("exited")
+    dead: bool = flag("dead")
+    restarting: bool = flag("restarting")
+    paused: bool = flag("paused")
+    running: bool = flag("running")
+    oom_killed: bool = flag("oomKilled")
+    status: Status = integer(
+        "status",
+        default=Status.CREATING,
+        to_wire=lambda status: Status(status).word,
+        from_wire=Status.from_word,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container(Record):
+    id: str = text("container_id", "id")
+    name: str = text("container_name", "name")
+    image: Image = one("image", Image)
+    domain_name: str = text("domain_name")
+    host_name: str = text("host_name")
+    resolv_conf_path: str = text("resolv_conf_path", omit=True)
+    hosts_path: str = text("hosts_path", omit=True)
+    hostname_path: str = text("hostname_path", omit=True)
+    mount_points: tuple[MountPoint, ...] = many("mount_points", MountPoint, "mounts")
+    hooks: tuple[Hook, ...] = many("hooks", Hook)
+    config: ContainerConfiguration | None = one("config", ContainerConfiguration)
+    host_config: HostConfig | None = one("host_config", HostConfig)
+    io_config: IOConfig | None = one("io_config", IOConfig)
+    network_settings: NetworkSettings | None = one("network_settings", NetworkSettings)
+    state: State = one("state", State)
+    created: str = text("created", omit=True)
+    restart_count: int = integer("restart_count")
+    manually_stopped: bool = flag("manually_stopped")
+    started_successfully_before: bool = flag("started_successfully_before", "")
+
+    def __post_init__(self) -> None:
+        # absent in a descriptor or message, but every reader needs them
+        if self.image is None:
+            object.__setattr__(self, "image", Image())
+        if self.state is None:
+            object.__setattr__(self, "state", State())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopOptions(Record):
+    """timeout in seconds (0: the configured default), force: SIGKILL after it, signal: name or number ("": SIGTERM)."""
+
+    timeout: int = integer("timeout")
+    force: bool = flag("force")
+    signal: str = text("signal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateOptions(Record):
+    """None leaves the part alone; a given Resources replaces all limits."""
+
+    restart_policy: RestartPolicy | None = one("restart_policy", RestartPolicy)
+    resources: Resources | None = one("resources", Resources)
+
+
+__all__ = [
+    "NOTHING",
+    "Container",
+    "ContainerConfiguration",
+    "DecryptConfig",
+    "DeviceMapping",
+    "EndpointSettings",
+    "Hook",
+    "HostConfig",
+    "IOConfig",
+    "Image",
+    "LogConfiguration",
+    "LogDriverConfiguration",
+    "LogModeConfiguration",
+    "MountPoint",
+    "NetworkSettings",
+    "PortMapping",
+    "Resources",
+    "RestartPolicy",
+    "State",
+    "StopOptions",
+    "UpdateOptions",
+]
