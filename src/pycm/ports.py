@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Protocols between the rooms: what the core and the fronts need of the outside, and the fronts of the core.
+
+An outside room (containerd, logs, metrics, mqtt) implements its Protocol; `agent.py` hands it to those who need it. Values that
+cross are frozen. Every coroutine here may raise the errors of `pycm.errors` and no others.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+
+    from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
+
+# ── the runtime: containerd ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """What an image's configuration says about the process to run (OCI image specification, "config")."""
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+
+
+@dataclass(frozen=True)
+class TaskIO:
+    """Paths of the FIFOs that containerd's shim writes to and reads from; "" where there is none. With a terminal, no stderr."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+class TaskStatus(enum.Enum):
+    CREATED = "created"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """End of a container's first process: exit code 0 to 255 and the time as RFC 3339 UTC."""
+
+    code: int
+    at: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A container's task as containerd reports it; `exit` is set when it is STOPPED."""
+
+    id: str
+    pid: int
+    status: TaskStatus
+    io: TaskIO
+    exit: Exit | None = None
+
+
+@dataclass(frozen=True)
+class TaskExited:
+    id: str
+    pid: int
+    exit: Exit
+
+
+@dataclass(frozen=True)
+class TaskOOM:
+    id: str
+
+
+@dataclass(frozen=True)
+class RuntimeConnected:
+    """Sent after every (re)subscription, when events flow again: all tasks there are, so that nothing that happened meanwhile is missed."""
+
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class RuntimeLost:
+    """containerd does not answer; the client keeps trying with back-off."""
+
+    reason: str
+
+
+RuntimeEvent = TaskExited | TaskOOM | RuntimeConnected | RuntimeLost
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """Everything to start a container's task. `spec`: the OCI runtime spec as a JSON-able dict."""
+
+    id: str
+    image: str
+    spec: Mapping[str, Any]
+    runtime: str
+    io: TaskIO
+    systemd_cgroup: bool = False
+
+
+class Runtime(Protocol):
+    """Containers, snapshots and tasks of one containerd namespace. Ids are container ids; a container's snapshot is "<id>-snapshot"."""
+
+    async def connect(self) -> str:
+        """Wait until containerd answers (bounded by the caller), make namespace and lease; return its version."""
+
+    async def image(self, reference: str) -> ImageConfig:
+        """Configuration of a local image, this machine's platform. NotFoundError if the namespace has no such image."""
+
+    async def prepare(self, container_id: str, reference: str) -> None:
+        """Make the container's snapshot from the image, which is unpacked first if it was imported without."""
+
+    async def has_snapshot(self, container_id: str) -> bool: ...
+
+    async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
+        """At most *limit* bytes of a regular file in the container's root file system, links not followed; None if absent."""
+
+    async def start(self, request: TaskRequest) -> int:
+        """Make container record and task and start it; return the pid. Nothing is left behind on failure.
+
+        A record with this id whose task is gone is replaced; a live task is a ConflictError.
+        """
+
+    async def signal(self, container_id: str, number: int, *, everyone: bool = False) -> None:
+        """Signal the first process, or with *everyone* all processes. NotFoundError if there is no live process."""
+
+    async def pause(self, container_id: str) -> None: ...
+
+    async def resume(self, container_id: str) -> None: ...
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        """Apply an OCI "linux.resources" dict to the live task."""
+
+    async def delete_task(self, container_id: str) -> None:
+        """Delete task (it must have ended) and container record, keep the snapshot. What is gone already is no error."""
+
+    async def remove(self, container_id: str) -> None:
+        """Kill and delete everything of the container, the snapshot too. What is gone already is no error."""
+
+    async def tasks(self) -> tuple[Task, ...]: ...
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """Events in order, for ever; one consumer. Begins with RuntimeConnected or RuntimeLost."""
+
+    async def close(self) -> None: ...
+
+
+# ── container output ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Logs(Protocol):
+    """Container output: FIFOs of 1 MiB pumped into json.log by a thread of its own, and the log read back."""
+
+    def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
+        """Make fresh FIFOs for a start; left-overs of this container's earlier ones are removed."""
+
+    def attach(self, container_id: str, io: TaskIO, config: LogConfiguration | None) -> None:
+        """Begin (or, after a restart of the agent, go on) pumping. Safe after any kind of end of the earlier pump."""
+
+    async def finish(self, container_id: str) -> None:
+        """The task has been deleted: pump what is left (bounded in time), close, remove the FIFOs."""
+
+    def forget(self, container_id: str) -> None:
+        """The container was removed: delete what is kept outside its own directory."""
+
+    def path(self, container_id: str, config: LogConfiguration | None) -> str:
+        """The live log file of the container."""
+
+    def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
+        """The log as the gRPC API streams it: tail >= 0 one record a message, < 0 the whole file in bounded chunks."""
+
+    async def close(self) -> None:
+        """Stop pumping; output waits in the FIFOs for the next agent."""
+
+
+# ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Measurement:
+    id: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ContainerMeasurements:
+    container_id: str
+    measurements: tuple[Measurement, ...]
+
+
+class Metrics(Protocol):
+    """Figures of running containers from their cgroups and /proc."""
+
+    def open(self, container_id: str, pid: int) -> None:
+        """The container runs: open its files once. A container that cannot be measured is logged and skipped, never an error."""
+
+    def close(self, container_id: str) -> None: ...
+
+    def limits_changed(self, container_id: str) -> None: ...
+
+    def oom_kills(self, container_id: str) -> int:
+        """How often the kernel killed in the container's cgroup for want of memory; 0 if not known."""
+
+    def baseline(self, container_ids: Iterable[str]) -> None:
+        """Remember CPU times, so that the next sample of these has a utilization."""
+
+    def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
+        """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
+
+
+# ── MQTT ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MqttListener(Protocol):
+    """Who is told about the connection; called on the event loop, must not block."""
+
+    def mqtt_connected(self) -> None: ...
+
+    def mqtt_disconnected(self) -> None: ...
+
+    def mqtt_message(self, topic: str, payload: bytes) -> None: ...
+
+
+class Mqtt(Protocol):
+    """The one connection to the broker. It connects, and reconnects, for ever with back-off."""
+
+    def add_listener(self, listener: MqttListener) -> None: ...
+
+    async def subscribe(self, topic: str) -> None:
+        """QoS 1; returns when acknowledged. UnavailableError on loss of the connection or after the configured time-out."""
+
+    async def unsubscribe(self, topic: str) -> None: ...
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """QoS 1; returns when acknowledged. UnavailableError on loss of the connection or after the configured time-out."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+# ── the core, as the fronts see it ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Action(enum.Enum):
+    """What happened to a container; the names are those of Kanto's internal events."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    EXITED = "exited"
+    REMOVED = "removed"
+    RENAMED = "renamed"
+    UPDATED = "updated"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change; `container` is the container as it was right after it."""
+
+    action: Action
+    container: Container
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """A container to create; empty fields get their defaults."""
+
+    container: Container
+    start: bool = field(default=False)
+
+
+class Containers(Protocol):
+    """The container manager. `list` and `get` answer from memory, always at once."""
+
+    def get(self, container_id: str) -> Container | None: ...
+
+    def list(self) -> list[Container]:
+        """All containers by time of creation, then id."""
+
+    async def create(self, container: Container) -> Container: ...
+
+    async def start(self, container_id: str) -> None: ...
+
+    async def stop(self, container_id: str, options: StopOptions | None = None) -> None: ...
+
+    async def pause(self, container_id: str) -> None: ...
+
+    async def unpause(self, container_id: str) -> None: ...
+
+    async def rename(self, container_id: str, name: str) -> None: ...
+
+    async def update(self, container_id: str, options: UpdateOptions) -> None: ...
+
+    async def remove(self, container_id: str, *, force: bool = False, options: StopOptions | None = None) -> None: ...
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""
