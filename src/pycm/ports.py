@@ -8,7 +8,7 @@ cross are frozen. Every coroutine here may raise the errors of `pycm.errors` and
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -272,14 +272,6 @@ class Event:
 
     action: Action
     container: Container
-
-
-@dataclass(frozen=True)
-class CreateRequest:
-    """A container to create; empty fields get their defaults."""
-
-    container: Container
-    start: bool = field(default=False)
 
 
 class Containers(Protocol):

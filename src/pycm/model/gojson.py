@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON as Kanto's Go code writes it: compact, "<>&" and U+2028/9 escaped, floats in shortest form without ".0".
 
+The one difference left: Python begins exponents below 1e-4 (Go below 1e-6) and pads them to two digits; the numbers are equal.
+
 Files, twin messages and the command line's output are compared byte for byte by existing clients and tests.
 """
 
