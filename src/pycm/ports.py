@@ -183,6 +183,22 @@ class Logs(Protocol):
         """Stop pumping; output waits in the FIFOs for the next agent."""
 
 
+# ── network ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Network(Protocol):
+    """What a container needs of the network before it starts, and what it leaves behind."""
+
+    def check(self, container: Container) -> None:
+        """Raise ConflictError if this machine cannot give the container its network mode."""
+
+    async def connect(self, container: Container) -> Container:
+        """Make hosts, hostname and resolv.conf files and the network; returns the container with paths and network settings."""
+
+    async def disconnect(self, container_id: str) -> None:
+        """The task has ended: release what connect made. What is gone already is no error."""
+
+
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -296,7 +312,9 @@ class Containers(Protocol):
 
     async def update(self, container_id: str, options: UpdateOptions) -> None: ...
 
-    async def remove(self, container_id: str, *, force: bool = False, options: StopOptions | None = None) -> None: ...
+    async def remove(
+        self, container_id: str, *, force: bool = False, options: StopOptions | None = None
+    ) -> None: ...
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""

@@ -95,7 +95,9 @@ def _decode_value(form: Form, value: Any, path: str, *, aliases: bool) -> Any:
         return decode(form.record, value, path, aliases=aliases)
     if form.kind == "many":
         items = _checked(value, list, path, "a list of objects")
-        return tuple(decode(form.record, item, f"{path}[{i}]", aliases=aliases) for i, item in enumerate(items))
+        return tuple(
+            decode(form.record, item, f"{path}[{i}]", aliases=aliases) for i, item in enumerate(items)
+        )
     entries = _checked(value, dict, path, "an object")
     return {key: decode(form.record, item, f"{path}.{key}", aliases=aliases) for key, item in entries.items()}
 
@@ -125,7 +127,9 @@ def parse(text: str | bytes) -> Any:
     try:
         value, _ = json.JSONDecoder().raw_decode(stripped)
     except json.JSONDecodeError as error:
-        raise InvalidInputError(f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+        raise InvalidInputError(
+            f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        ) from None
     except RecursionError:
         raise InvalidInputError("not valid JSON: nested too deep") from None
     return value

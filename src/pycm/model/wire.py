@@ -50,7 +50,11 @@ def from_message(record: type[T], message: Any, path: str = "") -> T:
 def _value(form: Form, message: Any, path: str) -> Any:
     if form.kind == "one":
         assert form.record is not None
-        return from_message(form.record, getattr(message, form.wire), path) if message.HasField(form.wire) else None
+        return (
+            from_message(form.record, getattr(message, form.wire), path)
+            if message.HasField(form.wire)
+            else None
+        )
     value = getattr(message, form.wire)
     if form.kind == "texts":
         return tuple(value)

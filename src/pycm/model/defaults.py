@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Filling what a description leaves open, in the original's order (shared specification, runtime 1.2)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+from pycm.errors import InvalidInputError
+from pycm.model.container import (
+    Container,
+    DeviceMapping,
+    HostConfig,
+    IOConfig,
+    LogConfiguration,
+    LogDriverConfiguration,
+    LogModeConfiguration,
+    MountPoint,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+)
+from pycm.model.sizes import size_to_bytes
+
+DEFAULT_RUNTIME = "io.containerd.runc.v2"
+#: All of these mean "runc": they are replaced by the configured `runc_runtime` at start.
+RUNC_FAMILY = frozenset({"io.containerd.runtime.v1.linux", "io.containerd.runc.v1", DEFAULT_RUNTIME})
+
+BRIDGE, HOST = "bridge", "host"
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def fill_defaults(container: Container, new_id: Callable[[], str] = new_id) -> Container:
+    """*container* with every default filled; the same object if nothing was open. Swap is not touched: fill_swap."""
+    identifier = container.id or new_id()
+    name = container.name or identifier
+    filled = replace(
+        container,
+        id=identifier,
+        name=name,
+        domain_name=container.domain_name or f"{name}-domain",
+        host_name=container.host_name or f"{name}-host",
+        host_config=_host_config(container.host_config or HostConfig()),
+        io_config=container.io_config or IOConfig(),
+        mount_points=tuple(map(_mount, container.mount_points)),
+    )
+    return container if filled == container else filled
+
+
+def _host_config(host: HostConfig) -> HostConfig:
+    return replace(
+        host,
+        log_config=_log(host.log_config or LogConfiguration()),
+        restart_policy=host.restart_policy or RestartPolicy(type="unless-stopped"),
+        network_mode=host.network_mode or BRIDGE,
+        devices=tuple(map(_device, host.devices)),
+        port_mappings=tuple(map(_port, host.port_mappings)),
+        runtime=host.runtime or DEFAULT_RUNTIME,
+    )
+
+
+def _log(log: LogConfiguration) -> LogConfiguration:
+    driver = log.driver_config or LogDriverConfiguration()
+    driver = replace(driver, type=driver.type or "json-file")
+    if driver.type == "json-file":
+        driver = replace(driver, max_files=driver.max_files or 2, max_size=driver.max_size or "100M")
+    elif driver.type == "none":
+        driver = replace(driver, max_files=0, max_size="")
+    mode = log.mode_config or LogModeConfiguration()
+    mode = replace(mode, mode=mode.mode or "blocking")
+    if mode.mode == "blocking":
+        mode = replace(mode, max_buffer_size="")
+    elif mode.mode == "non-blocking":
+        mode = replace(mode, max_buffer_size=mode.max_buffer_size or "1M")
+    return replace(log, driver_config=driver, mode_config=mode)
+
+
+def _device(device: DeviceMapping) -> DeviceMapping:
+    return replace(
+        device,
+        path_in_container=device.path_in_container or device.path_on_host,
+        cgroup_permissions=device.cgroup_permissions or "rwm",
+    )
+
+
+def _port(port: PortMapping) -> PortMapping:
+    return replace(
+        port,
+        host_ip=port.host_ip or "0.0.0.0",
+        host_port_end=port.host_port_end or port.host_port,
+        proto=port.proto or "tcp",
+    )
+
+
+def _mount(mount: MountPoint) -> MountPoint:
+    return replace(mount, propagation_mode=mount.propagation_mode or "rprivate")
+
+
+def fill_swap(container: Container) -> Container:
+    """At creation only: memory without swap gets twice as much, "-1" (unlimited) is stored as ""."""
+    host = container.host_config
+    if host is None or host.resources is None:
+        return container
+    resources = swap_of(host.resources)
+    return replace(container, host_config=replace(host, resources=resources))
+
+
+def swap_of(resources: Resources) -> Resources:
+    """*resources* with memory_swap as `fill_swap` says; sizes that cannot be read are left for validation."""
+    if resources.memory_swap == "-1":
+        return replace(resources, memory_swap="")
+    if not resources.memory or resources.memory_swap:
+        return resources
+    try:
+        size_to_bytes(resources.memory)
+    except InvalidInputError:
+        return resources
+    return replace(resources, memory_swap=_twice(resources.memory))
+
+
+def _twice(size: str) -> str:
+    number, unit = size[:-1].rstrip(), size[-1]
+    doubled = f"{float(number) * 2:.4f}".rstrip("0").rstrip(".")
+    return doubled + unit
+
+
+def descriptor_policy(container: Container) -> Container:
+    """For descriptors written by people: a retry_timeout below 1 000 000 means seconds, not nanoseconds (runtime 10.21)."""
+    host = container.host_config
+    policy = host.restart_policy if host else None
+    if host is None or policy is None or not 0 < policy.retry_timeout < 1_000_000:
+        return container
+    seconds = replace(policy, retry_timeout=policy.retry_timeout * 1_000_000_000)
+    return replace(container, host_config=replace(host, restart_policy=seconds))

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a container description acceptable: one function a part, in the order that decides which error comes first.
+
+Texts are those of the original, byte for byte (shared specification, grpc-cli-config 1.7); where pycm refuses more (ids, ports,
+capability names), the text says so in the same manner. Every failure is an InvalidInputError.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pycm.errors import InvalidInputError, shorten
+from pycm.model.container import (
+    Container,
+    ContainerConfiguration,
+    DeviceMapping,
+    HostConfig,
+    LogConfiguration,
+    MountPoint,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+)
+from pycm.model.defaults import BRIDGE, HOST
+from pycm.model.sizes import size_to_bytes
+
+#: containerd's own rule for identifiers: nothing in it can leave a directory.
+_ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+_ID_MAX = 76
+_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_.-]*")
+_ENV = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*(=[^\n]*)?")
+PROPAGATION_MODES = frozenset({"rprivate", "private", "rshared", "shared", "rslave", "slave"})
+RESTART_TYPES = ("no", "always", "unless-stopped", "on-failure")
+MINIMUM_MEMORY = 3 * 1024 * 1024
+_HOST_TOKEN = re.compile(r"host_ip(_.*)?")
+
+
+def check_id(identifier: str) -> None:
+    """Before an id is used as a path or in containerd."""
+    if len(identifier) > _ID_MAX or not _ID.fullmatch(identifier):
+        raise InvalidInputError(f"invalid container id format : {_shown(identifier)}")
+
+
+def check_name(name: str) -> None:
+    """A name may be empty; it is never used as a path."""
+    if name and not _NAME.fullmatch(name):
+        raise InvalidInputError(f"invalid container name format : {_shown(name)}")
+
+
+def _shown(text: str) -> str:
+    """As it came where that is harmless, since clients compare these texts; else quoted and shortened."""
+    return text if text.isprintable() and len(text) <= 256 else shorten(text)
+
+
+def validate(container: Container) -> None:
+    """The whole container, after defaults were filled."""
+    if not container.image.name:
+        raise InvalidInputError("the containers image configuration is invalid")
+    check_name(container.name)
+    for mount in container.mount_points:
+        _check_mount(mount)
+    if container.host_config is None:
+        raise InvalidInputError("the containers host config is mandatory and is missing")
+    _check_host_config(container.host_config)
+    if container.config is not None:
+        _check_config(container.config)
+    if container.io_config is None:
+        raise InvalidInputError("the container's IO config is missing")
+    _check_texts(container)
+
+
+def _check_texts(container: Container) -> None:
+    """NUL ends a C string: what follows it would silently not exist for the kernel."""
+    config = container.config or ContainerConfiguration()
+    for field, values in (
+        ("host_name", (container.host_name, container.domain_name)),
+        ("mount_points", tuple(m.source + m.destination for m in container.mount_points)),
+        ("config", (*config.cmd, *config.env)),
+    ):
+        for value in values:
+            if "\0" in value:
+                raise InvalidInputError(f"{field}: {shorten(value)} contains a NUL character")
+
+
+def _check_mount(mount: MountPoint) -> None:
+    if not mount.source or not mount.destination:
+        raise InvalidInputError("source and destination must be set for a mount point")
+    if mount.propagation_mode not in PROPAGATION_MODES:
+        raise InvalidInputError("propagation mode must be set to one of the supported modes")
+
+
+def _check_host_config(host: HostConfig) -> None:
+    both = (
+        "cannot create the container as privileged and with {} at the same time - choose one of the options"
+    )
+    if host.privileged and host.devices:
+        raise InvalidInputError(both.format("specified devices"))
+    if host.privileged and host.extra_capabilities:
+        raise InvalidInputError(both.format("extra capabilities"))
+    _check_network(host)
+    for device in host.devices:
+        _check_device(device)
+    check_log(host.log_config)
+    check_restart_policy(host.restart_policy)
+    check_resources(host.resources)
+    for port in host.port_mappings:
+        _check_port(port)
+
+
+def _check_network(host: HostConfig) -> None:
+    if not host.network_mode:
+        raise InvalidInputError("network mode is not set")
+    if host.network_mode not in (BRIDGE, HOST):
+        raise InvalidInputError(f"unsupported network mode {_shown(host.network_mode)}")
+    if host.network_mode == HOST:
+        if host.port_mappings:
+            raise InvalidInputError("cannot use port mappings when in host network mode")
+        if any(_HOST_TOKEN.fullmatch(entry.partition(":")[2]) for entry in host.extra_hosts):
+            raise InvalidInputError(
+                "cannot use the host_ip reserved key or any of its modifications when in host network mode"
+            )
+
+
+def _check_port(port: PortMapping) -> None:
+    if port.host_port_end and port.host_port_end < port.host_port:
+        raise InvalidInputError(
+            f"host port range {port.host_port}-{port.host_port_end} ends before it begins"
+        )
+
+
+def _check_device(device: DeviceMapping) -> None:
+    if not device.path_on_host or not device.path_in_container:
+        raise InvalidInputError(
+            "both path on the host and in the container must be specified for a device mapping"
+        )
+    if not device.cgroup_permissions:
+        mapping = f"{device.path_on_host}:{device.path_in_container}"
+        raise InvalidInputError(f"the cgroup permissions for device mapping {mapping} are not provided")
+
+
+def check_log(log: LogConfiguration | None) -> None:
+    driver = log.driver_config if log else None
+    mode = log.mode_config if log else None
+    if driver is None or driver.type not in ("json-file", "none"):
+        raise InvalidInputError("unsupported log driver configuration")
+    if driver.type == "json-file":
+        if driver.max_files < 1:
+            raise InvalidInputError("max log files cannot be < 1")
+        _check_size(driver.max_size, "max logs size must be set", "max logs size")
+        if driver.root_dir and not driver.root_dir.startswith("/"):
+            raise InvalidInputError(f"log root directory {shorten(driver.root_dir)} is not an absolute path")
+    if mode is None or mode.mode not in ("blocking", "non-blocking"):
+        raise InvalidInputError("unsupported log mode configuration")
+    if mode.mode == "non-blocking":
+        _check_size(mode.max_buffer_size, "max buffer size must be set", "max buffer size")
+
+
+def _check_size(text: str, missing: str, what: str) -> None:
+    if not text:
+        raise InvalidInputError(missing)
+    _bytes(text, what)
+
+
+def _bytes(text: str, what: str) -> int:
+    try:
+        return size_to_bytes(text)
+    except InvalidInputError:
+        raise InvalidInputError(f"invalid format of {what} - {_shown(text)}") from None
+
+
+def check_restart_policy(policy: RestartPolicy | None) -> None:
+    if policy is None or policy.type not in RESTART_TYPES:
+        raise InvalidInputError(f"unsupported restart policy type {_shown(policy.type) if policy else ''}")
+    if policy.type != "on-failure":
+        if policy.maximum_retry_count:
+            raise InvalidInputError(f"cannot use max retry count when the restart policy is {policy.type}")
+        return
+    if policy.maximum_retry_count < 0:
+        raise InvalidInputError("restart policy max retry count cannot be negative")
+    if policy.retry_timeout < 0:
+        raise InvalidInputError("restart policy retry timeout cannot be negative")
+
+
+def check_resources(resources: Resources | None) -> None:
+    if resources is None:
+        return
+    memory = _bytes(resources.memory, "memory") if resources.memory else 0
+    if 0 < memory < MINIMUM_MEMORY:
+        raise InvalidInputError("minimum memory allowed is 3M")
+    reservation = (
+        _bytes(resources.memory_reservation, "memory reservation") if resources.memory_reservation else 0
+    )
+    if memory and reservation > memory:
+        raise InvalidInputError(
+            f"reservation memory - {resources.memory_reservation} must be lower than memory - {resources.memory}"
+        )
+    _check_swap(resources, memory)
+
+
+def _check_swap(resources: Resources, memory: int) -> None:
+    text = resources.memory_swap
+    swap = _bytes(text, "swap memory") if text and text != "-1" else 0
+    if swap and not memory:
+        raise InvalidInputError(f"swap memory - {text}, memory must be set as well")
+    if swap and swap < memory:
+        raise InvalidInputError(f"swap memory - {text} is less than memory - {resources.memory}")
+
+
+def _check_config(config: ContainerConfiguration) -> None:
+    for entry in config.env:
+        if not _ENV.fullmatch(entry):
+            raise InvalidInputError(
+                f"invalid environmental variable declaration provided : {_env_shown(entry)}"
+            )
+
+
+def _env_shown(entry: str) -> str:
+    """The declaration as it came: a message to the one who sent it, kept out of logs by the fronts."""
+    return entry if entry.isprintable() and len(entry) <= 256 else shorten(entry)

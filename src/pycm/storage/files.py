@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Durable writes: after a power cut a file holds its old or its new content, never a part."""
+
+from __future__ import annotations
+
+import os
+
+#: Suffix of half-written files; left-overs of a cut are ignored and overwritten.
+TEMPORARY = ".tmp"
+
+
+def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
+    """Temporary file, fsync, rename, fsync of the directory. OSError on failure: then the old file is untouched."""
+    temporary = path + TEMPORARY
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode
+        )
+        try:
+            os.fchmod(descriptor, mode)
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError:
+        discard(temporary)
+        raise
+    sync_directory(os.path.dirname(path) or ".")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard(path: str) -> None:
+    """Remove a file that may not be there or may not be removable; it does no harm where it is."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def make_directory(path: str, mode: int = 0o711) -> None:
+    """Make *path* and its parents; *path* itself gets *mode* even if it was there, as the original does."""
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, mode)

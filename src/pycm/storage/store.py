@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers on disk, in Kanto's place and form: `<home>/containers/<id>/config.json`.
+
+Either agent can take over from the other. A file that cannot be read is renamed and named in the log, and the rest is loaded.
+Directories without a config.json are left alone: they may be anybody's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+
+from pycm.errors import InvalidInputError, OperationFailedError
+from pycm.model.container import Container
+from pycm.model.json_form import decode, parse, stored
+from pycm.model.validation import check_id
+from pycm.storage.files import discard, make_directory, sync_directory, write_atomic
+
+_FILE = "config.json"
+_DAMAGED = "config.json.damaged"
+#: No record is larger; a file that is, is damaged.
+MAX_SIZE = 4 * 1024 * 1024
+log = logging.getLogger("pycm.storage")
+
+
+class ContainerStore:
+    """Blocking: call it in a worker thread. Errors: OperationFailedError that names the file and the reason."""
+
+    def __init__(self, home_dir: str) -> None:
+        self._root = os.path.join(home_dir, "containers")
+
+    def directory(self, container_id: str) -> str:
+        """The container's own directory; the id is checked first, since it becomes part of a path."""
+        check_id(container_id)
+        return os.path.join(self._root, container_id)
+
+    def prepare(self) -> None:
+        try:
+            make_directory(os.path.dirname(self._root))
+            make_directory(self._root)
+        except OSError as error:
+            raise OperationFailedError(f"cannot use {self._root}: {error.strerror}") from error
+
+    def load(self) -> list[Container]:
+        return list(self._load_each())
+
+    def _load_each(self) -> Iterator[Container]:
+        for name in sorted(os.listdir(self._root)):
+            path = os.path.join(self._root, name, _FILE)
+            if not os.path.isfile(path):
+                continue
+            try:
+                yield self._read(path, name)
+            except (InvalidInputError, OSError) as error:
+                self._set_aside(path, error)
+
+    def _read(self, path: str, name: str) -> Container:
+        with open(path, "rb") as file:
+            data = file.read(MAX_SIZE + 1)
+        if len(data) > MAX_SIZE:
+            raise InvalidInputError(f"larger than {MAX_SIZE} bytes")
+        if not data.strip():
+            raise InvalidInputError("empty")
+        container = decode(Container, parse(data))
+        check_id(container.id)
+        if container.id != name:
+            raise InvalidInputError(f"it says container_id {container.id!r}, its directory {name!r}")
+        return container
+
+    def _set_aside(self, path: str, error: Exception) -> None:
+        aside = os.path.join(os.path.dirname(path), _DAMAGED)
+        log.error("stored container %s cannot be used: %s; kept as %s, the others go on", path, error, aside)
+        try:
+            os.replace(path, aside)
+        except OSError as failure:
+            log.error("cannot rename %s: %s", path, failure.strerror)
+
+    def save(self, container: Container) -> None:
+        directory = self.directory(container.id)
+        try:
+            if not os.path.isdir(directory):
+                make_directory(directory)
+                sync_directory(self._root)
+            write_atomic(os.path.join(directory, _FILE), stored(container))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OperationFailedError(
+                f"cannot store container {container.id} in {directory}: {reason}"
+            ) from error
+
+    def delete(self, container_id: str) -> None:
+        """Delete the container's directory with log and network files; config.json goes last, so that a cut leaves a record."""
+        directory = self.directory(container_id)
+        if not os.path.isdir(directory) or os.path.islink(directory):
+            return
+        for name in os.listdir(directory):
+            if name != _FILE:
+                _remove(os.path.join(directory, name))
+        discard(os.path.join(directory, _FILE))
+        try:
+            os.rmdir(directory)
+            sync_directory(self._root)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", directory, error.strerror)
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        discard(path)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for the outside rooms, for faults and moments that real peers do not produce on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
+from pycm.model import times
+from pycm.model.container import Container, LogConfiguration
+from pycm.ports import (
+    ContainerMeasurements,
+    Exit,
+    ImageConfig,
+    RuntimeConnected,
+    RuntimeEvent,
+    Task,
+    TaskExited,
+    TaskIO,
+    TaskRequest,
+    TaskStatus,
+)
+
+IMAGE = "registry.test/demo/app:1.0"
+
+
+class FakeRuntime:
+    """containerd in memory. A task ends on SIGTERM with 143 unless its id is in `stubborn`, on SIGKILL with 137.
+
+    `fail`: method name to the error it raises. `calls`: what was asked, in order. `any_image`: every reference exists.
+    """
+
+    def __init__(self, images: Iterable[str] = (IMAGE,), *, any_image: bool = False) -> None:
+        self.images = set(images)
+        self.any_image = any_image
+        self.snapshots: set[str] = set()
+        self.live: dict[str, Task] = {}
+        self.requests: dict[str, TaskRequest] = {}
+        self.updates: list[tuple[str, Mapping[str, Any]]] = []
+        self.stubborn: set[str] = set()
+        self.exit_before_start_returns: int | None = None
+        self.fail: dict[str, PycmError] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.available = True
+        self._pids = itertools.count(4242)
+        self._events: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
+
+    def _called(self, method: str, container_id: str) -> None:
+        self.calls.append((method, container_id))
+        if not self.available:
+            raise UnavailableError("containerd does not answer")
+        if method in self.fail:
+            raise self.fail[method]
+
+    async def connect(self) -> str:
+        self._called("connect", "")
+        return "fake"
+
+    async def image(self, reference: str) -> ImageConfig:
+        self._called("image", reference)
+        if not self.any_image and reference not in self.images:
+            raise NotFoundError(f'failed to resolve reference "{reference}": not found')
+        return ImageConfig(entrypoint=("/bin/app",), env=("PATH=/bin",))
+
+    async def prepare(self, container_id: str, reference: str) -> None:
+        self._called("prepare", container_id)
+        await self.image(reference)
+        self.snapshots.add(container_id)
+
+    async def has_snapshot(self, container_id: str) -> bool:
+        return container_id in self.snapshots
+
+    async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
+        return None
+
+    async def start(self, request: TaskRequest) -> int:
+        self._called("start", request.id)
+        if request.id in self.live:
+            raise ConflictError(f"container with ID = {request.id} already exists")
+        pid = next(self._pids)
+        self.requests[request.id] = request
+        self.live[request.id] = Task(request.id, pid, TaskStatus.RUNNING, request.io)
+        if self.exit_before_start_returns is not None:
+            self.end(request.id, self.exit_before_start_returns)
+            await asyncio.sleep(0)
+        return pid
+
+    def end(self, container_id: str, code: int, *, quietly: bool = False) -> None:
+        """The process ends by itself; `quietly`: no event, as while nobody is subscribed."""
+        exit_ = Exit(code, times.now())
+        task = replace(self.live[container_id], status=TaskStatus.STOPPED, exit=exit_)
+        self.live[container_id] = task
+        if not quietly:
+            self._events.put_nowait(TaskExited(container_id, task.pid, exit_))
+
+    def emit(self, event: RuntimeEvent) -> None:
+        self._events.put_nowait(event)
+
+    async def signal(self, container_id: str, number: int, *, everyone: bool = False) -> None:
+        self._called("signal", container_id)
+        task = self.live.get(container_id)
+        if task is None or task.status is TaskStatus.STOPPED:
+            raise NotFoundError("no such process")
+        if number == 9:
+            self.end(container_id, 137)
+        elif container_id not in self.stubborn and task.status is not TaskStatus.PAUSED:
+            self.end(container_id, 128 + number)
+
+    async def pause(self, container_id: str) -> None:
+        self._called("pause", container_id)
+        self.live[container_id] = replace(self.live[container_id], status=TaskStatus.PAUSED)
+
+    async def resume(self, container_id: str) -> None:
+        self._called("resume", container_id)
+        self.live[container_id] = replace(self.live[container_id], status=TaskStatus.RUNNING)
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        self._called("update", container_id)
+        self.updates.append((container_id, resources))
+
+    async def delete_task(self, container_id: str) -> None:
+        self._called("delete_task", container_id)
+        self.live.pop(container_id, None)
+
+    async def remove(self, container_id: str) -> None:
+        self._called("remove", container_id)
+        self.live.pop(container_id, None)
+        self.snapshots.discard(container_id)
+
+    async def tasks(self) -> tuple[Task, ...]:
+        self._called("tasks", "")
+        return tuple(self.live.values())
+
+    async def events(self) -> AsyncIterator[RuntimeEvent]:
+        yield RuntimeConnected(tuple(self.live.values()))
+        while True:
+            yield await self._events.get()
+
+    async def close(self) -> None:
+        pass
+
+
+class FakeLogs:
+    """Remembers who is attached; `lines` is what read yields."""
+
+    def __init__(self) -> None:
+        self.attached: dict[str, TaskIO] = {}
+        self.finished: list[str] = []
+        self.lines: dict[str, list[str]] = {}
+
+    def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
+        return TaskIO(stdout=f"/fifo/{container_id}-stdout", terminal=terminal)
+
+    def attach(self, container_id: str, io: TaskIO, config: LogConfiguration | None) -> None:
+        self.attached[container_id] = io
+
+    async def finish(self, container_id: str) -> None:
+        self.attached.pop(container_id, None)
+        self.finished.append(container_id)
+
+    def forget(self, container_id: str) -> None:
+        self.lines.pop(container_id, None)
+
+    def path(self, container_id: str, config: LogConfiguration | None) -> str:
+        return f"/logs/{container_id}/json.log"
+
+    async def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
+        lines = self.lines.get(container_id, [])
+        for line in lines[-tail:] if tail > 0 else lines:
+            yield line
+
+    async def close(self) -> None:
+        pass
+
+
+class FakeMetrics:
+    """`samples`: container id to the measurements that sample returns (those the predicate wants)."""
+
+    def __init__(self) -> None:
+        self.opened: dict[str, int] = {}
+        self.kills: dict[str, int] = {}
+        self.baselined: list[str] = []
+
+    def open(self, container_id: str, pid: int) -> None:
+        self.opened[container_id] = pid
+
+    def close(self, container_id: str) -> None:
+        self.opened.pop(container_id, None)
+
+    def limits_changed(self, container_id: str) -> None:
+        pass
+
+    def oom_kills(self, container_id: str) -> int:
+        return self.kills.get(container_id, 0)
+
+    def baseline(self, container_ids: Iterable[str]) -> None:
+        self.baselined.extend(container_ids)
+
+    def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
+        return []
+
+
+class FakeNetwork:
+    """Any mode is possible; host mode takes the machine's name "device", as in the recordings."""
+
+    def check(self, container: Container) -> None:
+        pass
+
+    async def connect(self, container: Container) -> Container:
+        host = container.host_config is not None and container.host_config.network_mode == "host"
+        return replace(container, host_name="device") if host else container
+
+    async def disconnect(self, container_id: str) -> None:
+        pass
+
+
+class FakeStore:
+    """ContainerStore in memory; `full` makes every write fail as a full disk does."""
+
+    def __init__(self, containers: Iterable[Container] = ()) -> None:
+        self.saved: dict[str, Container] = {c.id: c for c in containers}
+        self.full = False
+
+    def directory(self, container_id: str) -> str:
+        return f"/store/{container_id}"
+
+    def prepare(self) -> None:
+        pass
+
+    def load(self) -> list[Container]:
+        return list(self.saved.values())
+
+    def save(self, container: Container) -> None:
+        if self.full:
+            raise OperationFailedError(f"cannot store container {container.id}: No space left on device")
+        self.saved[container.id] = container
+
+    def delete(self, container_id: str) -> None:
+        self.saved.pop(container_id, None)
