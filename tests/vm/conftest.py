@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of the guest for all its tests: it takes minutes, so what it observed is looked at from many sides."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import guest_machine
+import guest_payload
+import pytest
+from observed import Observed
+
+REFERENCE = "registry.test/demo/busybox:1"
+LIMIT = 600
+"""Seconds for the whole run; two minutes on two free cores."""
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    tree = tmp_path_factory.mktemp("guest-app")
+    results = tmp_path_factory.mktemp("guest-results")
+    guest_payload.payload(tree, guest_machine.image(), REFERENCE)
+    code = guest_machine.boot(tree, results, LIMIT)
+    assert code == 0, f"the guest's program ended with {code}:\n{report(results)}"
+    raw: dict[str, Any] = json.loads((results / "observed.json").read_text())
+    return Observed(raw)
+
+
+def report(results: Any) -> str:
+    """The ends of all logs that the guest left."""
+    parts = []
+    for path in sorted((*results.glob("*.log"), *results.glob("console.txt"))):
+        lines = path.read_text(errors="replace").splitlines()[-60:]
+        parts.append("\n".join([f"── {path.name}", *lines]))
+    return "\n".join(parts)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arm64 guest, seen from the host: build its image once, boot it with a program, fetch what the program found out.
+
+QEMU emulates (TCG): nothing is asked of the host but its CPU, and a guest has what a developer's container often lacks, a real cgroup
+v2 tree. The image lies in the user's cache, named by the content of the files that it is built from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+IMAGE_SOURCES = ("build-image", "guest/init", "guest/initramfs-init")
+RESULTS_SIZE = 64 * 1024 * 1024
+"""Room on the disk on which the guest returns its results; a guest that writes more fails."""
+
+
+def cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "pycm"
+
+
+def content_key(*paths: Path) -> str:
+    """Name for something made from these files: it changes with their content."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def image() -> Path:
+    """Directory with the guest's kernel, initramfs and root disk, built if it is not there yet."""
+    wanted = cache_dir() / "vm" / content_key(*(HERE / name for name in IMAGE_SOURCES))
+    if not wanted.is_dir():
+        build(wanted)
+    os.utime(wanted)  # `scripts/test` removes what was not used for long
+    return wanted
+
+
+def build(wanted: Path) -> None:
+    """Build beside the wanted place and move it there whole, so that a broken build is never taken for an image."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=wanted.parent, prefix="building-") as work:
+        run([str(HERE / "build-image"), f"{work}/image"], timeout=1200)
+        with contextlib.suppress(FileExistsError):
+            os.rename(f"{work}/image", wanted)
+
+
+def run(command: list[str], timeout: float) -> str:
+    """Run a program to its end; if it fails, the error shows what it printed last."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
+    )
+    text = done.stdout.decode(errors="replace")
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{text[-4000:]}")
+    return text
+
+
+def qemu_command(image_dir: Path, app: Path, results: Path) -> list[str]:
+    disk = "format=raw,if=virtio"
+    return [
+        "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "1024",
+        "-accel", "tcg,thread=multi",  # never KVM, even where /dev/kvm exists: results must not depend on it
+        "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-nic", "none",
+        "-kernel", f"{image_dir}/vmlinuz", "-initrd", f"{image_dir}/initrd.gz",
+        "-append", "console=ttyAMA0 panic=-1 quiet psi=1 mitigations=off",
+        "-drive", f"file={image_dir}/root.ext4,{disk},snapshot=on,cache=unsafe",
+        "-drive", f"file={app},{disk},readonly=on",
+        "-drive", f"file={results},{disk},cache=unsafe",
+        "-object", "rng-random,filename=/dev/urandom,id=rng", "-device", "virtio-rng-pci,rng=rng",
+    ]  # fmt: skip
+
+
+def pack(tree: Path, archive: Path) -> None:
+    """The guest's second disk: a raw tar of *tree*, padded to whole sectors."""
+    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(tree, arcname=".")
+    os.truncate(archive, -(-archive.stat().st_size // 512) * 512)
+
+
+def unpack_results(disk: Path, results: Path) -> None:
+    with contextlib.suppress(tarfile.ReadError), tarfile.open(disk) as tar:
+        for member in tar:
+            if member.isfile():
+                target = results / Path(member.name).name
+                target.write_bytes(tar.extractfile(member).read())
+
+
+def boot(tree: Path, results: Path, limit: float) -> int:
+    """Boot the guest with *tree* as /app, run its `run`; *results* gets its files and console. Returns its exit code, -1 if none came."""
+    results.mkdir(parents=True, exist_ok=True)
+    image_dir = image()
+    with tempfile.TemporaryDirectory(prefix="pycm-vm-") as work:
+        app, disk = Path(work, "app.tar"), Path(work, "results.raw")
+        pack(tree, app)
+        with disk.open("wb") as file:
+            file.truncate(RESULTS_SIZE)
+        with (results / "serial.log").open("wb") as serial, contextlib.suppress(subprocess.TimeoutExpired):
+            # A run that takes too long is killed by `run` itself; what the console showed until then stays in serial.log.
+            subprocess.run(
+                qemu_command(image_dir, app, disk),
+                stdin=subprocess.DEVNULL, stdout=serial, stderr=serial, timeout=limit, check=False,
+            )  # fmt: skip
+        unpack_results(disk, results)
+    code = results / "exit-code"
+    return int(code.read_text()) if code.exists() else -1
