@@ -90,7 +90,7 @@ def _invalid(text: str) -> InvalidInputError:
 
 
 def _quote(text: str) -> str:
-    """As Go's time package quotes: bytes outside printable ASCII become \\xNN."""
+    """As Go's time package quotes: bytes outside printable ASCII in hexadecimal."""
     shown = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
     out = []
     for byte in shown.encode("utf-8", "surrogateescape"):
