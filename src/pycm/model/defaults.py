@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError
 from pycm.model.container import (
@@ -22,6 +22,9 @@ from pycm.model.container import (
     RestartPolicy,
 )
 from pycm.model.sizes import size_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
 #: All of these mean "runc": they are replaced by the configured `runc_runtime` at start.

@@ -9,9 +9,11 @@ file of a newer version survives.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _META = "pycm"
@@ -57,7 +59,7 @@ def text(json: str, wire: str | None = None, *, omit: bool = False) -> Any:
 
 
 def flag(json: str, wire: str | None = None) -> Any:
-    return _declare(False, Form(json, json if wire is None else wire, "flag"))  # noqa: FBT003
+    return _declare(False, Form(json, json if wire is None else wire, "flag"))
 
 
 def integer(

@@ -8,18 +8,23 @@ whole document an error, which names the path, the value and the reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model import gojson
 from pycm.model.fields import NOTHING, Form, Record, forms
 from pycm.model.states import Status
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 T = TypeVar("T", bound=Record)
 
 #: Nesting beyond this is no container: Python's own limit would end in RecursionError.
 MAX_DEPTH = 64
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
 #: Spellings that Leda's manifests use (proto names) beside those of the original's loader.
 ALIASES = {"protocol": "proto", "mounts": "mount_points", "id": "container_id", "name": "container_name"}
 
@@ -136,25 +141,13 @@ def parse(text: str | bytes) -> Any:
 
 
 def _check_depth(text: str) -> None:
+    """Before Python's parser sees it, since that recurses. Most texts have too few brackets to be deep."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     depth = deepest = 0
-    in_string = escaped = False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "]}":
-            depth -= 1
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         raise InvalidInputError(f"nested {deepest} levels deep; {MAX_DEPTH} are allowed")
 

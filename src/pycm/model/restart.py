@@ -6,10 +6,13 @@ Pure: the caller passes in what happened and how long the run lasted, and gets a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pycm.model.container import NANOSECONDS, RestartPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FIRST_DELAY = 0.1
 #: Cap of the delay where the policy names none.

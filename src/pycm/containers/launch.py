@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a container's description to what containerd needs to start it: image configuration, user, files, OCI spec."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pycm.errors import ConflictError
+from pycm.model.container import Container, HostConfig
+from pycm.model.defaults import RUNC_FAMILY
+from pycm.oci.devices import Devices, HostDevices
+from pycm.oci.spec import HostFacts, build_spec
+from pycm.oci.user import ProcessUser, resolve_user
+from pycm.ports import Network, Runtime, TaskIO, TaskRequest
+
+if TYPE_CHECKING:
+    from pycm.containers.settings import Settings
+
+#: /etc/passwd and /etc/group of an image are read up to this size.
+MAX_USER_FILE = 1024 * 1024
+_SYSTEMD = "/run/systemd/system"
+
+
+class Launcher:
+    def __init__(
+        self, runtime: Runtime, network: Network, settings: Settings, devices: Devices | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._network = network
+        self._settings = settings
+        self._devices = devices or HostDevices()
+        self._systemd = os.path.isdir(_SYSTEMD)
+
+    def check_policy(self, container: Container) -> None:
+        """Refuse what would run unverified or undecryptable content."""
+        verifier = self._settings.image_verifier
+        if verifier not in ("", "none"):
+            raise ConflictError(
+                f"image verification ({verifier}) is configured and not supported yet: {container.image.name} is not"
+                " used unverified; unset containers.image_verifier_type to go without"
+            )
+        if self._settings.image_decryption or container.image.decrypt_config is not None:
+            raise ConflictError(
+                f"image decryption is configured and not supported yet: {container.image.name} cannot be used"
+            )
+
+    async def ready(self, container: Container) -> Container:
+        """The container as it goes into its next run: network files made, runtime as configured."""
+        self.check_policy(container)
+        self._network.check(container)
+        host = container.host_config or HostConfig()
+        if host.runtime in RUNC_FAMILY:
+            container = replace(container, host_config=replace(host, runtime=self._settings.runc_runtime))
+        return await self._network.connect(container)
+
+    async def request(self, container: Container, io: TaskIO) -> TaskRequest:
+        image = await self._runtime.image(container.image.name)
+        user = await self._user(container.id, image.user)
+        host = container.host_config or HostConfig()
+        facts = HostFacts(
+            cgroups_path=self._cgroups_path(container.id),
+            devices=await asyncio.to_thread(self._devices.find, host),
+        )
+        return TaskRequest(
+            id=container.id,
+            image=container.image.name,
+            spec=build_spec(container, image, user, facts),
+            runtime=host.runtime,
+            io=io,
+            systemd_cgroup=self._systemd,
+        )
+
+    def _cgroups_path(self, container_id: str) -> str:
+        namespace = self._settings.namespace
+        return f"system.slice:{namespace}:{container_id}" if self._systemd else f"/{namespace}/{container_id}"
+
+    async def _user(self, container_id: str, user: str) -> ProcessUser:
+        passwd = await self._runtime.read_rootfs_file(container_id, "/etc/passwd", MAX_USER_FILE)
+        group = await self._runtime.read_rootfs_file(container_id, "/etc/group", MAX_USER_FILE)
+        return resolve_user(user, passwd or b"", group or b"")

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to one container's task: started, stopped, ended, restarted, found again after the agent was away.
+
+Everything here runs under the entry's lock, except the timer of an automatic restart, which takes it first. Rules are in
+`model.states` and `model.restart`; this module carries them out through the ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError, PycmError
+from pycm.model import restart, states, times
+from pycm.model.container import Container, StopOptions
+from pycm.model.signals import parse_signal, signal_name
+from pycm.model.states import ALIVE, Operation, Status, check_allowed
+from pycm.ports import Action, Exit, Logs, Metrics, Network, Runtime, Task, TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from pycm.containers.catalog import Catalog, Entry
+    from pycm.containers.launch import Launcher
+    from pycm.containers.settings import Settings
+
+SIGKILL = 9
+#: Exit code of a container whose task was gone when the agent looked (host reboot): a failure, so that on-failure restarts it.
+LOST_EXIT_CODE = 255
+#: Longest time-out a stop may ask for, in seconds.
+LONGEST_STOP = 24 * 3600
+log = logging.getLogger("pycm.containers")
+
+
+class Lifecycle:
+    def __init__(
+        self,
+        catalog: Catalog,
+        runtime: Runtime,
+        logs: Logs,
+        metrics: Metrics,
+        network: Network,
+        launcher: Launcher,
+        settings: Settings,
+    ) -> None:
+        self._catalog = catalog
+        self._runtime = runtime
+        self._logs = logs
+        self._metrics = metrics
+        self._network = network
+        self._launcher = launcher
+        self._settings = settings
+        #: Set by the manager: runs a coroutine in a task that close() waits for.
+        self.spawn: Callable[[Coroutine[Any, Any, None]], object] = asyncio.ensure_future
+
+    # ── start ──
+
+    async def start(self, entry: Entry, *, by_hand: bool) -> None:
+        """Start the task. *by_hand*: a user or the boot, which reset the count of automatic restarts."""
+        check_allowed(Operation.START, entry.container)
+        entry.cancel_restart()
+        container = await self._launcher.ready(entry.container)
+        if by_hand:
+            entry.restart_delay = 0.0
+            container = replace(container, restart_count=0, manually_stopped=False)
+        await self._catalog.record(entry, container)
+        entry.early_exit, entry.out_of_memory = None, False
+        try:
+            pid = await self._launch(container)
+        except PycmError as error:
+            await self._failed_start(entry, error)
+            raise
+        await self._run(entry, pid, times.now())
+
+    async def _launch(self, container: Container) -> int:
+        io_config = container.io_config
+        io = self._logs.make_fifos(
+            container.id,
+            terminal=bool(io_config and io_config.tty),
+            stdin=bool(io_config and io_config.open_stdin),
+        )
+        try:
+            request = await self._launcher.request(container, io)
+            log_config = container.host_config.log_config if container.host_config else None
+            self._logs.attach(container.id, io, log_config)
+            return await self._runtime.start(request)
+        except BaseException:
+            await self._logs.finish(container.id)
+            await self._network.disconnect(container.id)
+            raise
+
+    async def _failed_start(self, entry: Entry, error: PycmError) -> None:
+        state = states.stopped(entry.container.state, exit_code=0, finished_at=times.now(), error=str(error))
+        stopped = replace(entry.container, state=state, network_settings=None)
+        await self._catalog.record(entry, stopped, Action.STOPPED)
+
+    async def _run(self, entry: Entry, pid: int, started_at: str) -> None:
+        entry.exit = asyncio.get_running_loop().create_future()
+        self._metrics.open(entry.id, pid)
+        state = states.running(entry.container.state, pid=pid, started_at=started_at)
+        container = replace(entry.container, state=state, started_successfully_before=True)
+        await self._catalog.record(entry, container, Action.RUNNING)
+        if entry.early_exit and entry.early_exit[0] == pid:
+            self.task_exited(entry, pid, entry.early_exit[1])
+
+    # ── the task ends ──
+
+    def task_exited(self, entry: Entry, pid: int, exit_: Exit) -> None:
+        """containerd reports an exit: wake who waits for it, and see to it if nobody does."""
+        state = entry.container.state
+        if state.status not in ALIVE or state.pid != pid or entry.exit is None:
+            entry.early_exit = (pid, exit_)
+            return
+        if not entry.exit.done():
+            entry.exit.set_result(exit_)
+            self.spawn(self._self_exit(entry, entry.exit))
+
+    async def _self_exit(self, entry: Entry, exit_: asyncio.Future[Exit]) -> None:
+        async with entry.lock:
+            if entry.exit is exit_:  # else a stop or remove that held the lock has seen to it
+                await self.ended(entry, exit_.result(), Status.EXITED)
+                self.consider_restart(entry)
+
+    async def ended(self, entry: Entry, exit_: Exit, status: Status, error: str = "") -> None:
+        """Record the end of a run as STOPPED or EXITED and release what the run held."""
+        oom = entry.out_of_memory or self._metrics.oom_kills(entry.id) > 0
+        state = entry.container.state
+        if status is Status.STOPPED:
+            state = states.stopped(state, exit_code=exit_.code, finished_at=exit_.at, error=error)
+            action = Action.STOPPED
+        else:
+            state = states.exited(state, exit_code=exit_.code, finished_at=exit_.at, error=error, oom=oom)
+            action = Action.EXITED
+        entry.exit, entry.early_exit, entry.out_of_memory = None, None, False
+        container = replace(entry.container, state=state, network_settings=None)
+        await self._catalog.record(entry, container, action)
+        await self._release(entry)
+
+    async def _release(self, entry: Entry) -> None:
+        self._metrics.close(entry.id)
+        try:
+            await self._runtime.delete_task(entry.id)
+        except PycmError as error:
+            log.warning("container %s: its ended task is left to the next start: %s", entry.id, error)
+        await self._logs.finish(entry.id)
+        await self._network.disconnect(entry.id)
+
+    # ── stop ──
+
+    async def stop(self, entry: Entry, options: StopOptions | None) -> None:
+        """Stop by hand. The wish is stored before the signal, so that an agent that dies here does not bring the container back."""
+        timeout, number = self.stop_values(options)
+        check_allowed(Operation.STOP, entry.container)
+        entry.cancel_restart()
+        before = entry.container.manually_stopped
+        await self._catalog.commit(entry, replace(entry.container, manually_stopped=True))
+        try:
+            exit_ = await self.terminate(entry, number, timeout, force=bool(options and options.force))
+        except PycmError:
+            await self._catalog.record(entry, replace(entry.container, manually_stopped=before))
+            raise
+        await self.ended(entry, exit_, Status.STOPPED)
+        self.consider_restart(entry)
+
+    def stop_values(self, options: StopOptions | None) -> tuple[float, int]:
+        options = options or StopOptions()
+        if options.timeout < 0:
+            raise InvalidInputError(f"the timeout = {options.timeout} shouldn't be negative")
+        if options.timeout > LONGEST_STOP:
+            raise InvalidInputError(f"the timeout = {options.timeout} is longer than {LONGEST_STOP} seconds")
+        return options.timeout or self._settings.stop_timeout, parse_signal(options.signal)
+
+    async def terminate(self, entry: Entry, number: int, timeout: float, *, force: bool) -> Exit:
+        """Signal, wait, with *force* kill and wait again; returns the exit. The container's record is not changed."""
+        if number != SIGKILL:
+            exit_ = await self._signal_and_wait(entry, number, timeout, everyone=False)
+            if exit_ is not None:
+                return exit_
+            if not force:
+                raise OperationFailedError(
+                    f"could not stop container with ID = {entry.id} with {signal_name(number)}"
+                )
+        exit_ = await self._signal_and_wait(entry, SIGKILL, timeout, everyone=True)
+        if exit_ is None:
+            raise OperationFailedError(f"could not stop container with ID = {entry.id} with SIGKILL")
+        return exit_
+
+    async def _signal_and_wait(
+        self, entry: Entry, number: int, timeout: float, *, everyone: bool
+    ) -> Exit | None:
+        if entry.exit is None:
+            return Exit(LOST_EXIT_CODE, times.now())
+        try:
+            await self._runtime.signal(entry.id, number, everyone=everyone)
+        except NotFoundError:
+            pass  # it ended by itself just now: its exit is on the way
+        else:
+            await self._thaw(entry)
+        done, _ = await asyncio.wait({entry.exit}, timeout=timeout)
+        return entry.exit.result() if done else None
+
+    async def _thaw(self, entry: Entry) -> None:
+        """A frozen process gets its signal only when it runs again."""
+        if entry.container.state.status is Status.PAUSED:
+            try:
+                await self._runtime.resume(entry.id)
+            except PycmError as error:
+                log.debug("container %s: resume before stop: %s", entry.id, error)
+            else:
+                state = states.enter(entry.container.state, Status.RUNNING)
+                await self._catalog.record(entry, replace(entry.container, state=state), Action.RESUMED)
+
+    # ── automatic restart ──
+
+    def consider_restart(self, entry: Entry) -> None:
+        """Ask the policy, and start the container again after its delay."""
+        container = entry.container
+        if not self._wanted(container) or entry.restart_timer is not None:
+            return
+        assert container.host_config is not None
+        assert container.host_config.restart_policy is not None
+        ran_for = times.seconds_between(container.state.started_at, container.state.finished_at)
+        delay = restart.next_delay(container.host_config.restart_policy, entry.restart_delay, ran_for)
+        entry.restart_delay = delay
+        loop = asyncio.get_running_loop()
+        entry.restart_timer = loop.call_later(delay, lambda: self.spawn(self._restart(entry)))
+
+    def _wanted(self, container: Container) -> bool:
+        policy = container.host_config.restart_policy if container.host_config else None
+        ended = restart.Ended(
+            container.state.exit_code or (LOST_EXIT_CODE if container.state.error else 0),
+            container.manually_stopped,
+            container.restart_count,
+        )
+        return restart.wants_restart(policy, ended)
+
+    async def _restart(self, entry: Entry) -> None:
+        async with entry.lock:
+            timer, entry.restart_timer = entry.restart_timer, None
+            gone = self._catalog.find(entry.id) is not entry
+            if timer is None or gone or entry.container.state.status in ALIVE:
+                return
+            counted = replace(entry.container, restart_count=entry.container.restart_count + 1)
+            await self._catalog.record(entry, counted)
+            try:
+                await self.start(entry, by_hand=False)
+            except PycmError as error:
+                log.warning("container %s: automatic start failed: %s", entry.id, error)
+                self.consider_restart(entry)
+
+    def due_at_boot(self, container: Container) -> bool:
+        """Does the container's policy start it when the agent starts and finds it not running?"""
+        status = container.state.status
+        if status in ALIVE or status in (Status.DEAD, Status.CREATING):
+            return False
+        return container.started_successfully_before and self._wanted(container)
+
+    # ── found again ──
+
+    async def reconcile(self, entry: Entry, task: Task | None) -> None:
+        """Bring the record in line with what containerd has, after a start of the agent or a loss of containerd."""
+        alive = entry.container.state.status in ALIVE
+        if task is None:
+            if alive:
+                await self._lost(entry)
+        elif task.status is TaskStatus.STOPPED:
+            await self._ended_meanwhile(entry, task, alive=alive)
+        elif task.status in (TaskStatus.RUNNING, TaskStatus.PAUSED):
+            await self._adopt(entry, task)
+        elif not alive:  # CREATED: a start that a dead agent did not finish
+            await self._discard(entry)
+
+    async def _lost(self, entry: Entry) -> None:
+        log.warning("container %s: its task is gone (host restarted?)", entry.id)
+        error = "the task was lost while the agent did not watch it"
+        await self.ended(entry, Exit(LOST_EXIT_CODE, times.now()), Status.EXITED, error)
+        self.consider_restart(entry)
+
+    async def _ended_meanwhile(self, entry: Entry, task: Task, *, alive: bool) -> None:
+        if not alive:
+            await self._release(entry)
+            return
+        if entry.exit is None:  # collect the output that waits in the FIFOs
+            self._attach(entry, task)
+        status = Status.STOPPED if entry.container.manually_stopped else Status.EXITED
+        await self.ended(entry, task.exit or Exit(LOST_EXIT_CODE, times.now()), status)
+        self.consider_restart(entry)
+
+    def _attach(self, entry: Entry, task: Task) -> None:
+        log_config = entry.container.host_config.log_config if entry.container.host_config else None
+        self._logs.attach(entry.id, task.io, log_config)
+
+    async def _adopt(self, entry: Entry, task: Task) -> None:
+        state = entry.container.state
+        if entry.exit is not None and state.pid == task.pid:
+            return  # watched all the time
+        self._attach(entry, task)
+        if state.status not in ALIVE or state.pid != task.pid:
+            log.warning("container %s: runs as pid %d unknown to its record; adopted", entry.id, task.pid)
+            await self._run(entry, task.pid, times.now())
+        else:
+            entry.exit = asyncio.get_running_loop().create_future()
+            self._metrics.open(entry.id, task.pid)
+        await self._align_pause(entry, task)
+
+    async def _align_pause(self, entry: Entry, task: Task) -> None:
+        actual = Status.PAUSED if task.status is TaskStatus.PAUSED else Status.RUNNING
+        if entry.container.state.status is not actual:
+            container = replace(entry.container, state=states.enter(entry.container.state, actual))
+            await self._catalog.record(
+                entry, container, Action.PAUSED if actual is Status.PAUSED else Action.RESUMED
+            )
+
+    async def _discard(self, entry: Entry) -> None:
+        try:
+            await self._runtime.signal(entry.id, SIGKILL, everyone=True)
+        except (NotFoundError, ConflictError):
+            pass
+        await self._release(entry)

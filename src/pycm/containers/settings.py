@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the core needs to know of the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pycm.model.defaults import DEFAULT_RUNTIME
+
+
+@dataclass(frozen=True)
+class Settings:
+    """stop_timeout: seconds between SIGTERM and SIGKILL where a request names none.
+
+    live_restore: containers outlive the agent. image_verifier, image_decryption: set where the configuration asks for what this
+    version cannot do; create and start are refused then, since unverified content must never run.
+    """
+
+    namespace: str = "kanto-cm"
+    stop_timeout: float = 30.0
+    runc_runtime: str = DEFAULT_RUNTIME
+    live_restore: bool = True
+    image_verifier: str = "none"
+    image_decryption: bool = False
+
+
+#: At most this many containers are started or stopped at once, at boot and at a stop-all.
+PARALLEL = 8

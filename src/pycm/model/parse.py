@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices, mounts and ports as people write them on one line, and back.
+
+The command line and the update agent use these forms (shared specification, runtime 1.4). Texts of errors are those of the
+original; where it cut port numbers to 16 bits or ignored what it did not understand, the entry is refused with the same text.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from pycm.errors import InvalidInputError
+from pycm.model.container import DeviceMapping, MountPoint, PortMapping
+
+DEFAULT_PERMISSIONS = "rwm"
+DEFAULT_PROPAGATION = "rprivate"
+ANY_ADDRESS = "0.0.0.0"
+_PERMISSIONS = re.compile("[rwm]{1,3}")
+_PORT = re.compile("[0-9]{1,5}")
+_MAX_SHOWN = 120
+
+
+def parse_device(text: str) -> DeviceMapping:
+    """ "host:container[:permissions]"."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise _wrong("incorrect configuration value for device mapping", text)
+    permissions = parts[2] if len(parts) == 3 else DEFAULT_PERMISSIONS
+    if not _PERMISSIONS.fullmatch(permissions):
+        raise _wrong("incorrect cgroup permissions format for device mapping", text)
+    return DeviceMapping(path_on_host=parts[0], path_in_container=parts[1], cgroup_permissions=permissions)
+
+
+def parse_mount(text: str) -> MountPoint:
+    """ "source:destination[:propagation]"; the propagation is left for validation."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise _wrong("Incorrect number of parameters of the mount point", text)
+    mode = parts[2] if len(parts) == 3 else DEFAULT_PROPAGATION
+    return MountPoint(source=parts[0], destination=parts[1], propagation_mode=mode)
+
+
+def parse_port(text: str) -> PortMapping:
+    """ "[ip:]host[-end]:container[/protocol]"; what is not written stays empty, for the defaults."""
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise _wrong("Incorrect port mapping configuration", text)
+    host_ip = parts[0] if len(parts) == 3 else ""
+    if len(parts) == 3 and not _is_address(host_ip):
+        raise _wrong("Incorrect host ip port mapping configuration", text)
+    start, end = _host_ports(parts[-2], text)
+    number, _, proto = parts[-1].partition("/")
+    container_port = _port(number, "Incorrect container port mapping configuration", text)
+    if "/" in proto:
+        raise _wrong("Incorrect container port mapping configuration", text)
+    return PortMapping(
+        proto=proto, container_port=container_port, host_ip=host_ip, host_port=start, host_port_end=end
+    )
+
+
+def _host_ports(part: str, text: str) -> tuple[int, int]:
+    """First and last port on the host; last 0 if there is but one."""
+    if "-" not in part:
+        return _port(part, "Incorrect host port mapping configuration", text), 0
+    message = "Incorrect host range port mapping configuration"
+    first, _, last = part.partition("-")
+    start, end = _port(first, message, text), _port(last, message, text)
+    if end < start:
+        raise _wrong(message, text)
+    return start, end
+
+
+def _port(number: str, message: str, text: str) -> int:
+    if not _PORT.fullmatch(number) or int(number) > 65535:
+        raise _wrong(message, text)
+    return int(number)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong(message: str, text: str) -> InvalidInputError:
+    shown = text if text.isprintable() and len(text) <= _MAX_SHOWN else repr(text[:_MAX_SHOWN]) + "…"
+    return InvalidInputError(f"{message} {shown}")
+
+
+def render_device(device: DeviceMapping) -> str:
+    return f"{device.path_on_host}:{device.path_in_container}:{device.cgroup_permissions}"
+
+
+def render_mount(mount: MountPoint) -> str:
+    return f"{mount.source}:{mount.destination}:{mount.propagation_mode}"
+
+
+def render_port(port: PortMapping) -> str:
+    """The shortest form: no address if any, no end if it is the start, no protocol if unknown."""
+    ip = f"{port.host_ip}:" if port.host_ip not in ("", ANY_ADDRESS) else ""
+    end = f"-{port.host_port_end}" if port.host_port_end not in (0, port.host_port) else ""
+    proto = f"/{port.proto}" if port.proto else ""
+    return f"{ip}{port.host_port}{end}:{port.container_port}{proto}"

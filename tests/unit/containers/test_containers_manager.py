@@ -1,0 +1,584 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manager with a faked containerd: every operation, every kind of end, and what a restart of the agent finds."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from support.fakes import IMAGE, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+
+from pycm.containers.manager import Manager
+from pycm.containers.settings import Settings
+from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError
+from pycm.model import states
+from pycm.model.container import (
+    Container,
+    HostConfig,
+    Image,
+    Resources,
+    RestartPolicy,
+    State,
+    StopOptions,
+    UpdateOptions,
+)
+from pycm.model.states import Status
+from pycm.ports import Action, Event, RuntimeConnected, TaskOOM
+
+
+class World:
+    """A manager, its fakes, and what it told."""
+
+    def __init__(self, runtime: FakeRuntime, store: FakeStore, settings: Settings) -> None:
+        self.runtime, self.store = runtime, store
+        self.logs, self.metrics = FakeLogs(), FakeMetrics()
+        self.manager = Manager(
+            store=store,  # type: ignore[arg-type]
+            runtime=runtime,
+            logs=self.logs,
+            metrics=self.metrics,
+            network=FakeNetwork(),
+            settings=settings,
+        )
+        self.events: list[Event] = []
+        self.manager.subscribe(self.events.append)
+
+    @property
+    def actions(self) -> list[str]:
+        return [event.action.value for event in self.events]
+
+    def state(self, container_id: str) -> State:
+        container = self.manager.get(container_id)
+        assert container is not None
+        return container.state
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5) if hasattr(asyncio, "timeout") else _no_timeout():
+            while not condition():
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def _no_timeout() -> AsyncIterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def world(
+    *stored: Container, runtime: FakeRuntime | None = None, store: FakeStore | None = None, **settings: object
+) -> AsyncIterator[World]:
+    values = {"stop_timeout": 0.2, **settings}
+    made = World(runtime or FakeRuntime(), store or FakeStore(stored), Settings(**values))  # type: ignore[arg-type]
+    await made.manager.load()
+    task = asyncio.create_task(made.manager.run())
+    await made.until(lambda: made.manager._booted)
+    try:
+        yield made
+    finally:
+        await made.manager.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def described(container_id: str = "c1", policy: str = "no", **host: object) -> Container:
+    return Container(
+        id=container_id,
+        image=Image(name=IMAGE),
+        host_config=HostConfig(network_mode="host", restart_policy=RestartPolicy(type=policy), **host),  # type: ignore[arg-type]
+    )
+
+
+async def started(w: World, container_id: str = "c1", policy: str = "no", **host: object) -> State:
+    await w.manager.create(described(container_id, policy, **host))
+    await w.manager.start(container_id)
+    return w.state(container_id)
+
+
+async def test_create_fills_stores_and_tells() -> None:
+    async with world() as w:
+        made = await w.manager.create(described())
+        assert made.state.status is Status.CREATED
+        assert made.name == "c1"
+        assert w.manager.list() == [made]
+        assert w.store.saved["c1"] == made
+        assert w.runtime.snapshots == {"c1"}
+        assert w.actions == ["created"]
+
+
+async def test_what_a_client_says_of_the_state_of_a_new_container_is_ignored() -> None:
+    lying = replace(
+        described(), state=State(pid=1, running=True, status=Status.RUNNING), restart_count=7, created="x"
+    )
+    async with world() as w:
+        made = await w.manager.create(lying)
+        assert (made.state.status, made.state.pid, made.restart_count) == (Status.CREATED, -1, 0)
+
+
+async def test_an_id_is_taken_once_even_by_two_creates_at_the_same_time() -> None:
+    async with world() as w:
+        results = await asyncio.gather(
+            w.manager.create(described()), w.manager.create(described()), return_exceptions=True
+        )
+        errors = [r for r in results if isinstance(r, ConflictError)]
+        assert [str(e) for e in errors] == ["container with id = c1 already exists"]
+        assert w.actions == ["created"]
+
+
+@pytest.mark.parametrize("bad", ["../../x", "a/b", "x" * 100])
+async def test_an_id_is_checked_before_anything_is_written(bad: str) -> None:
+    async with world() as w:
+        with pytest.raises(InvalidInputError, match="invalid container id format"):
+            await w.manager.create(described(bad))
+        assert not w.store.saved
+        assert ("prepare", bad) not in w.runtime.calls
+
+
+async def test_a_failed_create_leaves_nothing() -> None:
+    async with world(runtime=FakeRuntime(images=[])) as w:
+        with pytest.raises(NotFoundError, match="failed to resolve reference"):
+            await w.manager.create(described())
+        assert not w.store.saved
+        assert not w.manager.list()
+        assert w.actions == []
+
+
+async def test_a_full_disk_refuses_a_create_and_later_one_succeeds() -> None:
+    async with world() as w:
+        w.store.full = True
+        with pytest.raises(OperationFailedError, match="No space left"):
+            await w.manager.create(described())
+        w.store.full = False
+        await w.manager.create(described())
+
+
+@pytest.mark.parametrize("policy", [{"image_verifier": "notation"}, {"image_decryption": True}])
+async def test_content_that_should_be_verified_or_decrypted_is_never_used(policy: dict[str, object]) -> None:
+    async with world(**policy) as w:
+        with pytest.raises(ConflictError, match="not supported yet"):
+            await w.manager.create(described())
+        assert not w.runtime.snapshots
+
+
+async def test_start_records_pid_time_and_that_it_worked() -> None:
+    async with world() as w:
+        state = await started(w)
+        assert (state.status, state.running, state.pid) == (Status.RUNNING, True, 4242)
+        container = w.manager.get("c1")
+        assert container is not None
+        assert container.started_successfully_before
+        assert w.store.saved["c1"] == container
+        assert w.metrics.opened == {"c1": 4242}
+        assert "c1" in w.logs.attached
+        assert w.actions == ["created", "running"]
+
+
+async def test_a_start_that_fails_ends_stopped_with_its_reason() -> None:
+    runtime = FakeRuntime()
+    runtime.fail["start"] = OperationFailedError("runc says no")
+    async with world(runtime=runtime) as w:
+        await w.manager.create(described())
+        with pytest.raises(OperationFailedError, match="runc says no"):
+            await w.manager.start("c1")
+        assert (w.state("c1").status, w.state("c1").error) == (Status.STOPPED, "runc says no")
+        assert "c1" not in w.logs.attached
+        assert w.actions == ["created", "stopped"]
+
+
+async def test_a_container_that_exits_before_start_returns_is_seen_to_exit() -> None:
+    runtime = FakeRuntime()
+    runtime.exit_before_start_returns = 3
+    async with world(runtime=runtime) as w:
+        await started(w)
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert w.state("c1").exit_code == 3
+        assert w.actions == ["created", "running", "exited"]
+
+
+async def test_an_unknown_id_is_named_by_every_operation() -> None:
+    async with world() as w:
+        manager = w.manager
+        for call in (
+            manager.start("x"),
+            manager.stop("x"),
+            manager.pause("x"),
+            manager.unpause("x"),
+            manager.rename("x", "y"),
+            manager.update("x", UpdateOptions()),
+            manager.remove("x"),
+        ):
+            with pytest.raises(NotFoundError, match="no such container with id = x exists"):
+                await call
+        assert manager.get("x") is None
+
+
+async def test_stop_is_graceful_and_keeps_the_exit_code() -> None:
+    async with world() as w:
+        await started(w, policy="unless-stopped")
+        await w.manager.stop("c1")
+        state = w.state("c1")
+        assert (state.status, state.exit_code, state.pid, state.exited) == (Status.STOPPED, 143, -1, False)
+        container = w.manager.get("c1")
+        assert container is not None
+        assert container.manually_stopped
+        assert w.actions == ["created", "running", "stopped"]
+        assert "c1" not in w.runtime.live
+        assert w.logs.finished[-1] == "c1"
+
+
+async def test_a_stop_without_force_that_is_ignored_leaves_the_container_running() -> None:
+    async with world() as w:
+        await started(w)
+        w.runtime.stubborn.add("c1")
+        with pytest.raises(OperationFailedError, match="could not stop container with ID = c1 with SIGTERM"):
+            await w.manager.stop("c1")
+        container = w.manager.get("c1")
+        assert container is not None
+        assert container.state.status is Status.RUNNING
+        assert not container.manually_stopped
+
+
+async def test_a_stop_with_force_kills_in_the_end() -> None:
+    async with world() as w:
+        await started(w)
+        w.runtime.stubborn.add("c1")
+        await w.manager.stop("c1", StopOptions(force=True))
+        assert (w.state("c1").status, w.state("c1").exit_code) == (Status.STOPPED, 137)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (StopOptions(timeout=-1), "the timeout = -1 shouldn't be negative"),
+        (StopOptions(signal="TERM"), "invalid signal = TERM"),
+        (StopOptions(timeout=10**9), "longer than"),
+    ],
+)
+async def test_bad_stop_options_change_nothing(options: StopOptions, said: str) -> None:
+    async with world() as w:
+        await started(w)
+        with pytest.raises(InvalidInputError, match=said):
+            await w.manager.stop("c1", options)
+        assert w.state("c1").status is Status.RUNNING
+
+
+async def test_a_paused_container_is_thawed_to_be_stopped() -> None:
+    async with world() as w:
+        await started(w)
+        await w.manager.pause("c1")
+        assert (w.state("c1").status, w.state("c1").running, w.state("c1").pid) == (Status.PAUSED, False, 4242)
+        await w.manager.stop("c1", StopOptions(force=True))
+        assert w.state("c1").status is Status.STOPPED
+        assert ("resume", "c1") in w.runtime.calls
+
+
+async def test_pause_and_unpause() -> None:
+    async with world() as w:
+        await started(w)
+        await w.manager.pause("c1")
+        await w.manager.unpause("c1")
+        assert w.state("c1").status is Status.RUNNING
+        assert w.actions[-2:] == ["paused", "resumed"]
+
+
+async def test_an_exit_by_itself_is_told_with_its_code() -> None:
+    async with world() as w:
+        await started(w)
+        w.runtime.end("c1", 3)
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert (w.state("c1").exit_code, w.state("c1").oom_killed) == (3, False)
+        await w.until(lambda: "c1" in w.logs.finished)
+        assert w.metrics.opened == {}
+
+
+@pytest.mark.parametrize("how", ["event", "counter"])
+async def test_an_oom_kill_shows(how: str) -> None:
+    async with world() as w:
+        await started(w)
+        if how == "event":
+            w.runtime.emit(TaskOOM("c1"))
+        else:
+            w.metrics.kills["c1"] = 1
+        w.runtime.end("c1", 137)
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert (w.state("c1").oom_killed, w.state("c1").error) == (True, "OOM Killed")
+
+
+async def test_unless_stopped_restarts_after_an_exit_and_counts() -> None:
+    async with world() as w:
+        await started(w, policy="unless-stopped")
+        w.runtime.end("c1", 0)
+        await w.until(lambda: w.actions[-1] == "running" and len(w.actions) == 4)
+        container = w.manager.get("c1")
+        assert container is not None
+        assert container.restart_count == 1
+        await w.manager.stop("c1")
+        await w.manager.start("c1")
+        container = w.manager.get("c1")
+        assert container is not None
+        assert container.restart_count == 0
+
+
+async def test_a_failed_automatic_start_is_tried_again() -> None:
+    async with world() as w:
+        await started(w, policy="always")
+        w.runtime.fail["start"] = OperationFailedError("not now")
+        w.runtime.end("c1", 1)
+        await w.until(lambda: w.actions.count("stopped") == 2)
+        del w.runtime.fail["start"]
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+
+
+async def test_always_comes_back_after_a_manual_stop_as_in_the_original() -> None:
+    async with world() as w:
+        await started(w, policy="always")
+        await w.manager.stop("c1")
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+        assert w.actions == ["created", "running", "stopped", "running"]
+
+
+async def test_a_policy_that_changes_on_a_stopped_container_applies_at_once() -> None:
+    async with world() as w:
+        await started(w)
+        await w.manager.stop("c1")
+        await w.manager.update("c1", UpdateOptions(restart_policy=RestartPolicy(type="always")))
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+        assert w.actions[-2:] == ["updated", "running"]
+
+
+async def test_rename_keeps_the_host_name_and_the_same_name_is_no_change() -> None:
+    async with world() as w:
+        made = await w.manager.create(described())
+        await w.manager.rename("c1", "c1")
+        await w.manager.rename("c1", "")
+        await w.manager.rename("c1", "b")
+        renamed = w.manager.get("c1")
+        assert renamed is not None
+        assert (renamed.name, renamed.host_name) == ("b", made.host_name)
+        assert w.actions == ["created", "renamed"]
+
+
+async def test_memory_limits_are_changed_live_and_stored() -> None:
+    async with world() as w:
+        await started(w)
+        await w.manager.update("c1", UpdateOptions(resources=Resources(memory="64M")))
+        assert w.runtime.updates[0][1]["memory"]["limit"] == 64 * 1024 * 1024
+        assert w.store.saved["c1"].host_config.resources == Resources(memory="64M")  # type: ignore[union-attr]
+        await w.manager.update("c1", UpdateOptions(resources=Resources(memory="64M")))
+        assert w.actions.count("updated") == 1
+        await w.manager.update("c1", UpdateOptions(resources=Resources()))
+        assert w.runtime.updates[1][1]["memory"]["limit"] == -1
+        assert w.store.saved["c1"].host_config.resources is None  # type: ignore[union-attr]
+
+
+async def test_a_full_disk_refuses_an_update_and_changes_nothing() -> None:
+    async with world() as w:
+        await w.manager.create(described())
+        w.store.full = True
+        with pytest.raises(OperationFailedError):
+            await w.manager.rename("c1", "b")
+        assert w.manager.list()[0].name == "c1"
+
+
+async def test_an_exit_is_told_though_the_disk_is_full_and_written_later() -> None:
+    async with world() as w:
+        await started(w)
+        w.store.full = True
+        w.runtime.end("c1", 3)
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert w.store.saved["c1"].state.status is Status.RUNNING
+        w.store.full = False
+        await w.manager._catalog.save_refused()
+        assert w.store.saved["c1"].state.status is Status.EXITED
+
+
+async def test_remove_refuses_a_running_container_without_force() -> None:
+    async with world() as w:
+        await started(w)
+        with pytest.raises(ConflictError, match="must set the force flag to true"):
+            await w.manager.remove("c1")
+        await w.manager.remove("c1", force=True)
+        assert w.manager.get("c1") is None
+        assert not w.store.saved
+        assert not w.runtime.snapshots
+        assert not w.runtime.live
+        assert w.actions == ["created", "running", "removed"]
+        assert w.events[-1].container.state.status is Status.DEAD
+
+
+async def test_a_removal_that_fails_leaves_the_container_as_it_was() -> None:
+    async with world() as w:
+        await w.manager.create(described())
+        w.runtime.fail["remove"] = OperationFailedError("busy")
+        with pytest.raises(OperationFailedError, match="busy"):
+            await w.manager.remove("c1")
+        assert w.state("c1").status is Status.CREATED
+        assert w.store.saved["c1"].state.status is Status.CREATED
+
+
+async def test_a_caller_that_goes_away_does_not_stop_what_it_began() -> None:
+    async with world() as w:
+        await started(w)
+        w.runtime.stubborn.add("c1")
+        call = asyncio.create_task(w.manager.stop("c1", StopOptions(force=True)))
+        await w.until(lambda: ("signal", "c1") in w.runtime.calls)
+        call.cancel()
+        await w.until(lambda: w.state("c1").status is Status.STOPPED)
+
+
+async def test_list_answers_while_a_stop_waits() -> None:
+    async with world() as w:
+        await started(w)
+        w.runtime.stubborn.add("c1")
+        call = asyncio.create_task(w.manager.stop("c1", StopOptions(force=True)))
+        await w.until(lambda: ("signal", "c1") in w.runtime.calls)
+        assert w.manager.list()[0].state.status is Status.RUNNING
+        await call
+
+
+# ── the agent was away ──
+
+
+def running_record(pid: int, policy: str = "no", **changes: object) -> Container:
+    state = states.running(State(), pid=pid, started_at="2026-11-23T18:39:26.5Z")
+    record = replace(described(policy=policy), state=state, created="2026-11-23T18:39:25Z")
+    return replace(record, started_successfully_before=True, **changes)  # type: ignore[arg-type]
+
+
+async def left_running(policy: str = "no") -> tuple[FakeRuntime, FakeStore]:
+    """A runtime and store as an agent leaves them that dies while c1 runs."""
+    runtime, store = FakeRuntime(), FakeStore()
+    async with world(runtime=runtime, store=store) as w:
+        await started(w, policy=policy)
+    return runtime, store
+
+
+async def test_an_agent_that_ends_leaves_containers_running_and_the_next_adopts_them() -> None:
+    runtime, store = await left_running()
+    before = store.saved["c1"].state
+    async with world(runtime=runtime, store=store) as w:
+        assert w.state("c1") == before
+        assert "c1" in w.logs.attached
+        assert w.metrics.opened == {"c1": before.pid}
+        assert w.actions == []
+        runtime.end("c1", 5)
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+
+
+async def test_an_end_while_the_agent_was_away_is_found_with_its_code() -> None:
+    runtime, store = await left_running()
+    runtime.end("c1", 7, quietly=True)
+    async with world(runtime=runtime, store=store) as w:
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert w.state("c1").exit_code == 7
+        assert "c1" in w.logs.finished
+
+
+async def test_a_lost_task_counts_as_a_failure() -> None:
+    async with world(running_record(99, "no")) as w:
+        state = w.state("c1")
+        assert (state.status, state.exit_code) == (Status.EXITED, 255)
+        assert state.error
+        assert w.actions == ["exited"]
+
+
+async def test_a_lost_task_is_started_again_by_its_policy() -> None:
+    async with world(running_record(99, "on-failure")) as w:
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+
+
+async def test_a_task_that_the_record_does_not_know_is_adopted() -> None:
+    runtime, store = await left_running()
+    store.saved["c1"] = replace(store.saved["c1"], state=states.created(State()))
+    async with world(runtime=runtime, store=store) as w:
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+        assert w.state("c1").pid == runtime.live["c1"].pid
+
+
+async def test_a_stranger_is_left_alone() -> None:
+    runtime, _ = await left_running()
+    async with world(runtime=runtime) as w:
+        assert "c1" in runtime.live
+        assert w.manager.list() == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "manual", "before", "starts"),
+    [
+        ("unless-stopped", True, True, False),
+        ("unless-stopped", False, True, True),
+        ("always", True, True, True),
+        ("always", False, False, False),
+        ("no", False, True, False),
+    ],
+)
+async def test_what_starts_at_boot(policy: str, manual: bool, before: bool, starts: bool) -> None:
+    state = states.stopped(State(), exit_code=143, finished_at="2026-11-23T18:39:26Z")
+    record = replace(
+        described(policy=policy), state=state, manually_stopped=manual, started_successfully_before=before
+    )
+    async with world(record, runtime=FakeRuntime()) as w:
+        await w.until(lambda: not w.manager._tasks)
+        assert (w.state("c1").status is Status.RUNNING) == starts
+        if starts:
+            container = w.manager.get("c1")
+            assert container is not None
+            assert not container.manually_stopped
+
+
+@pytest.mark.parametrize("status", [Status.DEAD, Status.CREATING])
+async def test_an_interrupted_creation_or_removal_is_undone(status: Status) -> None:
+    runtime = FakeRuntime()
+    runtime.snapshots.add("c1")
+    record = replace(described(), state=states.enter(State(), status))
+    async with world(record, runtime=runtime) as w:
+        await w.until(lambda: not w.store.saved)
+        assert not runtime.snapshots
+        assert w.manager.list() == []
+        await w.manager.create(described())
+
+
+async def test_without_live_restore_all_are_stopped_but_not_by_hand() -> None:
+    runtime, store = FakeRuntime(), FakeStore()
+    async with world(runtime=runtime, store=store, live_restore=False) as w:
+        for n in range(20):
+            await started(w, f"c{n}")
+        runtime.stubborn.add("c3")
+    assert not runtime.live
+    assert {c.state.status for c in store.saved.values()} == {Status.STOPPED}
+    assert not any(c.manually_stopped for c in store.saved.values())
+    assert store.saved["c3"].state.exit_code == 137
+
+
+async def test_after_containerd_returns_an_exit_in_between_is_found() -> None:
+    async with world() as w:
+        await started(w)
+        w.runtime.end("c1", 9, quietly=True)
+        w.runtime.emit(RuntimeConnected(tuple(w.runtime.live.values())))
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert w.state("c1").exit_code == 9
+
+
+async def test_containerd_that_is_away_at_start_is_waited_for_and_the_store_is_known_meanwhile() -> None:
+    runtime = FakeRuntime()
+    runtime.available = False
+    made = World(runtime, FakeStore([running_record(99)]), Settings())
+    await made.manager.load()
+    task = asyncio.create_task(made.manager.run())
+    await made.until(lambda: ("connect", "") in runtime.calls)
+    assert [c.id for c in made.manager.list()] == ["c1"]
+    runtime.available = True
+    await made.until(lambda: made.manager._booted)
+    await made.manager.close()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_events_carry_the_container_as_it_was_then() -> None:
+    async def run() -> None:
+        async with world() as w:
+            await started(w)
+            assert [e.container.state.status for e in w.events] == [Status.CREATED, Status.RUNNING]
+            assert w.events[0].action is Action.CREATED
+
+    asyncio.run(run())

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+import socket
+from pathlib import Path
+
+import pytest
+
+from pycm.errors import ConflictError, OperationFailedError
+from pycm.model.container import Container, HostConfig
+from pycm.network.files import HostNetwork
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> HostNetwork:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "hosts").write_text("127.0.0.1 localhost here\n")
+    (etc / "resolv.conf").write_text("nameserver 192.0.2.1\n")
+    return HostNetwork(str(tmp_path / "home"), str(etc))
+
+
+def host_container(*extra: str) -> Container:
+    return Container(id="c1", host_name="own", host_config=HostConfig(network_mode="host", extra_hosts=extra))
+
+
+async def test_a_container_on_the_host_network_gets_the_machines_name_and_files(network: HostNetwork) -> None:
+    connected = await network.connect(host_container())
+    assert connected.host_name == socket.gethostname()
+    assert Path(connected.hostname_path).read_text() == socket.gethostname() + "\n"
+    assert Path(connected.hosts_path).read_text() == "127.0.0.1 localhost here\n"
+    assert Path(connected.resolv_conf_path).read_text() == "nameserver 192.0.2.1\n"
+    assert connected.network_settings is not None
+    assert list(connected.network_settings.networks) == ["host"]
+
+
+async def test_extra_hosts_stand_below_the_defaults(network: HostNetwork) -> None:
+    connected = await network.connect(host_container("db:192.0.2.9", "six:2001:db8::1"))
+    lines = Path(connected.hosts_path).read_text().splitlines()
+    assert lines[0] == "127.0.0.1\tlocalhost"
+    assert lines[-2:] == ["192.0.2.9\tdb", "2001:db8::1\tsix"]
+
+
+async def test_a_second_start_writes_nothing_new(network: HostNetwork) -> None:
+    connected = await network.connect(host_container())
+    before = Path(connected.hosts_path).stat().st_mtime_ns, Path(connected.hosts_path).stat().st_ino
+    await network.connect(host_container())
+    assert (Path(connected.hosts_path).stat().st_mtime_ns, Path(connected.hosts_path).stat().st_ino) == before
+
+
+def test_bridge_is_refused_with_what_to_do(network: HostNetwork) -> None:
+    with pytest.raises(ConflictError, match="bridge is not supported yet: use network mode host"):
+        network.check(Container(id="c1", host_config=HostConfig(network_mode="bridge")))
+    network.check(host_container())
+
+
+async def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(OperationFailedError, match="cannot write .*home"):
+        await HostNetwork(str(tmp_path / "home")).connect(host_container())

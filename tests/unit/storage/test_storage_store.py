@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from pycm.errors import InvalidInputError, OperationFailedError
+from pycm.model.container import Container, Image
+from pycm.storage import files
+from pycm.storage.files import write_atomic
+from pycm.storage.store import ContainerStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContainerStore:
+    made = ContainerStore(str(tmp_path / "home"))
+    made.prepare()
+    return made
+
+
+def container(identifier: str = "c1") -> Container:
+    return Container(id=identifier, name=identifier, image=Image(name="i:1"))
+
+
+def file_of(store: ContainerStore, identifier: str) -> Path:
+    return Path(store.directory(identifier)) / "config.json"
+
+
+def test_what_is_saved_is_loaded(store: ContainerStore) -> None:
+    store.save(container())
+    store.save(container("c2"))
+    assert store.load() == [container(), container("c2")]
+    assert oct(file_of(store, "c1").stat().st_mode & 0o777) == "0o644"
+    assert oct(file_of(store, "c1").parent.stat().st_mode & 0o777) == "0o711"
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"{", b"[]", b'{"container_id": 5}', b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_file_is_set_aside_and_named_and_the_rest_is_loaded(
+    store: ContainerStore, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(container("good"))
+    store.save(container("bad"))
+    file_of(store, "bad").write_bytes(content)
+    with caplog.at_level(logging.ERROR):
+        assert store.load() == [container("good")]
+    assert str(file_of(store, "bad")) in caplog.text
+    assert file_of(store, "bad").with_suffix(".json.damaged").read_bytes() == content
+    assert len(caplog.records) == 1
+
+
+def test_a_record_that_claims_another_id_is_damaged(store: ContainerStore) -> None:
+    store.save(container("real"))
+    data = file_of(store, "real").read_bytes()
+    file_of(store, "real").write_bytes(data.replace(b'"container_id":"real"', b'"container_id":"../../x"'))
+    assert store.load() == []
+
+
+def test_foreign_directories_are_left_alone(store: ContainerStore) -> None:
+    other = Path(store.directory("other"))
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    assert store.load() == []
+    assert (other / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("bad", ["../x", "a/b", "", ".."])
+def test_no_id_leaves_the_directory(store: ContainerStore, bad: str) -> None:
+    with pytest.raises(InvalidInputError):
+        store.directory(bad)
+    with pytest.raises(InvalidInputError):
+        store.delete(bad)
+
+
+def test_delete_takes_logs_and_all_and_twice_is_no_error(store: ContainerStore) -> None:
+    store.save(container())
+    directory = Path(store.directory("c1"))
+    (directory / "json.log").write_text("x")
+    (directory / "sub").mkdir()
+    store.delete("c1")
+    assert not directory.exists()
+    store.delete("c1")
+
+
+def test_delete_does_not_follow_a_link(store: ContainerStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    os.symlink(precious, store.directory("c1"))
+    store.delete("c1")
+    assert (precious / "file").exists()
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "rename"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    store: ContainerStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    store.save(container())
+    before = file_of(store, "c1").read_bytes()
+
+    def full(*_args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, step, full)
+        with pytest.raises(OperationFailedError, match="cannot store container c1 in .*: No space left on device"):
+            store.save(Container(id="c1", name="other", image=Image(name="i:1")))
+    assert file_of(store, "c1").read_bytes() == before
+    assert os.listdir(store.directory("c1")) == ["config.json"]
+    store.save(Container(id="c1", name="other", image=Image(name="i:1")))
+    assert store.load()[0].name == "other"
+
+
+def test_the_data_is_synced_before_the_rename_and_the_directory_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (order.append("fsync"), real_fsync(fd))[1])
+    monkeypatch.setattr(files.os, "rename", lambda a, b: (order.append("rename"), real_rename(a, b))[1])
+    write_atomic(str(tmp_path / "f"), b"x", 0o600)
+    assert order == ["fsync", "rename", "fsync"]
+    assert oct((tmp_path / "f").stat().st_mode & 0o777) == "0o600"
