@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection to the broker, from connecting to its loss, driven by the asyncio loop.
+
+Each connection has a paho client of its own: nothing of an old connection (half-read packets, unacknowledged messages) can reach
+into the next one. paho's blocking connect (name resolution, TCP, TLS) runs in a short-lived thread; from then on the loop calls
+paho when the socket is readable or writable, and when a ping is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import OperationFailedError, UnavailableError, shorten
+from pycm.mqtt import paho, reasons, tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pycm.mqtt.settings import Address, MqttSettings
+
+log = logging.getLogger("pycm.mqtt")
+
+#: A packet beyond this ends the connection before it fills the memory.
+MAX_PACKET = 4 << 20
+#: paho is asked for a ping this much after it is due by our clock, which is read a moment before paho's.
+_PING_SLACK = 0.05
+#: At least this long between two looks at the keep-alive.
+_PING_PAUSE = 0.5
+
+
+class Link:
+    """`lost` is done, with the reason, once the connection is gone."""
+
+    def __init__(
+        self, settings: MqttSettings, address: Address, client_id: str, on_message: Callable[[str, bytes], None]
+    ) -> None:
+        self._settings = settings
+        self._address = address
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+        self._client = paho.make_client(client_id)
+        self._keep_alive = max(1, min(65535, round(settings.keep_alive)))
+        self._socket: Any = None
+        self._accepted: asyncio.Future[None] = self._loop.create_future()
+        self.lost: asyncio.Future[str] = self._loop.create_future()
+        self._acknowledged: dict[int, asyncio.Future[None]] = {}
+        self._last_sent = self._last_received = 0.0
+        self._ping_timer: asyncio.TimerHandle | None = None
+
+    # ── making it ──
+
+    async def open(self) -> None:
+        """Return once the broker accepted. Errors: UnavailableError with the reason."""
+        try:
+            await self._connect_in_thread()
+            self._attach()
+            await asyncio.wait_for(self._accepted, self._settings.connect_timeout)
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            self.discard()
+            raise UnavailableError(reasons.of_failure(error)) from None
+        except BaseException:
+            self.discard()
+            raise
+
+    async def _connect_in_thread(self) -> None:
+        done: asyncio.Future[None] = self._loop.create_future()
+        # daemon: an attempt that hangs in name resolution must not hold up the end of the agent
+        threading.Thread(target=self._connect, args=(done,), name="mqtt-connect", daemon=True).start()
+        await done
+
+    def _connect(self, done: asyncio.Future[None]) -> None:
+        error: Exception | None = None
+        try:
+            if self._settings.username:
+                self._client.username_pw_set(self._settings.username, self._settings.password or None)
+            if self._address.tls:
+                self._client.tls_set_context(tls.make_context(self._settings))
+            self._client.connect(self._address.host, self._address.port, self._keep_alive)
+        except (OSError, ValueError, UnavailableError) as caught:
+            error = caught
+        try:
+            self._loop.call_soon_threadsafe(self._connected, done, error)
+        except RuntimeError:  # the loop was closed meanwhile
+            self._close_socket(self._client.socket())
+
+    def _connected(self, done: asyncio.Future[None], error: Exception | None) -> None:
+        if done.done():  # nobody waits any more
+            self._close_socket(self._client.socket())
+        elif error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    @staticmethod
+    def _close_socket(sock: Any) -> None:
+        if sock is not None:
+            sock.close()
+
+    def _attach(self) -> None:
+        client = self._client
+        self._socket = client.socket()
+        if self._socket is None:
+            raise ConnectionResetError
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = client.on_unsubscribe = self._on_acknowledge
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_packet
+        client.on_socket_register_write = self._on_want_write
+        client.on_socket_unregister_write = self._on_no_write
+        client.on_socket_close = self._on_socket_close
+        self._last_sent = self._last_received = self._loop.time()
+        self._loop.add_reader(self._socket, self._readable)
+        if client.want_write():
+            self._loop.add_writer(self._socket, self._writable)
+        self._readable()  # TLS may have read ahead
+        self._schedule_ping()
+
+    # ── using it ──
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        info = self._client.publish(topic, payload, 1, retain)
+        await self._acknowledgement(info.rc, info.mid, "PUBLISH", topic, self._settings.acknowledge_timeout)
+
+    async def subscribe(self, topic: str) -> None:
+        result, mid = self._client.subscribe(topic, 1)
+        await self._acknowledgement(result, mid, "SUBSCRIBE", topic, self._settings.subscribe_timeout)
+
+    async def unsubscribe(self, topic: str) -> None:
+        result, mid = self._client.unsubscribe(topic)
+        await self._acknowledgement(result, mid, "UNSUBSCRIBE", topic, self._settings.unsubscribe_timeout)
+
+    async def _acknowledgement(self, result: Any, mid: int, what: str, topic: str, limit: float) -> None:
+        if paho.code(result) != paho.SUCCESS:
+            raise UnavailableError(f"{what} {shorten(topic)}: not connected to {self._address.shown}")
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._acknowledged[mid] = future
+        try:
+            await asyncio.wait_for(future, limit)
+        except asyncio.TimeoutError:
+            text = f"{what} {shorten(topic)}: not acknowledged within {limit:g} s"
+            # a broker that leaves a request unanswered is of no use: a new connection, and all is sent anew
+            self.discard(text)
+            raise UnavailableError(text) from None
+        finally:
+            self._acknowledged.pop(mid, None)
+
+    async def close(self) -> None:
+        """Say goodbye, and close the socket; bounded by the configured time."""
+        if not self.lost.done():
+            self._client.disconnect()
+            await asyncio.wait({self.lost}, timeout=self._settings.disconnect_timeout)
+        self.discard("closed")
+
+    def discard(self, reason: str = "given up") -> None:
+        """Close the socket without a word; everything that waits gets an error. May be called again."""
+        client = self._client
+        client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
+        client.on_subscribe = client.on_unsubscribe = client.on_socket_close = None
+        client.on_socket_register_write = client.on_socket_unregister_write = None
+        sock, self._socket = self._socket, None
+        if sock is not None and sock.fileno() >= 0:
+            self._on_socket_close(None, None, sock)
+            sock.close()
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        if self._ping_timer:
+            self._ping_timer.cancel()
+        if not self.lost.done():
+            self.lost.set_result(reason)
+        self._accepted.cancel()
+        for future in self._acknowledged.values():
+            if not future.done():
+                future.set_exception(UnavailableError(f"connection to {self._address.shown} lost: {reason}"))
+
+    # ── called by the loop ──
+
+    def _readable(self) -> None:
+        self._last_received = self._loop.time()
+        self._client.loop_read()
+        # OpenSSL may hold what the socket no longer shows as readable
+        while (sock := self._client.socket()) is not None and getattr(sock, "pending", int)():
+            self._client.loop_read()
+        if paho.incoming_length(self._client) > MAX_PACKET:
+            self.discard(f"a message of more than {MAX_PACKET} bytes came in")
+
+    def _writable(self) -> None:
+        self._last_sent = self._loop.time()
+        self._client.loop_write()
+
+    def _schedule_ping(self) -> None:
+        now = self._loop.time()
+        due = min(self._last_sent, self._last_received) + self._keep_alive + _PING_SLACK
+        self._ping_timer = self._loop.call_at(max(due, now + _PING_PAUSE), self._ping)
+
+    def _ping(self) -> None:
+        now = self._loop.time()
+        due = min(self._last_sent, self._last_received) + self._keep_alive
+        if now >= due:
+            self._last_sent = self._last_received = now
+            self._client.loop_misc()
+        if not self.lost.done():
+            self._schedule_ping()
+
+    # ── called by paho; what follows the named arguments differs between its versions ──
+
+    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, result: Any, *_: Any) -> None:
+        if self._accepted.done():
+            return
+        if code := paho.code(result):
+            self._accepted.set_exception(UnavailableError(reasons.of_refusal(code)))
+        else:
+            self._accepted.set_result(None)
+
+    def _on_disconnect(self, *_: Any) -> None:
+        if not self._accepted.done():
+            self._accepted.set_exception(UnavailableError("the broker closed the connection before accepting it"))
+        self._end("the broker closed it, or does not answer any more")
+
+    def _on_acknowledge(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
+        future = self._acknowledged.get(mid)
+        if future and not future.done():
+            future.set_result(None)
+
+    def _on_subscribe(self, _client: Any, _userdata: Any, mid: int, codes: Any, *_: Any) -> None:
+        future = self._acknowledged.get(mid)
+        if future and not future.done():
+            if paho.refused(codes):
+                future.set_exception(OperationFailedError("the broker refuses the subscription"))
+            else:
+                future.set_result(None)
+
+    def _on_packet(self, _client: Any, _userdata: Any, message: Any) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("a message was ignored: its topic is not valid UTF-8")
+            return
+        self._on_message(topic, bytes(message.payload))
+
+    def _on_want_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
+        self._loop.add_writer(sock, self._writable)
+
+    def _on_no_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
+        self._loop.remove_writer(sock)
+
+    def _on_socket_close(self, _client: Any, _userdata: Any, sock: Any) -> None:
+        self._loop.remove_reader(sock)
+        self._loop.remove_writer(sock)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the connection to the broker is made with, and where the broker's address says it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from pycm.errors import ConfigError, shorten
+
+PLAIN_PORT, TLS_PORT = 1883, 8883
+#: scheme of `connection.broker_url` -> TLS or not. WebSockets are left out: paho's need a second, blocking protocol layer.
+SCHEMES = {
+    "tcp": False,
+    "mqtt": False,
+    "ssl": True,
+    "tls": True,
+    "mqtts": True,
+    "mqtt+ssl": True,
+    "tcps": True,
+}
+
+
+@dataclass(frozen=True)
+class MqttSettings:
+    """The configuration's section `connection`; times in seconds."""
+
+    broker_url: str = "tcp://localhost:1883"
+    keep_alive: float = 20.0
+    disconnect_timeout: float = 0.25
+    connect_timeout: float = 30.0
+    acknowledge_timeout: float = 15.0
+    subscribe_timeout: float = 15.0
+    unsubscribe_timeout: float = 5.0
+    username: str = ""
+    password: str = field(default="", repr=False)
+    root_ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+@dataclass(frozen=True)
+class Address:
+    """`shown` is the address as it may stand in a log: without user and password, should somebody have put them there."""
+
+    host: str
+    port: int
+    tls: bool
+    shown: str
+
+
+def parse_address(url: str) -> Address:
+    """Errors: ConfigError, with what is possible."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme not in SCHEMES:
+        raise _wrong(url, f"the scheme must be one of {', '.join(SCHEMES)}")
+    try:
+        port = parts.port
+    except ValueError:
+        raise _wrong(url, "the port must be a number up to 65535") from None
+    if not parts.hostname:
+        raise _wrong(url, "there is no host in it, as in tcp://localhost:1883")
+    tls = SCHEMES[scheme]
+    port = port or (TLS_PORT if tls else PLAIN_PORT)
+    return Address(parts.hostname, port, tls, f"{scheme}://{parts.hostname}:{port}")
+
+
+def _wrong(url: str, reason: str) -> ConfigError:
+    hidden = url.rpartition("@")[2]
+    return ConfigError(f"connection.broker_url: {shorten(hidden)} cannot be used: {reason}")
+
+
+def check(settings: MqttSettings) -> Address:
+    """The broker's address, if the settings can ever lead to a connection. Errors: ConfigError."""
+    address = parse_address(settings.broker_url)
+    if address.tls and not settings.root_ca:
+        raise ConfigError(
+            f"connection.transport.root_ca: must name a PEM file, as {address.shown} asks for TLS; the system's CAs are not used"
+        )
+    if bool(settings.client_cert) != bool(settings.client_key):
+        raise ConfigError(
+            "connection.transport: client_cert and client_key belong together, only one of them is set"
+        )
+    return address

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The TLS context of the broker connection: only the given CA, host name checked, TLS 1.2 or newer.
+
+Made anew for each attempt to connect, so that exchanged certificate files count from the next connection on.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from pycm.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from pycm.mqtt.settings import MqttSettings
+
+
+def make_context(settings: MqttSettings) -> ssl.SSLContext:
+    """Reads files: call it in a worker. Errors: UnavailableError, since the files may be right at the next attempt."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    _load_ca(context, settings.root_ca)
+    if settings.client_cert:
+        _load_pair(context, settings.client_cert, settings.client_key)
+    return context
+
+
+def _load_ca(context: ssl.SSLContext, path: str) -> None:
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise UnavailableError(f"failed to parse CA {path}") from None
+    except OSError as error:
+        raise UnavailableError(f"failed to load CA: {path}: {error.strerror}") from None
+
+
+def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except ssl.SSLError as error:
+        raise UnavailableError(f"failed to load X509 key pair: {cert}, {key}: {error.reason or error}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(f"failed to load X509 key pair: {cert}, {key}: {reason}") from None
+
+
+def _no_password() -> str:
+    """An encrypted key must be an error: without this, OpenSSL would ask on the terminal and block."""
+    return ""
