@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# What the scripts here share: errors in one line, and installing what is missing from Debian without starting any service.
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# Debian's packages start their services unless /usr/sbin/policy-rc.d says no (101). One that is there already is put aside and back.
+policy=/usr/sbin/policy-rc.d
+policy_saved=$policy.before-pycm
+policy_mark='# for the time of one apt-get run of pycm'
+
+forbid_services() {
+    allow_services    # what a killed run may have left
+    [ ! -e "$policy" ] || mv "$policy" "$policy_saved"
+    printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" > "$policy"
+    chmod 755 "$policy"
+}
+
+allow_services() {
+    if [ -e "$policy" ] && grep -qxF "$policy_mark" "$policy"; then rm "$policy"; fi
+    if [ -e "$policy_saved" ]; then mv "$policy_saved" "$policy"; fi
+}
+
+installed() {
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2> /dev/null)" = installed ]
+}
+
+# install_missing PACKAGE...: nothing happens, and root is not needed, if all are there.
+install_missing() {
+    local package missing=()
+    for package in "$@"; do
+        installed "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get > /dev/null || fail "not a Debian machine: install these by hand: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || fail "these Debian packages are missing: ${missing[*]}; run this as root, or install them first"
+    echo "Installing from Debian: ${missing[*]}"
+    apt_install "${missing[@]}"
+}
+
+# A subshell, so that its trap puts the policy back however it ends and leaves the caller's traps alone.
+apt_install() (
+    local options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
+    log=$(mktemp)
+    trap 'allow_services; rm -f "$log"' EXIT
+    trap 'exit 130' INT TERM HUP
+    forbid_services
+    export DEBIAN_FRONTEND=noninteractive
+    if ! { apt-get "${options[@]}" update && apt-get "${options[@]}" install --yes --no-install-recommends "$@"; } \
+        < /dev/null > "$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        fail "apt-get could not install: $*"
+    fi
+)
