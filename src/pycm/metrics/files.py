@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are read again and again: opened once, then read from their start with pread.
+
+That is what makes a sample cheap: opening and closing a kernel file costs more than twice of what reading it does. If the process has
+no descriptor to spare, a file is opened for each read instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+LOG = logging.getLogger("pycm.metrics")
+T = TypeVar("T")
+
+#: Largest part of a file that is looked at: ten times of a memory.stat, an io.stat of 150 devices.
+READ_SIZE = 16 * 1024
+#: The kernel hands out /proc/PID/net/dev in pages; less than a page minus one line of it is the end of the file.
+_FULL_PAGE = 4096 - 512
+#: Pages of such a file that are looked at: a thousand interfaces.
+_PAGES = 32
+_NO_DESCRIPTOR = -1
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE)
+#: A removed cgroup answers ENODEV, files of an ended process ESRCH; opened by name both are just not there.
+GONE = frozenset({errno.ENODEV, errno.ESRCH, errno.ENOENT})
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC
+
+
+class Source(NamedTuple, Generic[T]):
+    """Where a figure can be read and how."""
+
+    path: str
+    parse: Callable[[bytes], T]
+
+
+class Probe(Generic[T]):
+    """One figure's open file."""
+
+    __slots__ = ("_descriptor", "_parse", "_path")
+
+    def __init__(self, source: Source[T], descriptor: int = _NO_DESCRIPTOR) -> None:
+        self._path, self._parse = source
+        self._descriptor = descriptor
+
+    @property
+    def descriptor(self) -> int:
+        """The kept descriptor, -1 if the file is opened for each read."""
+        return self._descriptor
+
+    def value(self) -> T:
+        """The figure now. Raises OSError (errno in GONE: the cgroup or process has ended) and ValueError."""
+        if self._descriptor < 0:
+            return self._parse(read_once(self._path))
+        return self._parse(os.pread(self._descriptor, READ_SIZE, 0))
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = _NO_DESCRIPTOR
+
+
+class PagedProbe(Probe[T]):
+    """The same for a file of /proc that comes a page at a time."""
+
+    __slots__ = ()
+
+    def value(self) -> T:
+        data = os.pread(self._descriptor, READ_SIZE, 0) if self._descriptor >= 0 else read_once(self._path)
+        if self._descriptor >= 0 and len(data) > _FULL_PAGE:
+            data += self._rest(len(data))
+        return self._parse(data)
+
+    def _rest(self, offset: int) -> bytes:
+        parts = []
+        for _ in range(_PAGES):
+            part = os.pread(self._descriptor, READ_SIZE, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+        return b"".join(parts)
+
+
+def read_once(path: str, limit: int = READ_SIZE * 8) -> bytes:
+    """A whole small file, at most *limit* bytes of it."""
+    descriptor = os.open(path, _FLAGS)
+    try:
+        parts = []
+        while limit > 0 and (part := os.read(descriptor, min(limit, READ_SIZE))):
+            parts.append(part)
+            limit -= len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def open_probe(
+    sources: Iterable[Source[T]], exhausted: Callable[[], None], kind: type[Probe[T]] = Probe
+) -> Probe[T] | None:
+    """The first of *sources* that this machine has; None if it has none. *exhausted* is told when descriptors ran out."""
+    for source in sources:
+        try:
+            return kind(source, os.open(source.path, _FLAGS))
+        except OSError as error:
+            if error.errno in _EXHAUSTED and os.path.exists(source.path):
+                exhausted()
+                return kind(source)
+            LOG.debug("not available: %s", error)
+    return None

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The texts of cgroup and /proc files to numbers: pure, and only the keys that are needed.
+
+All of these run once a container and sweep: they search in the bytes as the kernel gave them instead of splitting whole files.
+Each returns None where the file says nothing about the figure, and raises ValueError or IndexError (`MALFORMED`) where the file is
+not what the kernel writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Pair = tuple[int, int]
+MALFORMED = (ValueError, IndexError)
+
+_PSI_START = b"some avg10="
+_NET_HEADER_LINES = 2
+_NET_SENT = 8  # column of the bytes sent; the bytes received are column 0
+_NET_FIELDS = 9
+_STAT_FIELDS = 8  # user nice system idle iowait irq softirq steal; guest time is within user and nice
+
+
+def keyed(key: str) -> Callable[[bytes], int | None]:
+    """A parser for the number after *key* in a file of "key value" lines."""
+    needle = f"\n{key} ".encode()
+    first, length = needle[1:], len(needle)
+
+    def parse(data: bytes) -> int | None:
+        if data.startswith(first):
+            start = length - 1
+        else:
+            found = data.find(needle)
+            if found < 0:
+                return None
+            start = found + length
+        return int(data[start : data.index(b"\n", start)])
+
+    return parse
+
+
+def scaled(parse: Callable[[bytes], int | None], factor: float) -> Callable[[bytes], float | None]:
+    """*parse*, with its number in another unit."""
+
+    def convert(data: bytes) -> float | None:
+        value = parse(data)
+        return None if value is None else value * factor
+
+    return convert
+
+
+def limit(data: bytes) -> int | None:
+    """A cgroup v2 limit: None for "max"."""
+    return None if data.startswith(b"max") else int(data)
+
+
+def io_stat(data: bytes) -> Pair | None:
+    """Bytes read and written, summed over the devices of a cgroup v2 io.stat; None if no device has an entry."""
+    read = written = 0
+    at = data.find(b" rbytes=")
+    if at < 0:
+        return None
+    while at >= 0:
+        middle = data.index(b" wbytes=", at)
+        read += int(data[at + 8 : middle])
+        written += int(data[middle + 8 : data.index(b" ", middle + 8)])
+        at = data.find(b" rbytes=", middle)
+    return read, written
+
+
+def io_service_bytes(data: bytes) -> Pair | None:
+    """The same from a cgroup v1 blkio file, with its "8:0 Read 4096" lines."""
+    read = written = 0
+    found = False
+    for line in data.splitlines():
+        fields = line.split()
+        if len(fields) == 3:
+            operation = fields[1].lower()
+            if operation == b"read":
+                read += int(fields[2])
+            elif operation == b"write":
+                written += int(fields[2])
+            found = True
+    return (read, written) if found else None
+
+
+def net_dev(data: bytes) -> Pair:
+    """Bytes received and sent over all interfaces but the loop-back one, from /proc/PID/net/dev."""
+    received = sent = 0
+    for line in data.split(b"\n")[_NET_HEADER_LINES:]:
+        name, colon, counters = line.partition(b":")
+        if colon and name.strip() != b"lo":
+            fields = counters.split(None, _NET_FIELDS)
+            received += int(fields[0])
+            sent += int(fields[_NET_SENT])
+    return received, sent
+
+
+def pressure(data: bytes) -> float | None:
+    """Share of the last ten seconds in which some task waited, in percent, from a PSI file."""
+    if not data.startswith(_PSI_START):
+        return None
+    return float(data[len(_PSI_START) : data.index(b" ", len(_PSI_START))])
+
+
+def system_ticks(data: bytes) -> int:
+    """CPU time of the whole machine in clock ticks since its start, idle time included: the first line of /proc/stat."""
+    fields = data[: data.index(b"\n")].split()
+    if fields[0] != b"cpu":
+        raise ValueError("the first line does not begin with cpu")
+    return sum(map(int, fields[1 : _STAT_FIELDS + 1]))
+
+
+def memory_of_machine(data: bytes) -> int:
+    """MemTotal of /proc/meminfo in bytes."""
+    for line in data.splitlines():
+        if line.startswith(b"MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError("no MemTotal line")

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Metrics port: opens the files of containers that run, and samples them all in one sweep."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pycm.errors import shorten
+from pycm.metrics import cgroup1
+from pycm.metrics.files import GONE
+from pycm.metrics.proc import Proc
+from pycm.metrics.reader import Reader
+from pycm.ports import ContainerMeasurements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pycm.metrics.files import Probe
+    from pycm.metrics.locate import Places
+    from pycm.metrics.parse import Pair
+
+LOG = logging.getLogger("pycm.metrics")
+
+
+class Sampler:
+    """Implements `pycm.ports.Metrics`. *proc*: where the machine's /proc is; cgroups are found through its mountinfo.
+
+    One thread uses it: the loop's. Six or seven descriptors a container are kept from `open` to `close`.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = Proc(proc, self._exhausted)
+        self._readers: dict[str, Reader] = {}
+        self._warned = False
+
+    def open(self, container_id: str, pid: int) -> None:
+        """The container runs: find its cgroup and open its files. One that has ended meanwhile is skipped."""
+        self.close(container_id)
+        try:
+            where = self._proc.places(container_id, pid)
+            where = replace(where, controllers=cgroup1.present(where.controllers))
+            if not where.unified and not where.controllers:
+                LOG.warning(
+                    "container %s: not measured: process %d has no cgroup of its own", container_id, pid
+                )
+                return
+            self._readers[container_id] = self._reader(container_id, pid, where)
+        except OSError as error:
+            if error.errno not in GONE:
+                LOG.warning("container %s: not measured: %s", container_id, error)
+        except ValueError as error:
+            LOG.warning("container %s: not measured: /proc: %s", container_id, shorten(str(error)))
+
+    def _reader(self, container_id: str, pid: int, where: Places) -> Reader:
+        host = self._proc.shares_network(pid)
+        network: Probe[Pair] | None = None if host else self._proc.network(pid)
+        reader = Reader(container_id, where, network, self._exhausted, host_network=host)
+        reader.read_limit(self._proc.memory())
+        return reader
+
+    def close(self, container_id: str) -> None:
+        """The container has ended: release its files, and with them its network namespace."""
+        reader = self._readers.pop(container_id, None)
+        if reader:
+            reader.close()
+
+    def close_all(self) -> None:
+        for container_id in list(self._readers):
+            self.close(container_id)
+        self._proc.close()
+
+    def limits_changed(self, container_id: str) -> None:
+        reader = self._readers.get(container_id)
+        if reader:
+            reader.read_limit(self._proc.memory())
+
+    def oom_kills(self, container_id: str) -> int:
+        """Asked after an exit and before the task is deleted, since that removes the cgroup. 0 if not known."""
+        reader = self._readers.get(container_id)
+        return reader.oom_kills() if reader else 0
+
+    def baseline(self, container_ids: Iterable[str]) -> None:
+        """Remember CPU times, so that the next sample of these has a utilization."""
+        readers = [self._readers[name] for name in container_ids if name in self._readers]
+        if readers:
+            system_time = self._proc.system_time()
+            for reader in readers:
+                reader.remember_cpu(system_time)
+
+    def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
+        """One sweep over *wanted*, in its order; what is not open or gives nothing is left out.
+
+        A predicate is asked once for each of `pycm.model.measurements.ALL_IDS` and its answers are kept for as long as the same
+        object comes with the container, so it must not change its mind: make one for each request. None: the standard ones.
+        """
+        readers = [
+            (name, self._readers[name], test) for name, test in wanted.items() if name in self._readers
+        ]
+        # No short circuit: each reader has to make its plan.
+        needed = [reader.needs_system_time(test) for _, reader, test in readers]
+        system_time = self._proc.system_time() if any(needed) else 0
+        result = []
+        for name, reader, _ in readers:
+            values = reader.sample(system_time)
+            if values:
+                result.append(ContainerMeasurements(name, tuple(values)))
+        return result
+
+    def _exhausted(self) -> None:
+        if not self._warned:
+            self._warned = True
+            LOG.warning(
+                "no file descriptors left: files of further containers are opened for each sample, which costs twice as much;"
+                " raise LimitNOFILE of the agent's unit"
+            )
