@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One gRPC connection to containerd, and the only place where gRPC's errors become pycm's.
+
+grpclib connects on the first call and again on the first call after a loss; a stream that was open at the loss ends with
+UnavailableError and has to be opened anew by whoever reads it (`events.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from h2.exceptions import H2Error
+
+from pycm.errors import (
+    ConflictError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator
+
+    from pycm.containerd.rpc import Call, Reply, Request
+
+#: What containerd may send ahead of us: at this bound HTTP/2 makes it wait. A stream that nobody reads cannot use up the connection's.
+CONNECTION_WINDOW = 4 << 20
+STREAM_WINDOW = 1 << 20
+#: containerd passes on what runc printed; more than this says nothing further.
+MESSAGE_LIMIT = 1000
+
+ERRORS: dict[Status, type[PycmError]] = {
+    Status.NOT_FOUND: NotFoundError,
+    Status.ALREADY_EXISTS: ConflictError,
+    Status.FAILED_PRECONDITION: ConflictError,
+    Status.UNAVAILABLE: UnavailableError,
+    Status.DEADLINE_EXCEEDED: UnavailableError,
+}
+
+
+def from_status(name: str, status: Status, message: str | None) -> PycmError:
+    """The error for a call that containerd answered with *status*; its text is on one line."""
+    text = " ".join((message or status.name).split())
+    shown = text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+    return ERRORS.get(status, OperationFailedError)(f"containerd's {name} failed: {shown}")
+
+
+class Client:
+    """Calls into one namespace of the containerd that listens at *address*."""
+
+    def __init__(self, address: str, namespace: str) -> None:
+        self.address = address
+        self.namespace = namespace
+        self._channel: Channel | None = None
+
+    async def call(self, call: Call[Request, Reply], request: Request, *, lease: str = "") -> Reply:
+        """Make one call. With *lease*, what containerd makes for it stays until it is removed or the lease ends."""
+        with self._translated(call):
+            method = UnaryUnaryMethod(self._connection(), call.path, call.request, call.reply)
+            return await method(request, timeout=call.seconds, metadata=self._metadata(lease))
+
+    async def stream(self, call: Call[Request, Reply], request: Request) -> AsyncGenerator[Reply, None]:
+        """The answers of a streaming call. Close it (contextlib.aclosing) when leaving early."""
+        with self._translated(call):
+            method = UnaryStreamMethod(self._connection(), call.path, call.request, call.reply)
+            async with method.open(timeout=call.seconds, metadata=self._metadata("")) as stream:
+                await stream.send_message(request, end=True)
+                async for message in stream:
+                    yield message
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _connection(self) -> Channel:
+        if self._channel is None:  # not in __init__: a Channel wants the running loop
+            config = Configuration(
+                http2_connection_window_size=CONNECTION_WINDOW, http2_stream_window_size=STREAM_WINDOW
+            )
+            self._channel = Channel(path=self.address, config=config)
+        return self._channel
+
+    def _metadata(self, lease: str) -> dict[str, str | bytes]:
+        metadata: dict[str, str | bytes] = {"containerd-namespace": self.namespace}
+        return {**metadata, "containerd-lease": lease} if lease else metadata
+
+    @contextlib.contextmanager
+    def _translated(self, call: Call[Any, Any]) -> Iterator[None]:
+        try:
+            yield
+        except GRPCError as error:
+            raise from_status(call.name, error.status, error.message) from None
+        except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
+            raise UnavailableError(
+                f"containerd did not finish {call.name} within {call.seconds:g} s"
+            ) from None
+        except (StreamTerminatedError, H2Error, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UnavailableError(
+                f"containerd at {self.address} does not answer ({call.name}): {reason}"
+            ) from None

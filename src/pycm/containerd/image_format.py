@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OCI and Docker image documents: which manifest of an index fits this machine, what a configuration says. Pure, no I/O.
+
+Images come from anywhere, so nothing is taken for granted: every document that is not what it should be raises
+OperationFailedError with one line that says which and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import OperationFailedError, shorten
+from pycm.ports import ImageConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: Manifests and configurations are a few KiB; registries refuse manifests beyond 4 MiB.
+DOCUMENT_LIMIT = 4 << 20
+_HASHES = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
+
+_ARM = tuple(("arm", variant) for variant in ("v8", "v7", "v6", "v5"))
+#: What a machine (uname -m) runs, best first, as (architecture, variant) of the image specification. arm64 is v8, arm is v7 unless
+#: they say otherwise.
+PLATFORMS: Mapping[str, Sequence[tuple[str, str]]] = {
+    "x86_64": (("amd64", ""), ("386", "")),
+    "i686": (("386", ""),),
+    "aarch64": (("arm64", "v8"), *_ARM),
+    "armv8l": _ARM,
+    "armv7l": _ARM[1:],
+    "armv6l": _ARM[2:],
+    "armv5tel": _ARM[3:],
+    "riscv64": (("riscv64", ""),),
+    "ppc64le": (("ppc64le", ""),),
+    "s390x": (("s390x", ""),),
+    "loongarch64": (("loong64", ""),),
+}
+_VARIANT = {"arm64": "v8", "arm": "v7"}
+_AMD64_LEVELS = ("v1", "")  # an x86-64 of level 2 or higher is not asked for: the machine may lack it
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A reference to content. `platform` is None where none is given."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+    platform: tuple[str, str, str] | None = None  # os, architecture, variant
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """An image configuration: what to run, on what, and the digests of the unpacked layers."""
+
+    image: ImageConfig
+    platform: tuple[str, str, str]
+    diff_ids: tuple[str, ...]
+
+
+def verify(digest: str, data: bytes) -> None:
+    """Content is used only after its digest matched."""
+    algorithm, _, expected = digest.partition(":")
+    if algorithm not in _HASHES:
+        raise OperationFailedError(
+            f"digest {shorten(digest)} is of an unknown kind: sha256 or sha512 is needed"
+        )
+    if _HASHES[algorithm](data).hexdigest() != expected:
+        raise OperationFailedError(f"content {digest} is damaged ({len(data)} bytes)")
+
+
+def parse(data: bytes, what: str) -> Mapping[str, Any]:
+    """A JSON object, or an error that names *what*."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise OperationFailedError(f"{what} is no JSON: {error}") from None
+    return _object(value, what)
+
+
+def index_or_manifest(document: Mapping[str, Any], what: str) -> tuple[Descriptor, ...] | Manifest:
+    """The entries of an index, or a manifest. Told apart by content: the media type is optional and often wrong."""
+    if isinstance(document.get("manifests"), list):
+        return tuple(_descriptor(item, f"an entry of {what}") for item in document["manifests"])
+    if "config" not in document:
+        raise OperationFailedError(
+            f"{what} is neither an image index nor an image manifest (schema 1 is not supported)"
+        )
+    layers = tuple(
+        _descriptor(item, f"a layer of {what}") for item in _list(document.get("layers"), f"layers of {what}")
+    )
+    return Manifest(_descriptor(document["config"], f"config of {what}"), layers)
+
+
+def config(document: Mapping[str, Any], what: str) -> Config:
+    run = _object(document.get("config") or {}, f"config of {what}")
+    rootfs = _object(document.get("rootfs"), f"rootfs of {what}")
+    image = ImageConfig(
+        entrypoint=_texts(run.get("Entrypoint"), f"Entrypoint of {what}"),
+        cmd=_texts(run.get("Cmd"), f"Cmd of {what}"),
+        env=_texts(run.get("Env"), f"Env of {what}"),
+        user=_text(run.get("User"), f"User of {what}"),
+        working_dir=_text(run.get("WorkingDir"), f"WorkingDir of {what}"),
+    )
+    return Config(image, _platform(document, what), _texts(rootfs.get("diff_ids"), f"diff_ids of {what}"))
+
+
+def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
+    """Names of the snapshots that the layers unpack to, one on top of the other."""
+    chain: list[str] = []
+    for diff_id in diff_ids:
+        name = diff_id
+        if chain:
+            name = "sha256:" + hashlib.sha256(f"{chain[-1]} {diff_id}".encode()).hexdigest()
+        chain.append(name)
+    return tuple(chain)
+
+
+def rank(platform: tuple[str, str, str], machine: str) -> int | None:
+    """How well *platform* fits *machine*: 0 is best, None not at all."""
+    system, architecture, variant = platform
+    if architecture == "amd64" and variant in _AMD64_LEVELS:
+        variant = ""
+    wanted = ("linux", architecture, variant or _VARIANT.get(architecture, ""))
+    fitting = [("linux", *item) for item in PLATFORMS.get(machine, ((machine, ""),))]
+    return fitting.index(wanted) if system == "linux" and wanted in fitting else None
+
+
+def show_platform(platform: tuple[str, str, str] | None) -> str:
+    return shorten("/".join(part for part in platform if part))[1:-1] if platform else "unnamed"
+
+
+def _descriptor(value: Any, what: str) -> Descriptor:
+    item = _object(value, what)
+    size = item.get("size")
+    digest = _text(item.get("digest"), f"digest of {what}")
+    if not digest or not isinstance(size, int) or size < 0:
+        raise OperationFailedError(f"{what} has no digest and size: {shorten(dict(item))}")
+    platform = (
+        _platform(_object(item["platform"], f"platform of {what}"), what) if item.get("platform") else None
+    )
+    annotations = _object(item.get("annotations") or {}, f"annotations of {what}")
+    texts = {key: text for key, text in annotations.items() if isinstance(text, str)}
+    return Descriptor(digest, size, _text(item.get("mediaType"), f"mediaType of {what}"), platform, texts)
+
+
+def _platform(item: Mapping[str, Any], what: str) -> tuple[str, str, str]:
+    system = _text(item.get("os"), f"os of {what}")
+    return (
+        system,
+        _text(item.get("architecture"), f"architecture of {what}"),
+        _text(item.get("variant"), f"variant of {what}"),
+    )
+
+
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise OperationFailedError(f"{what} is no JSON object: {shorten(value)}")
+    return value
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if value is not None and not isinstance(value, list):
+        raise OperationFailedError(f"{what}: a list is needed, not {shorten(value)}")
+    return value or []
+
+
+def _text(value: Any, what: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise OperationFailedError(f"{what}: a text is needed, not {shorten(value)}")
+    return value or ""
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    return tuple(_text(item, what) for item in _list(value, what))

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of containerd's API that pycm makes: path, types and time-out of each, as data.
+
+containerd runs what a call asked for under the call's own deadline, so the time-outs are meant to end what hangs, not what is slow:
+a loaded single-board computer needs seconds to start a container.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+
+from pycm.containerd.proto import (
+    containers_pb2,
+    content_pb2,
+    diff_pb2,
+    events_pb2,
+    images_pb2,
+    leases_pb2,
+    namespaces_pb2,
+    snapshots_pb2,
+    tasks_pb2,
+    version_pb2,
+)
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+Request = TypeVar("Request", bound="Message")
+Reply = TypeVar("Reply", bound="Message")
+
+QUICK = 15.0  # containerd's own database and files
+SHIM = 120.0  # forks, runc, hooks; task deletion alone may wait 10 s for output to be read
+UNPACK = 1800.0  # one layer: gigabytes onto slow flash
+EXIT = 30.0  # for processes to go after SIGKILL
+ENDLESS = None
+
+
+@dataclass(frozen=True)
+class Call(Generic[Request, Reply]):
+    """One method: service and name as on the wire, message types, seconds it may take (None: no limit)."""
+
+    service: str
+    method: str
+    request: type[Request]
+    reply: type[Reply]
+    seconds: float | None = QUICK
+
+    @property
+    def path(self) -> str:
+        return f"/{self.service}/{self.method}"
+
+    @property
+    def name(self) -> str:
+        """Short form for messages: "Tasks.Create"."""
+        return f"{self.service.rpartition('.')[2]}.{self.method}"
+
+
+_VERSION = "containerd.services.version.v1.Version"
+_NAMESPACES = "containerd.services.namespaces.v1.Namespaces"
+_LEASES = "containerd.services.leases.v1.Leases"
+_IMAGES = "containerd.services.images.v1.Images"
+_CONTENT = "containerd.services.content.v1.Content"
+_SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
+_DIFF = "containerd.services.diff.v1.Diff"
+_CONTAINERS = "containerd.services.containers.v1.Containers"
+_TASKS = "containerd.services.tasks.v1.Tasks"
+_EVENTS = "containerd.services.events.v1.Events"
+
+# fmt: off
+VERSION = Call(_VERSION, "Version", Empty, version_pb2.VersionResponse)
+
+NAMESPACE_CREATE = Call(_NAMESPACES, "Create", namespaces_pb2.CreateNamespaceRequest, namespaces_pb2.CreateNamespaceResponse)
+
+LEASE_CREATE = Call(_LEASES, "Create", leases_pb2.CreateRequest, leases_pb2.CreateResponse)
+LEASE_DELETE = Call(_LEASES, "Delete", leases_pb2.DeleteRequest, Empty)
+LEASE_LIST = Call(_LEASES, "List", leases_pb2.ListRequest, leases_pb2.ListResponse)
+LEASE_RESOURCES = Call(_LEASES, "ListResources", leases_pb2.ListResourcesRequest, leases_pb2.ListResourcesResponse)
+LEASE_DROP = Call(_LEASES, "DeleteResource", leases_pb2.DeleteResourceRequest, Empty)
+
+IMAGE_GET = Call(_IMAGES, "Get", images_pb2.GetImageRequest, images_pb2.GetImageResponse)
+
+CONTENT_READ = Call(_CONTENT, "Read", content_pb2.ReadContentRequest, content_pb2.ReadContentResponse)
+CONTENT_UPDATE = Call(_CONTENT, "Update", content_pb2.UpdateRequest, content_pb2.UpdateResponse)
+
+SNAPSHOT_PREPARE = Call(_SNAPSHOTS, "Prepare", snapshots_pb2.PrepareSnapshotRequest, snapshots_pb2.PrepareSnapshotResponse)
+SNAPSHOT_COMMIT = Call(_SNAPSHOTS, "Commit", snapshots_pb2.CommitSnapshotRequest, Empty)
+SNAPSHOT_MOUNTS = Call(_SNAPSHOTS, "Mounts", snapshots_pb2.MountsRequest, snapshots_pb2.MountsResponse)
+SNAPSHOT_REMOVE = Call(_SNAPSHOTS, "Remove", snapshots_pb2.RemoveSnapshotRequest, Empty, SHIM)
+SNAPSHOT_STAT = Call(_SNAPSHOTS, "Stat", snapshots_pb2.StatSnapshotRequest, snapshots_pb2.StatSnapshotResponse)
+
+DIFF_APPLY = Call(_DIFF, "Apply", diff_pb2.ApplyRequest, diff_pb2.ApplyResponse, UNPACK)
+
+CONTAINER_GET = Call(_CONTAINERS, "Get", containers_pb2.GetContainerRequest, containers_pb2.GetContainerResponse)
+CONTAINER_CREATE = Call(_CONTAINERS, "Create", containers_pb2.CreateContainerRequest, containers_pb2.CreateContainerResponse)
+CONTAINER_DELETE = Call(_CONTAINERS, "Delete", containers_pb2.DeleteContainerRequest, Empty)
+
+TASK_CREATE = Call(_TASKS, "Create", tasks_pb2.CreateTaskRequest, tasks_pb2.CreateTaskResponse, SHIM)
+TASK_START = Call(_TASKS, "Start", tasks_pb2.StartRequest, tasks_pb2.StartResponse, SHIM)
+TASK_DELETE = Call(_TASKS, "Delete", tasks_pb2.DeleteTaskRequest, tasks_pb2.DeleteResponse, SHIM)
+TASK_GET = Call(_TASKS, "Get", tasks_pb2.GetRequest, tasks_pb2.GetResponse)
+TASK_LIST = Call(_TASKS, "List", tasks_pb2.ListTasksRequest, tasks_pb2.ListTasksResponse, SHIM)
+TASK_KILL = Call(_TASKS, "Kill", tasks_pb2.KillRequest, Empty, SHIM)
+TASK_PAUSE = Call(_TASKS, "Pause", tasks_pb2.PauseTaskRequest, Empty, SHIM)
+TASK_RESUME = Call(_TASKS, "Resume", tasks_pb2.ResumeTaskRequest, Empty, SHIM)
+TASK_UPDATE = Call(_TASKS, "Update", tasks_pb2.UpdateTaskRequest, Empty, SHIM)
+TASK_WAIT = Call(_TASKS, "Wait", tasks_pb2.WaitRequest, tasks_pb2.WaitResponse, EXIT)
+
+EVENT_PUBLISH = Call(_EVENTS, "Publish", events_pb2.PublishRequest, Empty)
+EVENT_SUBSCRIBE = Call(_EVENTS, "Subscribe", events_pb2.SubscribeRequest, events_pb2.Envelope, ENDLESS)
+# fmt: on

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `Runtime` port on a real containerd.
+
+What stays in containerd between calls, and who cleans up after a crash at any instant:
+
+- a snapshot "<id>-snapshot" for each container, from `prepare` to `remove`, kept by the lease;
+- a container record and a task, from `start` to `delete_task`. What an interrupted start left (a record without a task, a task that
+  was created and never ran) is replaced by the next `start` or deleted by `remove`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.empty_pb2 import Empty
+
+from pycm.containerd import convert, leases, rootfs, rpc
+from pycm.containerd.client import Client
+from pycm.containerd.events import EventStream, delays
+from pycm.containerd.images import Images
+from pycm.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
+from pycm.ports import TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+
+    from pycm.containerd.images import Image
+    from pycm.containerd.proto.types_pb2 import Mount
+    from pycm.containerd.rpc import Call, Reply, Request
+    from pycm.ports import ImageConfig, RuntimeEvent, Task, TaskRequest
+
+_log = logging.getLogger("pycm.containerd")
+
+ADDRESS = "/run/containerd/containerd.sock"
+NAMESPACE = "kanto-cm"
+LEASE = "kanto-cm.lease"
+SNAPSHOTTER = "overlayfs"
+#: A task in one of these holds no process that ever ran or still runs.
+_DEAD = (TaskStatus.CREATED, TaskStatus.STOPPED)
+
+
+class ContainerdRuntime:
+    """One namespace of one containerd. Nothing happens before `connect`, or the first call."""
+
+    def __init__(
+        self,
+        address: str = ADDRESS,
+        *,
+        namespace: str = NAMESPACE,
+        lease: str = LEASE,
+        snapshotter: str = SNAPSHOTTER,
+    ) -> None:
+        self._client = Client(address, namespace)
+        self._lease = lease
+        self._snapshotter = snapshotter
+        self._images = Images(self._client, snapshotter, f"{lease}.unpack")
+        self._stream = EventStream(self._client, self._ensure_lease, self.tasks)
+
+    # ── connection ──
+
+    async def connect(self) -> str:
+        """Wait until containerd answers, for ever; make namespace and lease; return containerd's version."""
+        told = ""
+        for delay in delays():
+            try:
+                version = await self._client.call(rpc.VERSION, Empty())
+                await self._ensure_lease()
+                await self._images.forget_interrupted()
+                return version.version
+            except UnavailableError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("waiting for containerd: %s", told)
+            await asyncio.sleep(delay)
+        raise AssertionError  # delays() never ends
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        return self._stream.events()
+
+    async def close(self) -> None:
+        self._client.close()
+
+    async def _ensure_lease(self) -> None:
+        await leases.ensure(self._client, self._lease)
+
+    # ── images and snapshots ──
+
+    async def image(self, reference: str) -> ImageConfig:
+        return (await self._images.get(reference)).config
+
+    async def prepare(self, container_id: str, reference: str) -> None:
+        """Make the container's snapshot, for a container that was not there before.
+
+        Only its creation calls this, so a snapshot that exists already was left by a creation that did not get as far as the
+        store (or by a store that was lost), and goes. One that a record or task uses belongs to somebody: ConflictError.
+        """
+        image = await self._images.get(reference)
+        try:
+            await self._prepare(container_id, image.top)
+        except ConflictError:
+            await self._discard_leftover(container_id)
+            await self._unpack_and_prepare(container_id, image)
+        except NotFoundError:
+            await self._unpack_and_prepare(container_id, image)
+
+    async def has_snapshot(self, container_id: str) -> bool:
+        request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=_key(container_id))
+        try:
+            await self._client.call(rpc.SNAPSHOT_STAT, request)
+        except NotFoundError:
+            return False
+        return True
+
+    async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
+        directories = rootfs.layers(await self._mounts(container_id))
+        return await asyncio.to_thread(rootfs.read_file, directories, path, limit)
+
+    # ── tasks ──
+
+    async def start(self, request: TaskRequest) -> int:
+        """Make record and task and start it. Its exit may be among the events before this returns."""
+        await self._clear(request.id)
+        mounts = await self._mounts(request.id)
+        async with contextlib.AsyncExitStack() as undo:
+            await self._create_record(request)
+            undo.push_async_callback(self._undo, self._delete_record, request.id)
+            # before the call: a task that was made for a call that timed out goes too
+            undo.push_async_callback(self._undo, self._destroy_task, request.id)
+            await self._call(rpc.TASK_CREATE, _task_request(request, mounts))
+            started = await self._call(rpc.TASK_START, tasks_pb2.StartRequest(container_id=request.id))
+            undo.pop_all()
+        return started.pid
+
+    async def signal(self, container_id: str, number: int, *, everyone: bool = False) -> None:
+        request = tasks_pb2.KillRequest(container_id=container_id, signal=number, all=everyone)
+        await self._call(rpc.TASK_KILL, request)
+
+    async def pause(self, container_id: str) -> None:
+        await self._call(rpc.TASK_PAUSE, tasks_pb2.PauseTaskRequest(container_id=container_id))
+
+    async def resume(self, container_id: str) -> None:
+        await self._call(rpc.TASK_RESUME, tasks_pb2.ResumeTaskRequest(container_id=container_id))
+
+    async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
+        value = convert.spec_any("LinuxResources", resources)
+        await self._call(
+            rpc.TASK_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=container_id, resources=value)
+        )
+
+    async def delete_task(self, container_id: str) -> None:
+        try:
+            await self._delete_task(container_id)
+        except OperationFailedError:
+            await self._refuse_live(container_id)  # containerd's own answer has no code of its own for this
+            raise
+        await self._delete_record(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        await self._destroy_task(container_id)
+        await self._delete_record(container_id)
+        await self._remove_snapshot(container_id)
+
+    async def tasks(self) -> tuple[Task, ...]:
+        found = await self._call(rpc.TASK_LIST, tasks_pb2.ListTasksRequest())
+        return tuple(convert.task(process) for process in found.tasks)
+
+    # ── steps ──
+
+    async def _call(self, call: Call[Request, Reply], request: Request) -> Reply:
+        return await self._client.call(call, request, lease=self._lease)
+
+    async def _prepare(self, container_id: str, parent: str) -> None:
+        key = _key(container_id)
+        request = snapshots_pb2.PrepareSnapshotRequest(snapshotter=self._snapshotter, key=key, parent=parent)
+        await self._call(rpc.SNAPSHOT_PREPARE, request)
+
+    async def _unpack_and_prepare(self, container_id: str, image: Image) -> None:
+        await self._images.unpack(image)
+        await self._prepare(container_id, image.top)
+
+    async def _discard_leftover(self, container_id: str) -> None:
+        if await self._task(container_id) or await self._has_record(container_id):
+            namespace = self._client.namespace
+            raise ConflictError(
+                f"container {container_id} exists in containerd's namespace {namespace} already: "
+                f'remove it with "ctr -n {namespace} containers rm {container_id}" or use another id'
+            )
+        _log.warning("snapshot %s of an unfinished or forgotten container is replaced", _key(container_id))
+        await self._remove_snapshot(container_id)
+
+    async def _remove_snapshot(self, container_id: str) -> None:
+        request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=self._snapshotter, key=_key(container_id))
+        with contextlib.suppress(NotFoundError):
+            await self._call(rpc.SNAPSHOT_REMOVE, request)
+
+    async def _mounts(self, container_id: str) -> Sequence[Mount]:
+        request = snapshots_pb2.MountsRequest(snapshotter=self._snapshotter, key=_key(container_id))
+        try:
+            return (await self._client.call(rpc.SNAPSHOT_MOUNTS, request)).mounts
+        except NotFoundError:
+            raise NotFoundError(
+                f"snapshot {_key(container_id)} is gone from containerd: remove the container and create it again"
+            ) from None
+
+    def _record(self, request: TaskRequest) -> containers_pb2.CreateContainerRequest:
+        """As Kanto writes it: no labels and no image, so that either of the two can take the container over."""
+        container = containers_pb2.Container(
+            id=request.id,
+            spec=convert.spec_any("Spec", request.spec),
+            snapshotter=self._snapshotter,
+            snapshot_key=_key(request.id),
+        )
+        container.runtime.name = request.runtime
+        options = convert.runtime_options(request.runtime, systemd_cgroup=request.systemd_cgroup)
+        if options is not None:
+            container.runtime.options.CopyFrom(options)
+        return containers_pb2.CreateContainerRequest(container=container)
+
+    async def _create_record(self, request: TaskRequest) -> None:
+        record = self._record(request)
+        try:
+            await self._call(rpc.CONTAINER_CREATE, record)
+        except ConflictError:  # `_clear` found no live task, so nobody needs the old one
+            _log.info("container %s: record of an earlier start is replaced", request.id)
+            await self._delete_record(request.id)
+            await self._call(rpc.CONTAINER_CREATE, record)
+
+    async def _has_record(self, container_id: str) -> bool:
+        try:
+            await self._call(rpc.CONTAINER_GET, containers_pb2.GetContainerRequest(id=container_id))
+        except NotFoundError:
+            return False
+        return True
+
+    async def _delete_record(self, container_id: str) -> None:
+        with contextlib.suppress(NotFoundError):
+            await self._call(rpc.CONTAINER_DELETE, containers_pb2.DeleteContainerRequest(id=container_id))
+
+    async def _task(self, container_id: str) -> Task | None:
+        try:
+            found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
+        except NotFoundError:
+            return None
+        return convert.task(found.process)
+
+    async def _clear(self, container_id: str) -> None:
+        """Make way for a start: end what is dead, refuse if something lives."""
+        if await self._refuse_live(container_id):
+            await self._destroy_task(container_id)
+
+    async def _refuse_live(self, container_id: str) -> bool:
+        """ConflictError if the container has a live task; whether it has a dead one."""
+        task = await self._task(container_id)
+        if task is not None and task.status not in _DEAD:
+            raise ConflictError(
+                f"container {container_id} is {task.status.value} in containerd (pid {task.pid})"
+            )
+        return task is not None
+
+    async def _delete_task(self, container_id: str) -> None:
+        with contextlib.suppress(NotFoundError):
+            await self._call(rpc.TASK_DELETE, tasks_pb2.DeleteTaskRequest(container_id=container_id))
+
+    async def _destroy_task(self, container_id: str) -> None:
+        task = await self._task(container_id)
+        if task is None:
+            return
+        if task.status is not TaskStatus.STOPPED:
+            await self._kill(container_id)
+        await self._delete_task(container_id)
+
+    async def _kill(self, container_id: str) -> None:
+        """SIGKILL to all processes, and wait until the first one is gone."""
+        with contextlib.suppress(NotFoundError):
+            await self.signal(container_id, signal.SIGKILL, everyone=True)
+            with contextlib.suppress(OperationFailedError, ConflictError):
+                await self.resume(
+                    container_id
+                )  # frozen by cgroup v1, they would not die; refused if not paused
+            await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id))
+
+    async def _undo(self, step: Callable[[str], Awaitable[None]], container_id: str) -> None:
+        """One step back. Its failure must not hide why the start failed; the next start or remove cleans up."""
+        try:
+            await step(container_id)
+        except PycmError as error:
+            _log.warning("container %s: cleaning up after a failed start: %s", container_id, error)
+
+
+def _key(container_id: str) -> str:
+    return f"{container_id}-snapshot"
+
+
+def _task_request(request: TaskRequest, mounts: Sequence[Mount]) -> tasks_pb2.CreateTaskRequest:
+    return tasks_pb2.CreateTaskRequest(
+        container_id=request.id,
+        rootfs=mounts,
+        stdin=request.io.stdin,
+        stdout=request.io.stdout,
+        stderr=request.io.stderr,
+        terminal=request.io.terminal,
+    )
