@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI runtime spec of a container: containerd 1.6's default for Linux with the container's wishes laid over it.
+
+The steps and their order are those of the original (shared specification, runtime 3.4), one function a step. Pure: whatever must be
+looked up on the machine comes in as HostFacts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
+from pycm.model.defaults import HOST
+from pycm.oci.resources import memory_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pycm.oci.devices import Device
+    from pycm.oci.user import ProcessUser
+    from pycm.ports import ImageConfig
+
+OCI_VERSION = "1.0.2"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OPEN_FILES = 1024
+
+DEFAULT_CAPABILITIES = tuple(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
+    ).split()
+)
+#: All that Linux 6.x knows, by number; a kernel that knows fewer is told by HostFacts.
+ALL_CAPABILITIES = tuple(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE"
+        " NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN"
+        " SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE"
+        " MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+    ).split()
+)
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+#: destination, type, source, options
+BASE_MOUNTS = (
+    ("/proc", "proc", "proc", ("nosuid", "noexec", "nodev")),
+    ("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+    (
+        "/dev/pts",
+        "devpts",
+        "devpts",
+        ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+    ),
+    ("/dev/shm", "tmpfs", "shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=65536k")),
+    ("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
+    ("/sys", "sysfs", "sysfs", ("nosuid", "noexec", "nodev", "ro")),
+)
+#: Kanto's hook types by number.
+HOOK_KEYS = {0: "prestart", 1: "poststart", 2: "poststop"}
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What the spec needs to know of the machine.
+
+    cgroups_path: "/<namespace>/<id>", or "<slice>:<namespace>:<id>" for the systemd driver. devices: nodes to add.
+    network_namespace: path of the container's own, "" for the host's. capabilities: all that the kernel knows.
+    """
+
+    cgroups_path: str
+    devices: tuple[Device, ...] = ()
+    network_namespace: str = ""
+    capabilities: tuple[str, ...] = ALL_CAPABILITIES
+
+
+def build_spec(
+    container: Container, image: ImageConfig, user: ProcessUser, facts: HostFacts
+) -> dict[str, Any]:
+    host = container.host_config or HostConfig()
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": _process(container, host, image, user, facts),
+        "root": {"path": "rootfs"},
+        "hostname": container.host_name,
+        "mounts": _mounts(container, host),
+        "hooks": _hooks(container),
+        "linux": _linux(host, facts),
+    }
+
+
+def _process(
+    container: Container, host: HostConfig, image: ImageConfig, user: ProcessUser, facts: HostFacts
+) -> dict[str, Any]:
+    tty = (container.io_config or IOConfig()).tty
+    return {
+        "terminal": tty,
+        "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids)},
+        "args": arguments(container, image),
+        "env": environment(container, image, tty=tty),
+        "cwd": image.working_dir or "/",
+        "capabilities": _capabilities(host, facts),
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": OPEN_FILES, "soft": OPEN_FILES}],
+        "noNewPrivileges": True,
+    }
+
+
+def arguments(container: Container, image: ImageConfig) -> list[str]:
+    """ENTRYPOINT of the image, then the container's cmd or, without one, the image's."""
+    cmd = (container.config or ContainerConfiguration()).cmd or image.cmd
+    return [*image.entrypoint, *cmd]
+
+
+def environment(container: Container, image: ImageConfig, *, tty: bool) -> list[str]:
+    """The image's variables, HOSTNAME, TERM, then the container's own: "A=1" sets, "A" takes one away."""
+    names = dict(_split(image.env or (f"PATH={DEFAULT_PATH}",)))
+    names["HOSTNAME"] = container.host_name
+    if tty:
+        names["TERM"] = "xterm"
+    for entry in (container.config or ContainerConfiguration()).env:
+        name, equals, value = entry.partition("=")
+        if equals:
+            names[name] = value
+        else:
+            names.pop(name, None)
+    return [f"{name}={value}" for name, value in names.items()]
+
+
+def _split(entries: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for entry in entries:
+        name, _, value = entry.partition("=")
+        yield name, value
+
+
+def _capabilities(host: HostConfig, facts: HostFacts) -> dict[str, list[str]]:
+    granted = facts.capabilities if host.privileged else DEFAULT_CAPABILITIES
+    names = list(dict.fromkeys((*granted, *host.extra_capabilities)))
+    return {kind: list(names) for kind in ("bounding", "effective", "permitted")}
+
+
+def _mounts(container: Container, host: HostConfig) -> list[dict[str, Any]]:
+    mounts = [_base_mount(entry, privileged=host.privileged) for entry in BASE_MOUNTS]
+    mounts += [_bind(m.source, m.destination, m.propagation_mode) for m in container.mount_points]
+    files: Mapping[str, str] = {
+        "/etc/resolv.conf": container.resolv_conf_path,
+        "/etc/hostname": container.hostname_path,
+        "/etc/hosts": container.hosts_path,
+    }
+    return mounts + [_bind(source, target, "rprivate") for target, source in files.items() if source]
+
+
+def _base_mount(entry: tuple[str, str, str, tuple[str, ...]], *, privileged: bool) -> dict[str, Any]:
+    destination, kind, source, options = entry
+    kept = [option for option in options if not (privileged and option == "ro")]
+    return {"destination": destination, "type": kind, "source": source, "options": kept}
+
+
+def _bind(source: str, destination: str, propagation: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": source, "options": ["rbind", propagation]}
+
+
+def _hooks(container: Container) -> dict[str, list[dict[str, Any]]]:
+    hooks: dict[str, list[dict[str, Any]]] = {}
+    for hook in container.hooks:
+        key = HOOK_KEYS.get(hook.type)
+        if key:
+            hooks.setdefault(key, []).append(
+                {"path": hook.path, "args": list(hook.args), "env": list(hook.env)}
+            )
+    return hooks
+
+
+def _linux(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
+    linux: dict[str, Any] = {
+        "resources": {"devices": _device_rules(host, facts)},
+        "cgroupsPath": facts.cgroups_path,
+        "namespaces": _namespaces(host, facts),
+        "devices": [_device(device) for device in facts.devices],
+    }
+    memory = memory_limits(host.resources)
+    if memory:
+        linux["resources"]["memory"] = memory
+    if not host.privileged:
+        linux["maskedPaths"] = list(MASKED_PATHS)
+        linux["readonlyPaths"] = list(READONLY_PATHS)
+    return linux
+
+
+def _namespaces(host: HostConfig, facts: HostFacts) -> list[dict[str, str]]:
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    if host.network_mode != HOST:
+        namespaces.append({"type": "network", "path": facts.network_namespace})
+    return namespaces
+
+
+def _device_rules(host: HostConfig, facts: HostFacts) -> list[dict[str, Any]]:
+    if host.privileged:
+        return [{"allow": True, "access": "rwm"}]
+    allowed = [
+        {"allow": True, "type": d.type, "major": d.major, "minor": d.minor, "access": d.access}
+        for d in facts.devices
+    ]
+    return [{"allow": False, "access": "rwm"}, *allowed]
+
+
+def _device(device: Device) -> dict[str, Any]:
+    return {
+        "path": device.path,
+        "type": device.type,
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": device.uid,
+        "gid": device.gid,
+    }
