@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.model import times
-from pycm.model.container import Container, LogConfiguration
 from pycm.ports import (
     ContainerMeasurements,
     Exit,
@@ -24,6 +22,11 @@ from pycm.ports import (
     TaskRequest,
     TaskStatus,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+
+    from pycm.model.container import Container, LogConfiguration
 
 IMAGE = "registry.test/demo/app:1.0"
 
@@ -57,7 +60,9 @@ class FakeRuntime:
             raise self.fail[method]
 
     async def connect(self) -> str:
-        self._called("connect", "")
+        self.calls.append(("connect", ""))
+        while not self.available:
+            await asyncio.sleep(0.005)
         return "fake"
 
     async def image(self, reference: str) -> ImageConfig:

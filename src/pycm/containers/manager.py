@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,7 @@ from pycm.containers.catalog import Catalog, Entry
 from pycm.containers.launch import Launcher
 from pycm.containers.lifecycle import Lifecycle
 from pycm.containers.settings import PARALLEL, Settings
-from pycm.errors import ConflictError, PycmError, UnavailableError
+from pycm.errors import ConflictError, PycmError
 from pycm.model import states, times
 from pycm.model.container import Container, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap
@@ -47,9 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pycm.containers")
 T = TypeVar("T")
-
-#: Delays between attempts to reach containerd, in seconds: first and longest.
-FIRST_RETRY, LONGEST_RETRY = 0.1, 5.0
 
 
 class Manager:
@@ -291,21 +287,12 @@ class Manager:
                 await self._catalog.record(entry, filled)
 
     async def run(self) -> None:
-        """Follow containerd for ever: connect, reconcile, then act on its events; again after every loss."""
-        delay = FIRST_RETRY
-        while True:
-            try:
-                version = await self._runtime.connect()
-            except UnavailableError as error:
-                log.warning("containerd is not there, trying again in %.1f s: %s", delay, error)
-                await asyncio.sleep(delay * random.uniform(0.8, 1.2))
-                delay = min(delay * 2, LONGEST_RETRY)
-                continue
-            log.info("containerd %s, namespace %s", version, self._settings.namespace)
-            async for event in self._runtime.events():
-                await self._handle(event)
+        """Follow containerd for ever; it may be away now and at any time."""
+        log.info("containerd %s, namespace %s", await self._runtime.connect(), self._settings.namespace)
+        async for event in self._runtime.events():
+            self._handle(event)
 
-    async def _handle(self, event: RuntimeEvent) -> None:
+    def _handle(self, event: RuntimeEvent) -> None:
         if isinstance(event, TaskExited):
             entry = self._catalog.find(event.id)
             if entry is not None:

@@ -22,7 +22,7 @@ _MAX_SHOWN = 120
 
 
 def parse_device(text: str) -> DeviceMapping:
-    """ "host:container[:permissions]"."""
+    """Read "host:container[:permissions]"."""
     parts = text.split(":")
     if len(parts) not in (2, 3):
         raise _wrong("incorrect configuration value for device mapping", text)
@@ -33,7 +33,7 @@ def parse_device(text: str) -> DeviceMapping:
 
 
 def parse_mount(text: str) -> MountPoint:
-    """ "source:destination[:propagation]"; the propagation is left for validation."""
+    """Read "source:destination[:propagation]"; the propagation is left for validation."""
     parts = text.split(":")
     if len(parts) not in (2, 3):
         raise _wrong("Incorrect number of parameters of the mount point", text)
@@ -42,7 +42,7 @@ def parse_mount(text: str) -> MountPoint:
 
 
 def parse_port(text: str) -> PortMapping:
-    """ "[ip:]host[-end]:container[/protocol]"; what is not written stays empty, for the defaults."""
+    """Read "[ip:]host[-end]:container[/protocol]"; what is not written stays empty, for the defaults."""
     parts = text.split(":")
     if len(parts) not in (2, 3):
         raise _wrong("Incorrect port mapping configuration", text)

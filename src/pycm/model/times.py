@@ -38,7 +38,7 @@ def _to_ns(text: str) -> int:
     match = _FORM.fullmatch(text)
     if not match:
         return 0
-    import calendar  # noqa: PLC0415  needed at exits only
+    import calendar
 
     seconds = calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S"))
     return seconds * NANOSECONDS + int(f"{match[2] or '':0<9}")

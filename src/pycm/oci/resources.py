@@ -20,13 +20,13 @@ def _bytes(text: str) -> int:
 
 
 def memory_limits(resources: Resources | None) -> dict[str, int]:
-    """ "linux.resources.memory" of a new task: only the limits that are set."""
+    """The "linux.resources.memory" of a new task: only the limits that are set."""
     values = {key: getattr(resources, field, "") for field, key in _KEYS.items()}
     return {key: _bytes(text) for key, text in values.items() if text and _bytes(text)}
 
 
 def update_resources(old: Resources | None, new: Resources | None) -> dict[str, Any]:
-    """ "linux.resources" for a live task: a limit that is no longer set becomes unlimited, one that never was is not named."""
+    """The "linux.resources" for a live task: a limit that is no longer set becomes unlimited, one that never was is not named."""
     memory = memory_limits(new)
     for key in memory_limits(old):
         memory.setdefault(key, UNLIMITED)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from support.fakes import IMAGE, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
 
 from pycm.containers.manager import Manager
 from pycm.containers.settings import Settings
@@ -25,6 +24,7 @@ from pycm.model.container import (
 )
 from pycm.model.states import Status
 from pycm.ports import Action, Event, RuntimeConnected, TaskOOM
+from support.fakes import IMAGE, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
 
 
 class World:
@@ -54,14 +54,11 @@ class World:
         return container.state
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5) if hasattr(asyncio, "timeout") else _no_timeout():
-            while not condition():
-                await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def _no_timeout() -> AsyncIterator[None]:
-    yield
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"in vain: {self.actions}")
 
 
 @asynccontextmanager

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: builds every room, hands the outside ones to the core and the fronts, runs them, ends them.
+
+Start: lock, stored containers, API, then containerd and MQTT, each of which may be away for as long as it likes.
+End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): API closed first, so that nothing new begins; containers run on unless
+`manager.live_restore` is false; the twin last, so that it still tells what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import resource
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from pycm import __version__
+from pycm.api.server import Server
+from pycm.config.logging import setup as set_up_logging
+from pycm.containerd.runtime import ContainerdRuntime
+from pycm.containers.manager import Manager
+from pycm.containers.settings import Settings
+from pycm.errors import ConflictError, OperationFailedError, PycmError
+from pycm.logs.files import JsonFileLogs
+from pycm.metrics.sampler import Sampler
+from pycm.network.files import HostNetwork
+from pycm.storage.files import make_directory
+from pycm.storage.store import ContainerStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pycm.config.load import Note
+    from pycm.config.types import Config
+    from pycm.twin.service import TwinService
+
+log = logging.getLogger("pycm.agent")
+
+#: Four descriptors of kept cgroup files, logs and FIFOs a container add up: room for some hundred containers.
+OPEN_FILES = 8192
+#: Disk writes, image look-ups and MQTT connects; more at once would only cost memory.
+WORKERS = 4
+#: Signals that end the agent; SIGHUP too, as in the original (it is no reload).
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+
+
+def run(config: Config, notes: Sequence[Note]) -> int:
+    """Run the agent until a signal ends it; the exit code. One line on stderr where the start fails."""
+    try:
+        set_up_logging(config.log)
+        for note in notes:
+            log.log(note.level, "%s", note.text)
+        lock = take_lock(config.manager.exec_root_dir)
+    except PycmError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    try:
+        raise_open_files()
+        return asyncio.run(_serve(config))
+    except PycmError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        log.error("the agent ends: %s", error)
+        return 1
+    finally:
+        os.close(lock)
+
+
+def take_lock(exec_root: str) -> int:
+    """The descriptor of the run lock. ConflictError if another agent holds it; a crashed one holds none."""
+    path = os.path.join(exec_root, "lock")
+    try:
+        make_directory(exec_root)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise OperationFailedError(f"cannot use {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConflictError(f"resource temporarily unavailable: another agent holds {path}") from error
+    return descriptor
+
+
+def raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def settings_of(config: Config) -> Settings:
+    return Settings(
+        namespace=config.containers.default_ns,
+        stop_timeout=config.manager.default_ctrs_stop_timeout,
+        runc_runtime=config.containers.runc_runtime,
+        live_restore=config.manager.live_restore,
+        image_verifier=config.containers.image_verifier_type,
+        image_decryption=bool(config.containers.image_dec_keys or config.containers.image_dec_recipients),
+    )
+
+
+class Agent:
+    """Every room, built from one configuration, and the order in which they start and end."""
+
+    def __init__(self, config: Config) -> None:
+        manager, containers = config.manager, config.containers
+        self.config = config
+        self.logs = JsonFileLogs(containers.home_dir, containers.exec_root_dir)
+        self.metrics = Sampler()
+        self.runtime = ContainerdRuntime(
+            containers.address_path, namespace=containers.default_ns, lease=containers.lease_id
+        )
+        self.containers = Manager(
+            store=ContainerStore(manager.home_dir),
+            runtime=self.runtime,
+            logs=self.logs,
+            metrics=self.metrics,
+            network=HostNetwork(manager.home_dir),
+            settings=settings_of(config),
+        )
+        self.server = Server(self.containers, self.logs, config.grpc_server)
+        self.twin = make_twin(config, self.containers, self.metrics) if config.things.enable else None
+        self._ended = asyncio.Event()
+        self._follow: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.containers.load()
+        await self.server.start()
+        self._follow = asyncio.create_task(self.containers.run())
+        self._follow.add_done_callback(lambda _task: self._ended.set())
+        if self.twin is not None:
+            await self.twin.start()
+
+    async def ended(self) -> None:
+        """Returns when a signal asks for the end, or a part has ended that must not."""
+        loop = asyncio.get_running_loop()
+        for number in END_SIGNALS:
+            loop.add_signal_handler(number, self._end, number)
+        await self._ended.wait()
+
+    def _end(self, number: int) -> None:
+        log.info("%s: the agent ends", signal.Signals(number).name)
+        self._ended.set()
+
+    async def stop(self) -> int:
+        """The exit code: 1 if the agent ends because of a bug, so that its supervisor starts it again."""
+        await self.server.close()
+        failed = self._follow is not None and self._follow.done()
+        await self.containers.close()
+        if self._follow is not None:
+            self._follow.cancel()
+            result = (await asyncio.gather(self._follow, return_exceptions=True))[0]
+            if failed:
+                log.error("following containerd ended: %r", result)
+        await self.logs.close()
+        if self.twin is not None:
+            await self.twin.stop()
+        await self.runtime.close()
+        return 1 if failed else 0
+
+
+def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinService:
+    # paho and the twin are only paid for by those who use them
+    from pycm.mqtt.client import MqttClient
+    from pycm.twin.service import TwinService
+
+    return TwinService(MqttClient(config.connection), containers, metrics, config.things)
+
+
+async def _serve(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="worker"))
+    agent = Agent(config)
+    try:
+        await agent.start()
+    except BaseException:
+        await agent.stop()
+        raise
+    log.info("pycm %s is ready", __version__)
+    gc.collect()
+    gc.freeze()  # what exists now stays: later collections need not look at it
+    await agent.ended()
+    return await agent.stop()
