@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: Figure to file and parser. CPU time in microseconds is reported in nanoseconds, as cgroup v1 counts.
 FILES: dict[str, tuple[str, Callable[[bytes], Any]]] = {
-    "cpu": ("cpu.stat", parse.scaled(parse.keyed("usage_usec"), 1000)),
+    "cpu": ("cpu.stat", parse.usage_nanoseconds),
     "memory": ("memory.current", int),
     "cache": ("memory.stat", parse.keyed("inactive_file")),
     "io": ("io.stat", parse.io_stat),

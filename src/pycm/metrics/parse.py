@@ -8,6 +8,7 @@ not what the kernel writes.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 Pair = tuple[int, int]
 MALFORMED = (ValueError, IndexError)
 
+_USAGE = b"usage_usec "
 _PSI_START = b"some avg10="
+_IO_DEVICES = re.compile(rb" rbytes=(\d+) wbytes=(\d+) ").findall
 _NET_HEADER_LINES = 2
 _NET_SENT = 8  # column of the bytes sent; the bytes received are column 0
 _NET_FIELDS = 9
@@ -41,6 +44,13 @@ def keyed(key: str) -> Callable[[bytes], int | None]:
     return parse
 
 
+def usage_nanoseconds(data: bytes) -> int:
+    """CPU time from a cgroup v2 cpu.stat, whose first line counts it in microseconds."""
+    if not data.startswith(_USAGE):
+        raise ValueError("the first line is not usage_usec")
+    return int(data[len(_USAGE) : data.index(b"\n")]) * 1000
+
+
 def scaled(parse: Callable[[bytes], int | None], factor: float) -> Callable[[bytes], float | None]:
     """*parse*, with its number in another unit."""
 
@@ -58,15 +68,13 @@ def limit(data: bytes) -> int | None:
 
 def io_stat(data: bytes) -> Pair | None:
     """Bytes read and written, summed over the devices of a cgroup v2 io.stat; None if no device has an entry."""
-    read = written = 0
-    at = data.find(b" rbytes=")
-    if at < 0:
+    devices = _IO_DEVICES(data)
+    if not devices:
         return None
-    while at >= 0:
-        middle = data.index(b" wbytes=", at)
-        read += int(data[at + 8 : middle])
-        written += int(data[middle + 8 : data.index(b" ", middle + 8)])
-        at = data.find(b" rbytes=", middle)
+    read = written = 0
+    for device_read, device_written in devices:
+        read += int(device_read)
+        written += int(device_written)
     return read, written
 
 

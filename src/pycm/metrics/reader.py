@@ -56,11 +56,12 @@ class Reader:
         self._probes: dict[str, Probe[Any] | None] = {}
         self._network = network
         self._host_network = host_network
-        self._memory_total = 0
+        self._memory_bytes = 0
+        self._memory_total = Measurement(ids.MEMORY_TOTAL, 0)
         self._times: formulas.CpuTimes | None = None
         self._broken: set[str] = set()
         self._closed = False
-        self._predicate: Any = self  # no predicate yet: None is one
+        self._predicate: Any = self  # nothing planned yet; None is a predicate
         self._steps: list[tuple[str, Callable[[list[Measurement], int], None]]] = []
         self._only: frozenset[str] | None = None
         self._needs_cpu = False
@@ -137,7 +138,7 @@ class Reader:
         level = logging.DEBUG if gone else logging.WARNING
         LOG.log(level, "container %s: no %s from now on: %s", self._id, name, shorten(str(error)))
         self._broken.add(name)
-        self._plan(self._predicate)
+        self._predicate = self  # plan anew at the next sweep
 
     def _exists(self) -> bool:
         directories = (self._where.unified, *self._where.controllers.values())
@@ -167,10 +168,9 @@ class Reader:
         assert usage
         assert cache
         used = formulas.memory_used(usage.value(), cache.value() or 0)
-        total = self._memory_total
-        out.append(Measurement(ids.MEMORY_TOTAL, total))
+        out.append(self._memory_total)
         out.append(Measurement(ids.MEMORY_USED, used))
-        share = formulas.memory_utilization(used, total)
+        share = formulas.memory_utilization(used, self._memory_bytes)
         if share is not None:
             out.append(Measurement(ids.MEMORY_UTILIZATION, share))
 
@@ -205,7 +205,8 @@ class Reader:
 
     def read_limit(self, machine: int) -> None:
         """The container's memory: its limit, but not more than the machine has."""
-        self._memory_total = formulas.memory_total(self._limit(), machine)
+        self._memory_bytes = formulas.memory_total(self._limit(), machine)
+        self._memory_total = Measurement(ids.MEMORY_TOTAL, self._memory_bytes)
 
     def _limit(self) -> int | None:
         unified, first = self._where.unified, self._where.controllers.get("memory")
