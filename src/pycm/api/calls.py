@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's calls by name, for the command line: messages of the API in and out, over the blocking client."""
+
+from __future__ import annotations
+
+from pycm.api.client import Client
+from pycm.api.methods import CONTAINERS, PROJECT_INFO
+from pycm.api.proto.api.services.containers import containers_pb2 as m
+
+TYPE_CHECKING = False  # not from typing: that module is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from pycm.api.proto.api.types.containers import types_pb2 as types
+    from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
+
+
+class Agent:
+    """A running agent. Errors of every call: UnavailableError, CallError."""
+
+    def __init__(self, host: str, *, timeout: float = 30.0) -> None:
+        self._client = Client(host, timeout=timeout)
+
+    def list(self) -> list[types.Container]:
+        answer = self._call("List", m.ListContainersRequest())
+        return list(m.ListContainersResponse.FromString(answer).containers)
+
+    def get(self, container_id: str) -> types.Container | None:
+        answer = m.GetContainerResponse.FromString(self._call("Get", m.GetContainerRequest(id=container_id)))
+        return answer.container if answer.HasField("container") else None
+
+    def create(self, request: m.CreateContainerRequest) -> types.Container:
+        return m.CreateContainerResponse.FromString(self._call("Create", request)).container
+
+    def start(self, container_id: str) -> None:
+        self._call("Start", m.StartContainerRequest(id=container_id))
+
+    def restart(self, container_id: str) -> None:
+        self._call("Restart", m.RestartContainerRequest(id=container_id))
+
+    def pause(self, container_id: str) -> None:
+        self._call("Pause", m.PauseContainerRequest(id=container_id))
+
+    def unpause(self, container_id: str) -> None:
+        self._call("Unpause", m.UnpauseContainerRequest(id=container_id))
+
+    def stop(self, request: m.StopContainerRequest) -> None:
+        self._call("Stop", request)
+
+    def rename(self, container_id: str, name: str) -> None:
+        self._call("Rename", m.RenameContainerRequest(id=container_id, name=name))
+
+    def update(self, request: m.UpdateContainerRequest) -> None:
+        self._call("Update", request)
+
+    def remove(self, request: m.RemoveContainerRequest) -> None:
+        self._call("Remove", request)
+
+    def logs(self, container_id: str, tail: int) -> Iterator[str]:
+        request = m.GetLogsRequest(id=container_id, tail=tail).SerializeToString()
+        for message in self._client.stream(CONTAINERS + "Logs", request):
+            yield m.GetLogsResponse.FromString(message).log
+
+    def project_info(self) -> ProjectInfo:
+        from pycm.api.proto.api.services.sysinfo import system_info_pb2  # noqa: PLC0415 - one command needs it
+
+        answer = self._client.unary(PROJECT_INFO, b"")
+        return system_info_pb2.ProjectInfoResponse.FromString(answer).project_info
+
+    def _call(self, method: str, request: Any) -> bytes:
+        return self._client.unary(CONTAINERS + method, request.SerializeToString())
+
+    def close(self) -> None:
+        self._client.close()

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each call of the gRPC API does: a request to the manager or the logs, and the answer back.
+
+Every expected failure is status UNKNOWN with its text, as Kanto's clients expect it. A bug is INTERNAL with one line, and stands in
+the log; a request that never was a proper message says so. `list` and `get` answer from memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+from typing import TYPE_CHECKING, Any, cast
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError
+
+from pycm import __version__
+from pycm.api.encoded import EncodedContainers
+from pycm.api.methods import (
+    API_VERSION,
+    CONTAINERS,
+    MAX_MESSAGE,
+    PREFIX,
+    PREFIX_SIZE,
+    PROJECT_INFO,
+    UNKNOWN_BUILD,
+)
+from pycm.api.proto.api.services.containers import containers_pb2 as m
+from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
+from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
+from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError
+from pycm.model import wire
+from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
+from pycm.model.states import ALIVE
+from pycm.model.states import Status as ContainerStatus
+from pycm.model.validation import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+
+    from grpclib.server import Stream
+
+    from pycm.ports import Containers, Logs
+
+    Unary = Callable[[Any], Awaitable[Any]]
+    Streaming = Callable[[Any], AsyncGenerator[Any, None]]
+
+log = logging.getLogger("pycm.api")
+
+ATTACH_REFUSAL = "attaching to a container is not supported by this version; read its output with logs"
+
+
+class Codec(CodecBase):
+    """Protobuf, but what is bytes already goes out as it is."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: Any, message_type: Any) -> bytes:  # noqa: ARG002 - the base class names it
+        return message if isinstance(message, bytes) else message.SerializeToString()
+
+    def decode(self, data: bytes, message_type: Any) -> Any:
+        return message_type.FromString(data)
+
+
+class Service:
+    """Both services of the API; grpclib asks it for `__mapping__`."""
+
+    def __init__(self, containers: Containers, logs: Logs) -> None:
+        self._containers = containers
+        self._logs = logs
+        self._encoded = EncodedContainers()
+
+    def __mapping__(self) -> dict[str, Handler]:
+        unary: tuple[tuple[str, Unary, Any, Any], ...] = (
+            ("Create", self.create, m.CreateContainerRequest, m.CreateContainerResponse),
+            ("Get", self.get, m.GetContainerRequest, m.GetContainerResponse),
+            ("List", self.list, m.ListContainersRequest, m.ListContainersResponse),
+            ("Start", self.start, m.StartContainerRequest, Empty),
+            ("Stop", self.stop, m.StopContainerRequest, Empty),
+            ("Restart", self.restart, m.RestartContainerRequest, Empty),
+            ("Pause", self.pause, m.PauseContainerRequest, Empty),
+            ("Unpause", self.unpause, m.UnpauseContainerRequest, Empty),
+            ("Rename", self.rename, m.RenameContainerRequest, Empty),
+            ("Update", self.update, m.UpdateContainerRequest, Empty),
+            ("Remove", self.remove, m.RemoveContainerRequest, Empty),
+        )
+        streaming: tuple[tuple[str, Streaming, Any, Any], ...] = (
+            ("ListStream", self.list_stream, m.ListContainersRequest, m.ListContainerMessage),
+            ("Logs", self.logs, m.GetLogsRequest, m.GetLogsResponse),
+        )
+        attach = Handler(
+            refuse_attach, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
+        )
+        return {
+            **{CONTAINERS + name: _unary(name, *row) for name, *row in unary},
+            **{CONTAINERS + name: _streaming(name, *row) for name, *row in streaming},
+            CONTAINERS + "Attach": attach,
+            PROJECT_INFO: _unary("ProjectInfo", project_info, Empty, sysinfo.ProjectInfoResponse),
+        }
+
+    # ── reading ──
+
+    async def get(self, request: Any) -> bytes:
+        """An unknown id is no error: clients look if the container is set."""
+        container = self._containers.get(request.id)
+        return self._encoded.one(container) if container else b""
+
+    async def list(self, _request: Any) -> bytes:
+        return self._encoded.all(self._containers.list())
+
+    async def list_stream(self, _request: Any) -> AsyncGenerator[bytes, None]:
+        for container in self._containers.list():
+            yield self._encoded.one(container)
+
+    async def logs(self, request: Any) -> AsyncGenerator[Any, None]:
+        container = self._containers.get(request.id)
+        if container is None:
+            raise NotFoundError(f"no such container with id = {_known_form(request.id)} exists")
+        texts = self._logs.read(container.id, log_configuration(container), request.tail)
+        # closed at once when the client goes away, so that no file stays open until the next collection
+        async with contextlib.aclosing(cast("AsyncGenerator[str, None]", texts)):
+            async for text in texts:
+                yield m.GetLogsResponse(log=text)
+
+    # ── changing ──
+
+    async def create(self, request: Any) -> bytes:
+        container = await self._containers.create(wire.from_message(Container, request.container))
+        return self._encoded.one(container)
+
+    async def start(self, request: Any) -> Empty:
+        await self._containers.start(_known_form(request.id))
+        return Empty()
+
+    async def stop(self, request: Any) -> Empty:
+        await self._containers.stop(_known_form(request.id), _stop_options(request))
+        return Empty()
+
+    async def restart(self, request: Any) -> Empty:
+        identifier = _known_form(request.id)
+        container = self._containers.get(identifier)
+        if container is not None and container.state.status in ALIVE:
+            await self._containers.stop(identifier, StopOptions(force=True))
+        try:
+            await self._containers.start(identifier)
+        except ConflictError:
+            container = self._containers.get(identifier)
+            # a restart policy may have been faster
+            if container is None or container.state.status is not ContainerStatus.RUNNING:
+                raise
+        return Empty()
+
+    async def pause(self, request: Any) -> Empty:
+        await self._containers.pause(_known_form(request.id))
+        return Empty()
+
+    async def unpause(self, request: Any) -> Empty:
+        await self._containers.unpause(_known_form(request.id))
+        return Empty()
+
+    async def rename(self, request: Any) -> Empty:
+        await self._containers.rename(_known_form(request.id), request.name)
+        return Empty()
+
+    async def update(self, request: Any) -> Empty:
+        identifier = _known_form(request.id)
+        await self._containers.update(identifier, wire.from_message(UpdateOptions, request.updateOptions))
+        return Empty()
+
+    async def remove(self, request: Any) -> Empty:
+        identifier = _known_form(request.id)
+        await self._containers.remove(identifier, force=request.force, options=_stop_options(request))
+        return Empty()
+
+
+async def project_info(_request: Any) -> sysinfo.ProjectInfoResponse:
+    info = ProjectInfo(
+        project_version=__version__,
+        build_time=UNKNOWN_BUILD,
+        api_version=API_VERSION,
+        git_commit=UNKNOWN_BUILD,
+    )
+    return sysinfo.ProjectInfoResponse(project_info=info)
+
+
+async def refuse_attach(_stream: Stream[Any, Any]) -> None:
+    raise GRPCError(Status.UNIMPLEMENTED, ATTACH_REFUSAL)
+
+
+def _known_form(identifier: str) -> str:
+    check_id(identifier)
+    return identifier
+
+
+def _stop_options(request: Any) -> StopOptions | None:
+    return wire.from_message(StopOptions, request.stopOptions) if request.HasField("stopOptions") else None
+
+
+def log_configuration(container: Container) -> LogConfiguration:
+    """Where the container's log is. Errors, with the original's texts: it never ran, or keeps no log."""
+    name = container.id
+    if container.state.status is ContainerStatus.CREATED:
+        raise ConflictError('there are no logs for container with status "Created"')
+    if container.host_config is None:
+        raise NotFoundError(f"no host config for container {name}")
+    config = container.host_config.log_config
+    if config is None:
+        raise NotFoundError(f"no log config for container {name}")
+    if config.driver_config is None:
+        raise NotFoundError(f"log driver config is not set for container {name}")
+    if config.driver_config.type == "none":
+        raise NotFoundError(f"there are not any logs for container {name} with log type none")
+    if config.driver_config.type != "json-file":
+        raise InvalidInputError(f"unknown log type {config.driver_config.type}")
+    return config
+
+
+# ── between calls and the library ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _unary(name: str, work: Unary, request_type: Any, reply_type: Any) -> Handler:
+    async def handle(stream: Stream[Any, Any]) -> None:
+        with _failures_as_status(name):
+            await stream.send_message(await work(await receive(stream, request_type)))
+
+    return Handler(handle, Cardinality.UNARY_UNARY, request_type, reply_type)
+
+
+def _streaming(name: str, work: Streaming, request_type: Any, reply_type: Any) -> Handler:
+    async def handle(stream: Stream[Any, Any]) -> None:
+        with _failures_as_status(name):
+            request = await receive(stream, request_type)
+            async with contextlib.aclosing(work(request)) as messages:
+                async for message in messages:
+                    await stream.send_message(message)  # waits while the client does not read
+
+    return Handler(handle, Cardinality.UNARY_STREAM, request_type, reply_type)
+
+
+@contextlib.contextmanager
+def _failures_as_status(method: str) -> Iterator[None]:
+    try:
+        yield
+    except PycmError as error:
+        raise GRPCError(Status.UNKNOWN, str(error)) from None
+    except GRPCError:
+        raise
+    except Exception as error:
+        log.error("a bug in the call %s: %r", method, error, exc_info=error)
+        raise GRPCError(
+            Status.INTERNAL, f"internal error in {method}: {type(error).__name__}; see the agent's log"
+        ) from None
+
+
+async def receive(stream: Stream[Any, Any], request_type: Any) -> Any:
+    """The one request of a call. The library's own function has no bound on the length and fails with bare assertions."""
+    source = stream._stream  # noqa: SLF001 - the only way to look at the length before the message is read
+    compressed, length = struct.unpack(PREFIX, await _exactly(source.recv_data, PREFIX_SIZE))
+    if compressed:
+        raise GRPCError(
+            Status.UNIMPLEMENTED, "compressed messages are not supported: send without compression"
+        )
+    if length > MAX_MESSAGE:
+        text = f"grpc: received message larger than max ({length} vs. {MAX_MESSAGE})"
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, text)
+    data = await _exactly(source.recv_data, length)
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise GRPCError(
+            Status.INTERNAL, f"the request is no {request_type.DESCRIPTOR.name} message: {error}"
+        ) from None
+
+
+async def _exactly(recv_data: Callable[[int], Awaitable[bytes]], size: int) -> bytes:
+    try:
+        data = await recv_data(size)
+    except AssertionError:  # how grpclib says that the stream ended early
+        data = b""
+    if len(data) != size:
+        raise GRPCError(Status.INTERNAL, "the request ended before its message was complete")
+    return data
