@@ -37,7 +37,9 @@ def find_mosquitto() -> str:
 class MosquittoServer:
     """`options`: further lines of mosquitto.conf; `tls`: lines of the listener instead of a plain one."""
 
-    def __init__(self, directory: pathlib.Path, options: str = "allow_anonymous true\n", scheme: str = "tcp") -> None:
+    def __init__(
+        self, directory: pathlib.Path, options: str = "allow_anonymous true\n", scheme: str = "tcp"
+    ) -> None:
         self.directory = pathlib.Path(directory)
         self.port = free_port()
         self.url = f"{scheme}://localhost:{self.port}"
@@ -45,7 +47,7 @@ class MosquittoServer:
         self._log = self.directory / f"mosquitto-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> MosquittoServer:
+    def __enter__(self):
         self.start()
         return self
 
@@ -59,7 +61,9 @@ class MosquittoServer:
             f"connection_messages true\n{self._options}"
         )
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([find_mosquitto(), "-c", str(conf)], stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [find_mosquitto(), "-c", str(conf)], stderr=log, stdin=subprocess.DEVNULL
+            )
         self._wait_until_it_listens()
 
     def _wait_until_it_listens(self) -> None:
@@ -91,14 +95,28 @@ class MosquittoServer:
     def publish(self, topic: str, message: str | bytes, *more: str) -> None:
         """`mosquitto_pub`, as a user types it; returns when the broker has the message."""
         data = message.encode() if isinstance(message, str) else message
-        command = ["mosquitto_pub", "-h", "localhost", "-p", str(self.port), "-q", "1", "-t", topic, "-s", *more]
+        command = [
+            "mosquitto_pub",
+            "-h",
+            "localhost",
+            "-p",
+            str(self.port),
+            "-q",
+            "1",
+            "-t",
+            topic,
+            "-s",
+            *more,
+        ]
         subprocess.run(command, input=data, check=True, timeout=10)
 
     def subscribe(self, topic: str, *more: str) -> subprocess.Popen[str]:
         """`mosquitto_sub -v` that is subscribed when this returns; end it with terminate() and wait()."""
         command = ["mosquitto_sub", "-h", "localhost", "-p", str(self.port), "-v", "-t", topic, *more]
         before = len(self.log_lines())
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LC_ALL": "C"}
+        )
         deadline = time.monotonic() + START_DEADLINE
         while not any("Sending SUBACK" in line for line in self.log_lines()[before:]):
             if time.monotonic() > deadline or process.poll() is not None:

@@ -97,12 +97,18 @@ class MqttClient:
         """One line for each new reason; hours without a broker fill no log."""
         if reason != self._reported:
             self._reported = reason
-            log.warning("MQTT broker %s: %s; trying again, at most every %g s", self._address.shown, reason, CAP)
+            log.warning(
+                "MQTT broker %s: %s; trying again, at most every %g s", self._address.shown, reason, CAP
+            )
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         log.debug("received %s: %d bytes %s", topic, len(payload), shorten(payload))
         for listener in self._listeners:
-            listener.mqtt_message(topic, payload)
+            try:
+                listener.mqtt_message(topic, payload)
+            except Exception:
+                # a bug, wherever it is, must not unwind through paho: it would leave the packet half handled for ever
+                log.exception("a bug in the handling of a message to %s", shorten(topic))
 
     # ── the port ──
 

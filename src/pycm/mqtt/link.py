@@ -14,7 +14,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import OperationFailedError, UnavailableError, shorten
+from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError, shorten
 from pycm.mqtt import paho, reasons, tls
 
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ class Link:
     """`lost` is done, with the reason, once the connection is gone."""
 
     def __init__(
-        self, settings: MqttSettings, address: Address, client_id: str, on_message: Callable[[str, bytes], None]
+        self,
+        settings: MqttSettings,
+        address: Address,
+        client_id: str,
+        on_message: Callable[[str, bytes], None],
     ) -> None:
         self._settings = settings
         self._address = address
@@ -124,7 +128,10 @@ class Link:
     # ── using it ──
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        info = self._client.publish(topic, payload, 1, retain)
+        try:
+            info = self._client.publish(topic, payload, 1, retain)
+        except ValueError as error:  # wildcards in the topic, or too long
+            raise InvalidInputError(f"PUBLISH {shorten(topic)}, {len(payload)} bytes: {error}") from None
         await self._acknowledgement(info.rc, info.mid, "PUBLISH", topic, self._settings.acknowledge_timeout)
 
     async def subscribe(self, topic: str) -> None:
@@ -220,7 +227,9 @@ class Link:
 
     def _on_disconnect(self, *_: Any) -> None:
         if not self._accepted.done():
-            self._accepted.set_exception(UnavailableError("the broker closed the connection before accepting it"))
+            self._accepted.set_exception(
+                UnavailableError("the broker closed the connection before accepting it")
+            )
         self._end("the broker closed it, or does not answer any more")
 
     def _on_acknowledge(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:

@@ -38,7 +38,9 @@ def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
-        raise UnavailableError(f"failed to load X509 key pair: {cert}, {key}: {error.reason or error}") from None
+        raise UnavailableError(
+            f"failed to load X509 key pair: {cert}, {key}: {error.reason or error}"
+        ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnavailableError(f"failed to load X509 key pair: {cert}, {key}: {reason}") from None

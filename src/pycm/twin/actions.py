@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the core of the twin decides; the service (or a test) does it.
+
+Ordered ones are carried out one after the other, each finished before the next begins; after a loss of the connection those not yet
+done are dropped, because everything is told anew. The others are done at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pycm.twin.names import Thing
+
+
+@dataclass(frozen=True)
+class Subscribe:
+    topic: str
+
+
+@dataclass(frozen=True)
+class Unsubscribe:
+    topic: str
+
+
+@dataclass(frozen=True)
+class Publish:
+    """`key`: the path in the twin whose value this is; a newer value supersedes an older one. "" for answers, which nothing supersedes."""
+
+    topic: str
+    payload: bytes
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Read which containers the thing's twin showed last; the answer goes to `Twin.recalled`."""
+
+    thing: Thing
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Write which containers the thing's twin shows: id to feature id."""
+
+    thing: Thing
+    features: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """At once: take CPU times of these containers, so that the next sample has a utilization."""
+
+    container_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """At once: call `Twin.due` every *period* seconds from now on, the first time after one period; None: no more."""
+
+    period: float | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """At once: one line for the log, with a level of the logging module."""
+
+    level: int
+    text: str
+
+
+Ordered = Subscribe | Unsubscribe | Publish | Recall | Remember
+AtOnce = Baseline | Measure | Note
+Decision = Ordered | AtOnce

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands from the cloud: which are accepted, and how each is answered (shared specification, mqtt-twin 2.1, 2.2).
+
+`CHECKS` is the acceptance algorithm, one row a step; the first step that finds something ends it. An answer is made only for a request
+with an id in its topic whose headers ask for one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pycm.errors import InvalidInputError
+from pycm.twin import envelope as ditto
+from pycm.twin.actions import Publish
+from pycm.twin.names import response_topic
+from pycm.twin.problems import Kind, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pycm.twin.envelope import Envelope
+    from pycm.twin.features.base import Feature
+
+#: Names of one-way topics that are not operations: what the backend tells of its own twin. They change nothing here.
+EVENTS = frozenset({"created", "modified", "deleted", "errors-response"})
+
+#: Longest topic of a command; the answer's topic is a little longer, and MQTT allows 65 535 bytes.
+MAX_TOPIC = 4096
+
+_FEATURE_PATH = re.compile(r"/features/([^/]+)/inbox/messages/([^/]+)")
+_THING_PATH = re.compile(r"/inbox/messages/[^/]+")
+
+
+class Known(Protocol):
+    """What a command is held against."""
+
+    def thing_id(self) -> str: ...
+
+    def feature(self, feature_id: str) -> Feature | None: ...
+
+
+@dataclass(frozen=True)
+class Address:
+    """The parts of a command's MQTT topic."""
+
+    thing_id: str
+    request_id: str
+    name: str
+
+    @property
+    def is_event(self) -> bool:
+        return not self.request_id and self.name in EVENTS
+
+
+def address_of(topic: str) -> Address | None:
+    """None if the topic is not of the form command//THING/req/REQUEST/NAME."""
+    if len(topic) > MAX_TOPIC:
+        return None
+    parts = topic.split("/")
+    if len(parts) != 6 or parts[:2] != ["command", ""] or parts[3] != "req" or not parts[2] or not parts[5]:
+        return None
+    return Address(parts[2], parts[4], parts[5])
+
+
+@dataclass(frozen=True)
+class Command:
+    """An accepted request: run `operation` of `feature` with `argument`, then `answer`."""
+
+    feature: Feature
+    feature_id: str
+    operation: str
+    argument: Any
+    address: Address
+    envelope: Envelope
+
+    def answer(self, value: Any = ditto.ABSENT) -> Publish | None:
+        """The handler succeeded; *value* absent: 204."""
+        status = 204 if value is ditto.ABSENT else 200
+        return _response(self.address, self.envelope, self._outbox(), value, status)
+
+    def refuse(self, problem: Problem) -> Publish | None:
+        return _response(self.address, self.envelope, self._outbox(), problem.as_value(), problem.kind.status)
+
+    def _outbox(self) -> str:
+        return f"/features/{self.feature_id}/outbox/messages/{self.operation}"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Not accepted: why, and the answer if one is due."""
+
+    reason: str
+    answer: Publish | None
+
+
+def accept(address: Address, payload: bytes, known: Known) -> Command | Refusal:
+    try:
+        envelope = ditto.decode(payload)
+    except InvalidInputError as error:
+        return _undecodable(address, str(error))
+    for check, anonymous in CHECKS:
+        problem = check(address, envelope, known)
+        if problem is not None:
+            answer = (
+                _anonymous(address, envelope, problem) if anonymous else _refused(address, envelope, problem)
+            )
+            return Refusal(problem.message, answer)
+    # from here on answers go out under the thing that was found
+    address = replace(address, thing_id=known.thing_id())
+    problem = _feature_problem(address, envelope, known)
+    if problem is not None:
+        return Refusal(problem.message, _refused(address, envelope, problem))
+    match = _FEATURE_PATH.fullmatch(envelope.path)
+    assert match is not None
+    feature_id, operation = match.groups()
+    feature = known.feature(feature_id)
+    assert feature is not None
+    return Command(feature, feature_id, operation, envelope.value, address, envelope)
+
+
+# ── the steps ──
+
+
+def _invalid(address: Address, detail: str = "") -> Problem:
+    more = f": {detail}" if detail else ""
+    return Problem(Kind.INVALID, f"invalid Ditto message received for device id [{address.thing_id}]{more}")
+
+
+def _has_topic_and_path(address: Address, envelope: Envelope, _: Known) -> Problem | None:
+    return None if envelope.topic and envelope.path else _invalid(address)
+
+
+def _has_thing_topic(address: Address, envelope: Envelope, _: Known) -> Problem | None:
+    if envelope.topic.count("/") >= 2:
+        return None
+    return Problem(Kind.INVALID, f"invalid Ditto message topic received for device id [{address.thing_id}]")
+
+
+def _has_correlation(address: Address, envelope: Envelope, _: Known) -> Problem | None:
+    if envelope.text_header("correlation-id"):
+        return None
+    return _invalid(address, "correlation id header is missing")
+
+
+def _has_content_type(address: Address, envelope: Envelope, _: Known) -> Problem | None:
+    given = envelope.text_header("content-type")
+    if envelope.value is None:
+        if envelope.headers.get("content-type") is None:
+            return None
+        return _invalid(address, f"unexpected content type header {given}")
+    if not given:
+        return _invalid(address, "missing content type header")
+    return None if given == ditto.JSON_TYPE else _invalid(address, f"unsupported content type header {given}")
+
+
+def _is_for_our_thing(address: Address, envelope: Envelope, known: Known) -> Problem | None:
+    namespace, name, _ = envelope.topic.split("/", 2)
+    if f"{namespace}:{name}" == known.thing_id():
+        return None
+    return Problem(Kind.NOT_FOUND, f"thing with ID = {address.thing_id} is not found")
+
+
+def _feature_problem(address: Address, envelope: Envelope, known: Known) -> Problem | None:
+    if match := _FEATURE_PATH.fullmatch(envelope.path):
+        if known.feature(match[1]) is not None:
+            return None
+        return Problem(Kind.INVALID, f"feature [{match[1]}] not found ")
+    if _THING_PATH.fullmatch(envelope.path):
+        return Problem(
+            Kind.NOT_FOUND,
+            f"the target thing ID = {address.thing_id} does not have e registered operations handler"
+            " - thus, the command will not be processed",
+        )
+    return Problem(Kind.INVALID, f"missing operation name for device id [{address.thing_id}]")
+
+
+#: (step, True if the answer cannot name the request's topic and path)
+CHECKS: tuple[tuple[Callable[[Address, Envelope, Known], Problem | None], bool], ...] = (
+    (_has_topic_and_path, True),
+    (_has_thing_topic, True),
+    (_has_correlation, False),
+    (_has_content_type, False),
+    (_is_for_our_thing, False),
+)
+
+
+# ── the answers ──
+
+
+def _response(address: Address, envelope: Envelope, path: str, value: Any, status: int) -> Publish | None:
+    if not address.request_id or envelope.headers.get("response-required") is not True:
+        return None
+    headers: dict[str, Any] = {}
+    if value is not ditto.ABSENT:
+        headers["content-type"] = ditto.JSON_TYPE
+    if correlation := envelope.text_header("correlation-id"):
+        headers["correlation-id"] = correlation
+    payload = ditto.encode(envelope.topic, headers, path, value, status)
+    return Publish(response_topic(address.thing_id, address.request_id, status), payload)
+
+
+def _refused(address: Address, envelope: Envelope, problem: Problem) -> Publish | None:
+    return _response(address, envelope, envelope.path, problem.as_value(), problem.kind.status)
+
+
+def _anonymous(address: Address, envelope: Envelope, problem: Problem) -> Publish | None:
+    if envelope.headers.get("response-required") is not True:
+        return None
+    return _nameless(address, problem)
+
+
+def _nameless(address: Address, problem: Problem) -> Publish | None:
+    if not address.request_id:
+        return None
+    status = problem.kind.status
+    headers = {"content-type": ditto.JSON_TYPE}
+    payload = ditto.encode("unknown/unknown/things/twin/errors", headers, "/", problem.as_value(), status)
+    return Publish(response_topic(address.thing_id, address.request_id, status), payload)
+
+
+def _undecodable(address: Address, reason: str) -> Refusal:
+    """Whether an answer is wanted cannot be read; one is given if there is somewhere to send it."""
+    text = f"error parsing Ditto message received for device id [{address.thing_id}]"
+    return Refusal(f"{text}: {reason}", _nameless(address, Problem(Kind.INVALID, text)))

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The twin without I/O: what comes in (connections, messages, container events, samples) to decisions (`actions`).
+
+It knows no socket, file, timer or clock. It keeps the containers as the events tell them, so that everything it publishes is derived from
+state: while there is no session nothing is kept for later, and a registration tells the whole truth anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import InvalidInputError, shorten
+from pycm.model.states import Status
+from pycm.ports import Action, ContainerMeasurements, Event
+from pycm.twin import envelope as ditto
+from pycm.twin import names
+from pycm.twin.actions import (
+    Decision,
+    Measure,
+    Note,
+    Publish,
+    Recall,
+    Remember,
+    Subscribe,
+    Unsubscribe,
+)
+from pycm.twin.commands import Refusal, accept, address_of
+from pycm.twin.features import container_factory, metrics, software_updatable
+from pycm.twin.features.container import ContainerFeature, config_value, feature_id, state_value
+from pycm.twin.features.container_factory import ContainerFactory
+from pycm.twin.features.metrics import Metrics, Wanted, data_value
+from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
+from pycm.twin.problems import Problem
+from pycm.twin.session import Input, Session, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pycm.model.container import Container
+    from pycm.twin.features.base import Feature
+    from pycm.twin.names import Thing
+
+DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
+
+_STATE = ("state",)
+#: What a container event is told with, in this order; the order within a feature is the original's.
+TOLD: Mapping[Action, tuple[str, ...]] = {
+    Action.CREATED: ("remember", "feature", "dependencies", "state"),
+    Action.RUNNING: (*_STATE, "baseline"),
+    Action.PAUSED: _STATE,
+    Action.RESUMED: _STATE,
+    Action.STOPPED: _STATE,
+    Action.EXITED: _STATE,
+    Action.RENAMED: ("name",),
+    Action.UPDATED: ("config",),
+    Action.REMOVED: ("state", "dependencies", "delete", "remember"),
+}
+
+
+class Twin:
+    """`containers`: all containers there are now, asked for at each registration. `features`: the enabled ones by name."""
+
+    def __init__(
+        self, containers: Callable[[], Iterable[Container]], features: Iterable[str] = DEFAULT_FEATURES
+    ) -> None:
+        self._list = containers
+        self._session = Session()
+        self._containers: dict[str, Container] = {}
+        self._stale: frozenset[str] = frozenset()
+        self._metrics = Metrics(self._containers.values)
+        self._measured_thing: Thing | None = None
+        #: In the order of registration: the list first, then the containers, then the figures.
+        available: dict[str, Feature] = {
+            software_updatable.ID: SoftwareUpdatable(self._containers.values),
+            container_factory.ID: ContainerFactory(),
+            metrics.ID: self._metrics,
+        }
+        enabled = frozenset(features)
+        self._features = {name: feature for name, feature in available.items() if name in enabled}
+        self._container_feature = ContainerFeature()
+
+    @property
+    def thing(self) -> Thing | None:
+        return self._session.thing
+
+    # ── the connection and the connector ──
+
+    def connected(self) -> list[Decision]:
+        return self._take(self._session.feed(Input.CONNECTED))
+
+    def disconnected(self) -> list[Decision]:
+        return self._take(self._session.feed(Input.LOST))
+
+    def retry(self) -> list[Decision]:
+        """Something could not be sent though the connection is up: tell everything anew."""
+        return self._take(self._session.feed(Input.RETRY))
+
+    def recalled(self, thing: Thing, container_ids: Iterable[str]) -> list[Decision]:
+        """The answer to Recall. One that comes late, for another thing, is not wanted any more."""
+        if thing != self.thing:
+            return []
+        self._stale = frozenset(container_ids)
+        return self._take(self._session.feed(Input.RECALLED))
+
+    def leave(self) -> list[Decision]:
+        """The agent ends: stop listening."""
+        listening = self._session.listening
+        if self._session.feed(Input.LOST) == ():
+            return []
+        topics = [names.EDGE_RESPONSE, *([listening.commands] if listening else [])]
+        return [Measure(None), *(Unsubscribe(topic) for topic in topics)]
+
+    def _take(self, steps: Iterable[Step]) -> list[Decision]:
+        decisions: list[Decision] = []
+        for step in steps:
+            decisions += self._STEPS[step](self)
+        return decisions
+
+    def _announce(self) -> list[Decision]:
+        return [Subscribe(names.EDGE_RESPONSE), Publish(names.EDGE_REQUEST, ditto.EMPTY, names.EDGE_REQUEST)]
+
+    def _leave(self) -> list[Decision]:
+        old, self._session.listening = self._session.listening, None
+        if old is None or old == self.thing:
+            return []
+        return [Unsubscribe(old.commands)]
+
+    def _recall(self) -> list[Decision]:
+        assert self.thing is not None
+        return [Recall(self.thing)]
+
+    def _listen(self) -> list[Decision]:
+        assert self.thing is not None
+        if self._session.listening == self.thing:
+            return []
+        self._session.listening = self.thing
+        return [Subscribe(self.thing.commands)]
+
+    def _pause(self) -> list[Decision]:
+        return [Measure(None)]
+
+    def _register(self) -> list[Decision]:
+        self._containers.clear()
+        self._containers.update((container.id, container) for container in self._list())
+        if self._measured_thing != self.thing:
+            self._metrics.request, self._measured_thing = None, self.thing
+        decisions: list[Decision] = []
+        for name in self._features:
+            decisions += self._registration(name)
+        return decisions
+
+    def _registration(self, name: str) -> list[Decision]:
+        feature = self._features[name]
+        own = self._modify(f"/features/{name}", feature.value())
+        if name == container_factory.ID:
+            return [*self._register_containers(), own]
+        return [own, *self._metrics.begin()] if name == metrics.ID else [own]
+
+    def _register_containers(self) -> list[Decision]:
+        """The stored list is written before a feature appears and after one is gone, so that no cut leaves one unknown."""
+        stale = sorted(self._stale - self._containers.keys())
+        self._stale = frozenset()
+        published = [self._whole(container) for container in self._containers.values()]
+        deleted = [self._delete(f"/features/{feature_id(gone)}") for gone in stale]
+        return [self._remember(stale), *published, *deleted, *([self._remember()] if stale else [])]
+
+    _STEPS: Mapping[Step, Callable[[Twin], list[Decision]]] = {
+        Step.ANNOUNCE: _announce,
+        Step.LEAVE: _leave,
+        Step.RECALL: _recall,
+        Step.REGISTER: _register,
+        Step.LISTEN: _listen,
+        Step.PAUSE: _pause,
+    }
+
+    # ── messages ──
+
+    def message(self, topic: str, payload: bytes) -> list[Decision]:
+        if topic == names.EDGE_RESPONSE:
+            return self._edge_response(payload)
+        if topic.startswith("command//"):
+            return self._command(topic, payload)
+        return []
+
+    def _edge_response(self, payload: bytes) -> list[Decision]:
+        try:
+            found = ditto.parse(payload)
+            if not isinstance(found, dict):
+                raise InvalidInputError("not a JSON object")
+            device = names.device_from(ditto.members(found))
+        except InvalidInputError as error:
+            return [_ignored(names.EDGE_RESPONSE, payload, str(error))]
+        return self._take(self._session.meet(device))
+
+    def _command(self, topic: str, payload: bytes) -> list[Decision]:
+        address = address_of(topic)
+        if address is None:
+            return [_ignored(topic, payload, "the topic is not that of a command")]
+        if address.is_event:
+            return [Note(logging.DEBUG, f"{shorten(topic)}: the twin's own event is ignored")]
+        found = accept(address, payload, self)
+        if isinstance(found, Refusal):
+            level = logging.DEBUG if found.answer else logging.WARNING
+            note = Note(level, f"command refused, {shorten(topic)}: {shorten(found.reason, 300)}")
+            return [note, *([found.answer] if found.answer else [])]
+        try:
+            reaction = found.feature.run(found.feature_id, found.operation, found.argument)
+        except Problem as problem:
+            answer = found.refuse(problem)
+            return [answer] if answer else [_ignored(topic, payload, problem.message)]
+        answer = found.answer(reaction.value)
+        return [*reaction.decisions, *([answer] if answer else [])]
+
+    def thing_id(self) -> str:
+        return self.thing.id if self.thing else ""
+
+    def feature(self, wanted: str) -> Feature | None:
+        kind, colon, container_id = wanted.partition(":")
+        if colon and kind + colon == names.CONTAINER_PREFIX:
+            shown = container_factory.ID in self._features and container_id in self._containers
+            return self._container_feature if shown else None
+        return self._features.get(wanted)
+
+    # ── containers ──
+
+    def event(self, event: Event) -> list[Decision]:
+        """Told at once while the features are registered, else not at all: registration begins with a list of its own."""
+        if not self._session.registered:
+            return []
+        container, action = event.container, event.action
+        known = container.id in self._containers
+        if action is Action.REMOVED:
+            if not known:
+                return []
+            del self._containers[container.id]
+        else:
+            self._containers[container.id] = container
+            action = action if known else Action.CREATED
+        decisions: list[Decision] = []
+        for told in TOLD[action]:
+            decisions += self._TELLERS[told](self, container, action)
+        return decisions
+
+    def _tell_feature(self, container: Container, _: Action) -> list[Decision]:
+        return [self._whole(container)] if container_factory.ID in self._features else []
+
+    def _tell_state(self, container: Container, action: Action) -> list[Decision]:
+        status = Status.DEAD if action is Action.REMOVED else None
+        return self._property(container, "state", state_value(container, status))
+
+    def _tell_name(self, container: Container, _: Action) -> list[Decision]:
+        return self._property(container, "name", container.name)
+
+    def _tell_config(self, container: Container, _: Action) -> list[Decision]:
+        return self._property(container, "config", config_value(container))
+
+    def _tell_delete(self, container: Container, _: Action) -> list[Decision]:
+        if container_factory.ID not in self._features:
+            return []
+        return [self._delete(f"/features/{feature_id(container.id)}")]
+
+    def _tell_dependencies(self, _: Container, __: Action) -> list[Decision]:
+        feature = self._features.get(software_updatable.ID)
+        if not isinstance(feature, SoftwareUpdatable):
+            return []
+        return [self._modify(DEPENDENCIES_PATH, feature.installed())]
+
+    def _tell_remember(self, _: Container, __: Action) -> list[Decision]:
+        return [self._remember()] if container_factory.ID in self._features else []
+
+    def _tell_baseline(self, container: Container, _: Action) -> list[Decision]:
+        return self._metrics.container_runs(container.id)
+
+    _TELLERS: Mapping[str, Callable[[Twin, Container, Action], list[Decision]]] = {
+        "feature": _tell_feature,
+        "state": _tell_state,
+        "name": _tell_name,
+        "config": _tell_config,
+        "delete": _tell_delete,
+        "dependencies": _tell_dependencies,
+        "remember": _tell_remember,
+        "baseline": _tell_baseline,
+    }
+
+    # ── figures ──
+
+    def due(self) -> Wanted:
+        """The period is over: what to sample; empty: nothing."""
+        return self._metrics.wanted() if self._session.registered else {}
+
+    def measured(self, samples: Sequence[ContainerMeasurements], unix_seconds: int) -> list[Decision]:
+        value = data_value(samples, unix_seconds)
+        thing = self.thing
+        if value is None or thing is None:
+            return []
+        payload = ditto.live_message(thing, metrics.ID, metrics.DATA, value)
+        return [Publish(thing.events, payload, f"/features/{metrics.ID}/outbox/messages/{metrics.DATA}")]
+
+    # ── messages to the twin ──
+
+    def _the_thing(self) -> Thing:
+        thing = self.thing
+        assert thing is not None
+        return thing
+
+    def _modify(self, path: str, value: Any) -> Publish:
+        thing = self._the_thing()
+        return Publish(thing.events, ditto.modify(thing, path, value), path)
+
+    def _delete(self, path: str) -> Publish:
+        thing = self._the_thing()
+        return Publish(thing.events, ditto.delete(thing, path), path)
+
+    def _whole(self, container: Container) -> Publish:
+        return self._modify(
+            f"/features/{feature_id(container.id)}", self._container_feature.value_of(container)
+        )
+
+    def _property(self, container: Container, name: str, value: Any) -> list[Decision]:
+        if container_factory.ID not in self._features:
+            return []
+        return [self._modify(f"/features/{feature_id(container.id)}/properties/status/{name}", value)]
+
+    def _remember(self, more: Iterable[str] = ()) -> Remember:
+        ids = [*self._containers, *more]
+        return Remember(self._the_thing(), {container_id: feature_id(container_id) for container_id in ids})
+
+
+def _ignored(topic: str, payload: bytes, reason: str) -> Note:
+    return Note(
+        logging.WARNING, f"message ignored, {shorten(topic)}, {len(payload)} bytes: {shorten(reason, 300)}"
+    )

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The feature `Container:<id>`: a container's name, image, configuration and state (shared specification, mqtt-twin 4.1).
+
+The tables say how our model's fields are called in the twin, in the order in which the original writes them; what is empty, false or 0
+is left out unless a row says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pycm.model.container import (
+    Container,
+    ContainerConfiguration,
+    DecryptConfig,
+    DeviceMapping,
+    HostConfig,
+    IOConfig,
+    LogConfiguration,
+    LogDriverConfiguration,
+    LogModeConfiguration,
+    MountPoint,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+)
+from pycm.model.states import OOM_TEXT, Status
+from pycm.twin.features.base import Feature
+from pycm.twin.names import CONTAINER_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NANOSECONDS = 1_000_000_000
+
+#: Internal word -> the twin's; words that are not here pass unchanged, but for propagation modes.
+NETWORK_MODES = {"bridge": "BRIDGE", "host": "HOST"}
+RESTART_TYPES = {
+    "always": "ALWAYS",
+    "on-failure": "ON_FAILURE",
+    "unless-stopped": "UNLESS_STOPPED",
+    "no": "NO",
+}
+LOG_TYPES = {"json-file": "JSON_FILE", "none": "NONE"}
+LOG_MODES = {"blocking": "BLOCKING", "non-blocking": "NON_BLOCKING"}
+PROPAGATION_MODES = {
+    mode: mode.upper() for mode in ("rprivate", "private", "rshared", "shared", "rslave", "slave")
+}
+
+
+def feature_id(container_id: str) -> str:
+    return CONTAINER_PREFIX + container_id
+
+
+def _without_empty(pairs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in pairs.items() if value}
+
+
+# ── state ──
+
+
+def state_value(container: Container, status: Status | None = None) -> dict[str, Any]:
+    """*status* overrides the container's own, for the last message of a removed one."""
+    state = container.state
+    error = state.error or (OOM_TEXT if state.oom_killed else "")
+    return {
+        "status": (state.status if status is None else status).name,
+        **_without_empty(
+            {
+                "pid": state.pid,
+                "error": error,
+                "exitCode": state.exit_code,
+                "startedAt": state.started_at,
+                "finishedAt": state.finished_at,
+                "oomKilled": state.oom_killed,
+            }
+        ),
+    }
+
+
+# ── configuration ──
+
+
+def config_value(container: Container) -> dict[str, Any]:
+    host = container.host_config or HostConfig()
+    process = container.config or ContainerConfiguration()
+    io = container.io_config or IOConfig()
+    values: dict[str, Any] = {
+        "domainName": container.domain_name,
+        "mountPoints": [_mount(mount) for mount in container.mount_points],
+        "hostName": container.host_name,
+        "env": list(process.env),
+        "cmd": list(process.cmd),
+        "decryption": _decryption(container.image.decrypt_config),
+        "devices": [_device(device) for device in host.devices],
+        "privileged": host.privileged,
+        "restartPolicy": _restart_policy(host.restart_policy),
+        "extraHosts": list(host.extra_hosts),
+        "extraCapabilities": [] if host.privileged else list(host.extra_capabilities),
+        "portMappings": [_port(port) for port in host.port_mappings],
+        "networkMode": NETWORK_MODES.get(host.network_mode, host.network_mode),
+        "openStdin": io.open_stdin,
+        "tty": io.tty,
+        "log": _log(host.log_config),
+        "resources": _resources(host.resources),
+    }
+    return {
+        key: value for key, value in values.items() if value or (key in _EMPTY_SHOWN and value is not None)
+    }
+
+
+#: Objects that are shown as {} when they are set and empty; None when they are not set.
+_EMPTY_SHOWN = frozenset({"decryption", "resources", "restartPolicy", "log"})
+
+
+def _mount(mount: MountPoint) -> dict[str, Any]:
+    return {
+        "source": mount.source,
+        "destination": mount.destination,
+        "propagationMode": PROPAGATION_MODES.get(mount.propagation_mode, "RPRIVATE"),
+    }
+
+
+def _device(device: DeviceMapping) -> dict[str, Any]:
+    return {
+        "pathOnHost": device.path_on_host,
+        "pathInContainer": device.path_in_container,
+        "cgroupPermissions": device.cgroup_permissions,
+    }
+
+
+def _decryption(config: DecryptConfig | None) -> dict[str, Any] | None:
+    if config is None:
+        return None
+    return _without_empty(
+        {"keys": [masked(key) for key in config.keys], "recipients": list(config.recipients)}
+    )
+
+
+def masked(key: str) -> str:
+    """A key specification ("FILE", "FILE:PASSWORD", "FILE:pass=PASSWORD") without what may be a password."""
+    file, colon, _ = key.partition(":")
+    return f"{file}:***" if colon else key
+
+
+def _restart_policy(policy: RestartPolicy | None) -> dict[str, Any] | None:
+    if policy is None:
+        return None
+    return _without_empty(
+        {
+            "maxRetryCount": policy.maximum_retry_count,
+            "retryTimeout": policy.retry_timeout / NANOSECONDS,
+            "type": RESTART_TYPES.get(policy.type, policy.type),
+        }
+    )
+
+
+def _port(port: PortMapping) -> dict[str, Any]:
+    values = {
+        "proto": port.proto,
+        "hostPort": port.host_port,
+        "hostPortEnd": port.host_port_end,
+        "containerPort": port.container_port,
+        "hostIP": port.host_ip,
+    }
+    return {key: value for key, value in values.items() if value or key in ("hostPort", "containerPort")}
+
+
+def _log(config: LogConfiguration | None) -> dict[str, Any] | None:
+    if config is None:
+        return None
+    driver = config.driver_config or LogDriverConfiguration()
+    mode = config.mode_config or LogModeConfiguration()
+    return _without_empty(
+        {
+            "type": LOG_TYPES.get(driver.type, driver.type),
+            "maxFiles": driver.max_files,
+            "maxSize": driver.max_size,
+            "rootDir": driver.root_dir,
+            "mode": LOG_MODES.get(mode.mode, mode.mode),
+            "maxBufferSize": mode.max_buffer_size,
+        }
+    )
+
+
+def _resources(resources: Resources | None) -> dict[str, Any] | None:
+    if resources is None:
+        return None
+    return _without_empty(
+        {
+            "memory": resources.memory,
+            "memoryReservation": resources.memory_reservation,
+            "memorySwap": resources.memory_swap,
+        }
+    )
+
+
+# ── the feature ──
+
+
+def status_value(container: Container) -> dict[str, Any]:
+    name = {"name": container.name} if container.name else {}
+    return {
+        **name,
+        "imageRef": container.image.name,
+        "config": config_value(container),
+        "createdAt": container.created,
+        "state": state_value(container),
+    }
+
+
+class ContainerFeature(Feature):
+    """All containers share this object: what differs between them is their id."""
+
+    definition = "com.bosch.iot.suite.edge.containers:Container:1.5.0"
+
+    def value_of(self, container: Container) -> Mapping[str, Any]:
+        return {**self.value(), "properties": {"status": status_value(container)}}

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits to be sent, in order and bounded.
+
+Normally every value is sent, as the original does. A peer too slow for that is spared the past: beyond MAX_PENDING a value that a newer
+one supersedes is dropped, never the newest. So no more waits than MAX_PENDING and one value for each path in the twin.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pycm.twin.actions import Publish, Recall, Remember
+
+if TYPE_CHECKING:
+    from pycm.twin.actions import Ordered
+
+#: From here on superseded values are dropped.
+MAX_PENDING = 256
+#: Answers that wait; a further one is dropped, since nothing supersedes an answer.
+MAX_ANSWERS = 1000
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self._pending: deque[Ordered] = deque()
+        self._answers = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, item: Ordered) -> bool:
+        """False if it was an answer too many."""
+        if _is_answer(item):
+            if self._answers >= MAX_ANSWERS:
+                return False
+            self._answers += 1
+        elif len(self._pending) - self._answers >= MAX_PENDING:
+            self._pending = deque(old for old in self._pending if not _supersedes(item, old))
+        self._pending.append(item)
+        return True
+
+    def take(self) -> Ordered:
+        item = self._pending.popleft()
+        self._answers -= _is_answer(item)
+        return item
+
+    def clear(self) -> None:
+        self._pending.clear()
+        self._answers = 0
+
+
+def _is_answer(item: Ordered) -> bool:
+    return isinstance(item, Publish) and not item.key
+
+
+def _supersedes(new: Ordered, old: Ordered) -> bool:
+    """The same path, or all below it (a feature and its properties), of the same thing."""
+    if isinstance(new, Publish) and isinstance(old, Publish):
+        if new.topic != old.topic or not old.key:
+            return False
+        return old.key == new.key or old.key.startswith(new.key + "/")
+    if isinstance(new, (Remember, Recall)):
+        return type(old) is type(new) and old.thing == new.thing
+    return False

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The twin's outside: carries messages, events and timers into the core, and the core's decisions out.
+
+One worker sends in order, each message acknowledged before the next; what is to be done at once is done at once. No rule of the
+protocol is in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pycm.errors import InvalidInputError, PycmError
+from pycm.twin.actions import (
+    AtOnce,
+    Baseline,
+    Decision,
+    Measure,
+    Note,
+    Ordered,
+    Publish,
+    Recall,
+    Remember,
+    Subscribe,
+    Unsubscribe,
+)
+from pycm.twin.core import DEFAULT_FEATURES, Twin
+from pycm.twin.memory import Memory
+from pycm.twin.outbox import MAX_ANSWERS, Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pycm.ports import Containers, Event, Metrics, Mqtt
+
+log = logging.getLogger("pycm.twin")
+
+#: Pauses before all is told anew after a message could not be sent on a connection that is still there: doubled up to the longest.
+RETRY_PAUSE, LONGEST_RETRY_PAUSE = 5.0, 300.0
+#: Longest wait at the end for what is still to be sent.
+DRAIN = 2.0
+
+
+@dataclass(frozen=True)
+class TwinSettings:
+    """The configuration's section `things`."""
+
+    home_dir: str = "/var/lib/container-management"
+    features: tuple[str, ...] = DEFAULT_FEATURES
+
+
+class TwinService:
+    """`start`, at the end `stop`, both while the MQTT connection is started or stopped by its owner."""
+
+    def __init__(
+        self,
+        *,
+        settings: TwinSettings,
+        mqtt: Mqtt,
+        containers: Containers,
+        metrics: Metrics,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._mqtt = mqtt
+        self._containers = containers
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._memory = Memory(settings.home_dir)
+        self._core = Twin(containers.list, settings.features)
+        self._outbox = Outbox()
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._online = False
+        self._worker: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._period: float = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._retry_pause = RETRY_PAUSE
+        self._dropped = 0
+
+    # ── life ──
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._memory.prepare)
+        self._unsubscribe = self._containers.subscribe(self._on_event)
+        self._worker = asyncio.create_task(self._send_for_ever(), name="twin")
+        self._mqtt.add_listener(self)
+
+    async def stop(self) -> None:
+        """Send what is still to be sent, stop listening; bounded in time."""
+        if self._unsubscribe:
+            self._unsubscribe()
+        await self._drain()
+        self._decided(self._core.leave())
+        await self._drain()
+        self._online = False
+        if self._retry_timer:
+            self._retry_timer.cancel()
+        if self._worker:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        try:
+            await asyncio.wait_for(self.idle(), DRAIN)
+        except asyncio.TimeoutError:
+            log.warning("%d messages to the twin could not be sent at the end", len(self._outbox))
+            self._outbox.clear()
+
+    async def idle(self) -> None:
+        """Return once nothing waits to be sent; at once without a connection, since nothing waits then."""
+        await self._idle.wait()
+
+    # ── what comes in ──
+
+    def mqtt_connected(self) -> None:
+        self._online = True
+        self._retry_pause = RETRY_PAUSE
+        self._decided(self._core.connected())
+
+    def mqtt_disconnected(self) -> None:
+        self._online = False
+        self._outbox.clear()
+        self._idle.set()
+        self._decided(self._core.disconnected())
+
+    def mqtt_message(self, topic: str, payload: bytes) -> None:
+        self._decided(self._core.message(topic, payload))
+
+    def _on_event(self, event: Event) -> None:
+        self._decided(self._core.event(event))
+
+    def _tick(self) -> None:
+        """Keeps to the times that follow from the first one; periods that were slept through are left out."""
+        assert self._timer is not None
+        loop = asyncio.get_running_loop()
+        was_due = self._timer.when()
+        periods = 1 + max(0.0, loop.time() - was_due) // self._period
+        self._timer = loop.call_at(was_due + periods * self._period, self._tick)
+        if wanted := self._core.due():
+            self._decided(self._core.measured(self._metrics.sample(wanted), int(self._wall_clock())))
+
+    # ── what goes out ──
+
+    def _decided(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision, (Baseline, Measure, Note)):
+                self._do(decision)
+            elif not self._outbox.add(decision):
+                self._note_dropped()
+        if self._outbox:
+            self._idle.clear()
+            self._work.set()
+
+    def _note_dropped(self) -> None:
+        self._dropped += 1
+        if self._dropped == 1:
+            log.warning("more than %d answers wait to be sent: further ones are dropped", MAX_ANSWERS)
+
+    def _do(self, decision: AtOnce) -> None:
+        if isinstance(decision, Note):
+            log.log(decision.level, "%s", decision.text)
+        elif isinstance(decision, Baseline):
+            self._metrics.baseline(decision.container_ids)
+        else:
+            self._measure(decision.period)
+
+    def _measure(self, period: float | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if period is not None:
+            self._period = period
+            self._timer = asyncio.get_running_loop().call_later(period, self._tick)
+
+    async def _send_for_ever(self) -> None:
+        while True:
+            while self._outbox:
+                await self._send(self._outbox.take())
+            self._dropped = 0
+            self._idle.set()
+            self._work.clear()
+            await self._work.wait()
+
+    async def _send(self, item: Ordered) -> None:
+        try:
+            await self._carry_out(item)
+        except InvalidInputError as error:
+            log.error("a message was left out: %s", error)
+        except PycmError as error:
+            self._failed(error)
+
+    async def _carry_out(self, item: Ordered) -> None:
+        if isinstance(item, Publish):
+            await self._mqtt.publish(item.topic, item.payload)
+        elif isinstance(item, Subscribe):
+            await self._mqtt.subscribe(item.topic)
+        elif isinstance(item, Unsubscribe):
+            await self._unsubscribe_from(item.topic)
+        elif isinstance(item, Remember):
+            await asyncio.to_thread(self._memory.write, item.thing.id, item.features)
+        else:
+            await self._recall(item)
+
+    async def _unsubscribe_from(self, topic: str) -> None:
+        """A failure is of no consequence: what still comes is for a thing that is not ours any more."""
+        try:
+            await self._mqtt.unsubscribe(topic)
+        except PycmError as error:
+            log.warning("cannot unsubscribe: %s", error)
+
+    async def _recall(self, item: Recall) -> None:
+        ids = await asyncio.to_thread(self._memory.read, item.thing.id)
+        self._decided(self._core.recalled(item.thing, ids))
+
+    def _failed(self, error: PycmError) -> None:
+        """The twin may now show less than the truth: all is told anew, after a pause or with the next connection."""
+        if not self._online:
+            return
+        self._outbox.clear()
+        if self._retry_timer is not None:
+            return
+        log.warning("the twin is out of step, it is told anew in %g s: %s", self._retry_pause, error)
+        self._retry_timer = asyncio.get_running_loop().call_later(self._retry_pause, self._retry)
+        self._retry_pause = min(LONGEST_RETRY_PAUSE, self._retry_pause * 2)
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        if self._online:
+            self._decided(self._core.retry())
