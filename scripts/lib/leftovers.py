@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Remove everything that a demo made: processes, mounts, control groups, runtime state, its directory.
+
+One random name is the demo's directory, its containerd namespace, and a word on the command line of each of its processes. So a demo
+can be cleaned from its name alone, by itself as well as by the next one if it was killed. What is gone already is no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+PREFIX = "pycm-demo-"
+PROGRAMS = ("containerd", "containerd-shim-runc-v2", "mosquitto", "mosquitto_sub", "runc", "python")
+"""Only these are ended; an editor or `tail` that somebody opened on the demo's files is not."""
+SHIM_SOCKETS = Path("/run/containerd/s")
+RUNC_STATE = Path("/run/containerd/runc")
+END_LIMIT = 5.0
+"""Seconds that a process has to end by itself."""
+
+
+def make() -> tuple[Path, IO[bytes]]:
+    """A new demo's directory and its lock, held while the demo lives: the kernel frees it however the demo ends.
+
+    The directory gets its name when the lock is held, so that no other demo takes it for a dead one's.
+    """
+    place = Path(tempfile.mkdtemp(prefix="new-" + PREFIX))
+    lock = (place / "lock").open("wb")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    named = place.with_name(PREFIX + os.urandom(4).hex())
+    os.rename(place, named)
+    return named, lock
+
+
+def clean_dead() -> list[str]:
+    """Clean what killed demos of this user left; returns their names."""
+    dead = []
+    for place in sorted(Path(tempfile.gettempdir()).glob(PREFIX + "*")):
+        with contextlib.suppress(OSError), (place / "lock").open("rb") as lock:
+            if place.stat().st_uid != os.getuid() or place.is_symlink():
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            clean(place)
+            dead.append(place.name)
+    return dead
+
+
+def clean(place: Path) -> None:
+    """Remove everything of the demo with this directory. In this order: who could make new things first."""
+    name = place.name
+    for programs in (("python", "mosquitto_sub"), ("containerd", "mosquitto")):
+        end(
+            [
+                pid
+                for pid in processes(name)
+                if program(pid).startswith(programs) and "shim" not in program(pid)
+            ]
+        )
+    sockets = shim_sockets(place)
+    end(contained(name), signal.SIGKILL)
+    end(processes(name), signal.SIGKILL)
+    unmount(place)
+    remove_cgroups(name)
+    shutil.rmtree(RUNC_STATE / name, ignore_errors=True)
+    for socket in sockets:
+        socket.unlink(missing_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def processes(name: str) -> list[int]:
+    """Processes of ours that carry the demo's name on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and name.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return [pid for pid in found if pid != os.getpid() and program(pid).startswith(PROGRAMS)]
+
+
+def program(pid: int) -> str:
+    """Name of the program that a process runs, "" if it has ended."""
+    try:
+        return os.path.basename(
+            Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+        )
+    except OSError:
+        return ""
+
+
+def contained(name: str) -> list[int]:
+    """Processes in the demo's containers: their control group lies below the one named as the namespace."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"/{name}/" in (entry / "cgroup").read_text():
+                found.append(int(entry.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def end(pids: list[int], number: int = signal.SIGTERM) -> None:
+    """Signal processes and wait until they are gone, by force at last."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    limit = time.monotonic() + END_LIMIT
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        if time.monotonic() > limit:
+            if number == signal.SIGKILL:
+                return
+            end(alive, signal.SIGKILL)
+            return
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Running; a zombie that waits for its parent counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except OSError:
+        return False
+
+
+def shim_sockets(place: Path) -> list[Path]:
+    """Sockets of the demo's shims, which containerd puts into a directory shared by all: their addresses are in its state."""
+    found = []
+    for file in place.glob("containerd/state/io.containerd.runtime.v2.task/*/*/address"):
+        with contextlib.suppress(OSError):
+            found.append(Path(file.read_text().strip().removeprefix("unix://")))
+    return [path for path in found if path.parent == SHIM_SOCKETS]
+
+
+def unmount(place: Path) -> None:
+    """Unmount everything below *place*, the latest first."""
+    with open("/proc/self/mountinfo") as file:
+        targets = [line.split()[4] for line in file]
+    for target in reversed(targets):
+        if target.startswith(f"{place}/"):
+            subprocess.run(["umount", "--lazy", target], capture_output=True, check=False)
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove the namespace's empty control groups: at the top of the tree (v2), of each controller's (v1), of the hybrid's v2 tree."""
+    root = Path("/sys/fs/cgroup")
+    for top in (root / name, *root.glob(f"*/{name}")):
+        for directory in sorted((path for path in top.glob("**/") if path.is_dir()), reverse=True):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
