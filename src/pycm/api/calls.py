@@ -9,18 +9,23 @@ from pycm.api.proto.api.services.containers import containers_pb2 as m
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from pycm.api.proto.api.types.containers import types_pb2 as types
     from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
+    from pycm.model.container import Container, UpdateOptions
+    from pycm.model.fields import Record
 
 
 class Agent:
-    """A running agent. Errors of every call: UnavailableError, CallError."""
+    """A running agent. Errors of every call: UnavailableError, CallError. *trace* is told each call before it is made."""
 
-    def __init__(self, host: str, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, host: str, *, timeout: float = 30.0, trace: Callable[[str], None] | None = None
+    ) -> None:
         self._client = Client(host, timeout=timeout)
+        self._trace = trace
 
     def list(self) -> list[types.Container]:
         answer = self._call("List", m.ListContainersRequest())
@@ -30,7 +35,9 @@ class Agent:
         answer = m.GetContainerResponse.FromString(self._call("Get", m.GetContainerRequest(id=container_id)))
         return answer.container if answer.HasField("container") else None
 
-    def create(self, request: m.CreateContainerRequest) -> types.Container:
+    def create(self, container: Container) -> types.Container:
+        request = m.CreateContainerRequest()
+        _fill(container, request.container)
         return m.CreateContainerResponse.FromString(self._call("Create", request)).container
 
     def start(self, container_id: str) -> None:
@@ -45,31 +52,56 @@ class Agent:
     def unpause(self, container_id: str) -> None:
         self._call("Unpause", m.UnpauseContainerRequest(id=container_id))
 
-    def stop(self, request: m.StopContainerRequest) -> None:
+    def stop(self, container_id: str, *, timeout: int, force: bool, signal: str) -> None:
+        """*timeout* in seconds, 0 for the agent's default."""
+        request = m.StopContainerRequest(id=container_id)
+        request.stopOptions.timeout = timeout
+        request.stopOptions.force = force
+        request.stopOptions.signal = signal
         self._call("Stop", request)
 
     def rename(self, container_id: str, name: str) -> None:
         self._call("Rename", m.RenameContainerRequest(id=container_id, name=name))
 
-    def update(self, request: m.UpdateContainerRequest) -> None:
+    def update(self, container_id: str, options: UpdateOptions) -> None:
+        request = m.UpdateContainerRequest(id=container_id)
+        _fill(options, request.updateOptions)
         self._call("Update", request)
 
-    def remove(self, request: m.RemoveContainerRequest) -> None:
+    def remove(self, container_id: str, *, force: bool, timeout: int = 0) -> None:
+        request = m.RemoveContainerRequest(id=container_id, force=force)
+        if force:
+            request.stopOptions.force = True
+            request.stopOptions.timeout = timeout
         self._call("Remove", request)
 
     def logs(self, container_id: str, tail: int) -> Iterator[str]:
         request = m.GetLogsRequest(id=container_id, tail=tail).SerializeToString()
+        self._say("Logs")
         for message in self._client.stream(CONTAINERS + "Logs", request):
             yield m.GetLogsResponse.FromString(message).log
 
     def project_info(self) -> ProjectInfo:
-        from pycm.api.proto.api.services.sysinfo import system_info_pb2  # noqa: PLC0415 - one command needs it
+        from pycm.api.proto.api.services.sysinfo import system_info_pb2
 
+        self._say("ProjectInfo")
         answer = self._client.unary(PROJECT_INFO, b"")
         return system_info_pb2.ProjectInfoResponse.FromString(answer).project_info
 
+    def _say(self, method: str) -> None:
+        if self._trace is not None:
+            self._trace(f"call {method}")
+
     def _call(self, method: str, request: Any) -> bytes:
+        self._say(method)
         return self._client.unary(CONTAINERS + method, request.SerializeToString())
 
     def close(self) -> None:
         self._client.close()
+
+
+def _fill(record: Record, message: Any) -> None:
+    from pycm.model.wire import to_message
+
+    message.SetInParent()
+    to_message(record, message)

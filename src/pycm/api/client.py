@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A blocking gRPC client: one connection, one call at a time, for the command line.
 
-It imports neither asyncio nor grpclib: those alone would cost more than the whole of `pycm list` may. The protocol is h2's, the
-rules of a call are in `call`; here is the socket, the waiting and the time.
+It imports neither asyncio nor grpclib: those alone would cost more than the whole of `pycm list` may. The protocol is in `http2`,
+the rules of a call are in `call`; here is the socket, the waiting and the time.
 """
 
 from __future__ import annotations
@@ -11,23 +11,9 @@ import errno
 import socket
 import time
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    TrailersReceived,
-)
-from h2.exceptions import ProtocolError
-
 from pycm.api.address import Address, parse_address
 from pycm.api.call import INTERNAL, Call, CallError
+from pycm.api.http2 import Connection, Http2Error
 from pycm.api.methods import PREFIX_SIZE
 from pycm.errors import PycmError, UnavailableError
 
@@ -37,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Seconds between attempts to connect: first and longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
-#: Bytes that the agent may send before we have read: a chunk of a log fits.
-WINDOW = 4 * 1024 * 1024
 #: Seconds to tell the agent that a call is cancelled.
 FAREWELL = 1.0
 _CHUNK = 64 * 1024
@@ -87,25 +71,24 @@ class Client:
         wire = self._connected()
         expires = None if deadline is None else time.monotonic() + deadline
         call = Call()
-        stream_id = wire.open_call(path, self._authority(), deadline)
+        wire.open(call, path, self._authority(), deadline)
         try:
             unsent = memoryview(b"\0" + len(request).to_bytes(PREFIX_SIZE - 1, "big") + request)
             while not call.done:
                 try:
-                    unsent = wire.send(stream_id, unsent, expires)
-                    for event in wire.receive(expires):
-                        _tell(call, stream_id, event)
+                    unsent = wire.send(unsent, expires)
+                    wire.receive(expires)
                 except TimeoutError:
                     call.expire(deadline or 0)
-                except _ClosedError as error:
-                    call.lost(str(error))
-                except ProtocolError as error:
+                except _ClosedError:
+                    call.lost(_LOST)
+                except Http2Error as error:
                     wire.broken = True
                     call.lost(f"the answer is not proper HTTP/2: {error}")
                 yield from call.messages()
             call.check()
         finally:
-            wire.leave(stream_id, finished=call.done)
+            wire.leave(finished=call.done)
             if wire.broken:
                 self.close()
 
@@ -123,22 +106,6 @@ class Client:
             self._wire = None
 
 
-def _tell(call: Call, stream_id: int, event: Event) -> None:
-    """Hand the event to the call; what still comes for an earlier, cancelled one is dropped."""
-    if getattr(event, "stream_id", stream_id) != stream_id:
-        return
-    if isinstance(event, (ResponseReceived, TrailersReceived)):
-        call.headers(event.headers)  # type: ignore[arg-type] # str, since header_encoding is set
-    elif isinstance(event, DataReceived):
-        call.data(event.data)
-    elif isinstance(event, StreamEnded):
-        call.end()
-    elif isinstance(event, StreamReset):
-        call.reset(int(event.error_code))
-    elif isinstance(event, ConnectionTerminated):
-        call.lost("the agent is ending its connections: it is being stopped or restarted")
-
-
 # ── connecting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -153,9 +120,9 @@ def _patiently(address: Address, timeout: float, attempt: Callable[[Address, flo
             left = until - time.monotonic()
             if left <= pause or getattr(error, "errno", 0) in _HOPELESS:
                 raise UnavailableError(_explained(address, error, timeout - max(left, 0))) from None
-        except ProtocolError:
+        except Http2Error as error:
             raise UnavailableError(
-                f"error while dialing {address}: what listens there does not speak gRPC"
+                f"error while dialing {address}: {error}; is it the agent's address?"
             ) from None
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE)
@@ -178,8 +145,8 @@ def _handshake(address: Address, seconds: float) -> _Wire:
     until = time.monotonic() + seconds
     wire = _Wire(_open(address, seconds))
     try:
-        while not any(isinstance(event, RemoteSettingsChanged) for event in wire.receive(until)):
-            pass
+        while not wire.greeted:
+            wire.receive(until)
     except BaseException:
         wire.close()
         raise
@@ -220,53 +187,40 @@ def _open_tcp(address: Address, seconds: float) -> socket.socket:
 
 
 class _ClosedError(PycmError):
-    """The peer closed the connection, or broke the rules of HTTP/2."""
+    """The peer closed the connection."""
 
 
 class _Wire:
-    """A socket that speaks HTTP/2."""
+    """A socket that speaks HTTP/2. Errors of `send` and `receive`: TimeoutError at *until* (monotonic), _ClosedError, Http2Error."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._h2 = H2Connection(
-            H2Configuration(
-                client_side=True,
-                header_encoding="utf-8",
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
+        self._http2 = Connection()
         self.broken = False
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(WINDOW)
         self._flush()
 
-    def open_call(self, path: str, authority: str, deadline: float | None) -> int:
-        stream_id = self._h2.get_next_available_stream_id()
+    @property
+    def greeted(self) -> bool:
+        return self._http2.greeted
+
+    def open(self, call: Call, path: str, authority: str, deadline: float | None) -> None:
         headers = [
             (":method", "POST"), (":scheme", "http"), (":path", path), (":authority", authority),
             ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "pycm"),
         ]  # fmt: skip
         if deadline is not None:
             headers.insert(4, ("grpc-timeout", f"{max(int(deadline * 1000), 1)}m"))
-        self._h2.send_headers(stream_id, headers)
-        self._h2.increment_flow_control_window(WINDOW, stream_id)
-        return stream_id
+        self._http2.open(call, headers)
 
-    def send(self, stream_id: int, unsent: memoryview, until: float | None) -> memoryview:
-        """As much of *unsent* as the peer allows, and the end after the last byte; return the rest. Errors: as `receive`."""
+    def send(self, unsent: memoryview, until: float | None) -> memoryview:
+        """As much of *unsent* as the peer allows; return the rest."""
         self._limit(until)
-        while unsent:
-            room = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
-            if room <= 0:
-                break
-            chunk, unsent = unsent[:room], unsent[room:]
-            self._h2.send_data(stream_id, chunk.tobytes(), end_stream=not unsent)
+        rest = self._http2.send(unsent)
         self._flush()
-        return unsent
+        return rest
 
-    def receive(self, until: float | None) -> list[Event]:
-        """What the peer sends next. Errors: TimeoutError at *until* (monotonic), _ClosedError."""
+    def receive(self, until: float | None) -> None:
+        """Wait for something from the peer and hand it to the call."""
         self._limit(until)
         try:
             data = self._socket.recv(_CHUNK)
@@ -274,38 +228,31 @@ class _Wire:
             data = b""
         if not data:
             self.broken = True
-            raise _ClosedError(_LOST)
-        return self._read(data)
+            raise _ClosedError("it closes the connection at once")
+        self._http2.feed(data)
+        self.broken = self.broken or self._http2.closing
+        self._flush()
 
     def _limit(self, until: float | None) -> None:
         self._socket.settimeout(None if until is None else max(until - time.monotonic(), 0.001))
 
-    def _read(self, data: bytes) -> list[Event]:
-        events = self._h2.receive_data(data)
-        for event in events:
-            if isinstance(event, DataReceived):
-                self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            self.broken = self.broken or isinstance(event, ConnectionTerminated)
-        self._flush()
-        return events
-
     def _flush(self) -> None:
-        data = self._h2.data_to_send()
+        data = self._http2.take()
         if data:
             try:
                 self._socket.sendall(data)
             except ConnectionError:
                 self.broken = True  # what the peer said before it went may still be read
 
-    def leave(self, stream_id: int, *, finished: bool) -> None:
-        """The caller needs no more of this call: tell the peer, if it is not at its end."""
+    def leave(self, *, finished: bool) -> None:
+        """The caller needs no more of the call: tell the peer, if it is not at its end."""
         if finished or self.broken:
             return
         try:
             self._socket.settimeout(FAREWELL)
-            self._h2.reset_stream(stream_id, ErrorCodes.CANCEL)
+            self._http2.cancel()
             self._flush()
-        except (ProtocolError, OSError):
+        except OSError:
             self.broken = True
 
     def close(self) -> None:

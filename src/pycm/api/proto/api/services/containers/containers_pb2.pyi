@@ -42,13 +42,13 @@ class CreateContainerRequest(_message.Message):
     __slots__ = ["container"]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     container: _types_pb2.Container
-    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class CreateContainerResponse(_message.Message):
     __slots__ = ["container"]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     container: _types_pb2.Container
-    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class GetContainerRequest(_message.Message):
     __slots__ = ["id"]
@@ -60,7 +60,7 @@ class GetContainerResponse(_message.Message):
     __slots__ = ["container"]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     container: _types_pb2.Container
-    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class GetLogsRequest(_message.Message):
     __slots__ = ["id", "tail"]
@@ -80,17 +80,17 @@ class ListContainerMessage(_message.Message):
     __slots__ = ["container"]
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     container: _types_pb2.Container
-    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping]] = ...) -> None: ...
+    def __init__(self, container: _Optional[_Union[_types_pb2.Container, _Mapping[str, object]]] = ...) -> None: ...
 
 class ListContainersRequest(_message.Message):
-    __slots__ = []
+    __slots__: list[str] = []
     def __init__(self) -> None: ...
 
 class ListContainersResponse(_message.Message):
     __slots__ = ["containers"]
     CONTAINERS_FIELD_NUMBER: _ClassVar[int]
     containers: _containers.RepeatedCompositeFieldContainer[_types_pb2.Container]
-    def __init__(self, containers: _Optional[_Iterable[_Union[_types_pb2.Container, _Mapping]]] = ...) -> None: ...
+    def __init__(self, containers: _Optional[_Iterable[_Union[_types_pb2.Container, _Mapping[str, object]]]] = ...) -> None: ...
 
 class PauseContainerRequest(_message.Message):
     __slots__ = ["id"]
@@ -106,7 +106,7 @@ class RemoveContainerRequest(_message.Message):
     force: bool
     id: str
     stopOptions: _types_pb2.StopOptions
-    def __init__(self, id: _Optional[str] = ..., force: bool = ..., stopOptions: _Optional[_Union[_types_pb2.StopOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., force: bool = ..., stopOptions: _Optional[_Union[_types_pb2.StopOptions, _Mapping[str, object]]] = ...) -> None: ...
 
 class RenameContainerRequest(_message.Message):
     __slots__ = ["id", "name"]
@@ -134,7 +134,7 @@ class StopContainerRequest(_message.Message):
     STOPOPTIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     stopOptions: _types_pb2.StopOptions
-    def __init__(self, id: _Optional[str] = ..., stopOptions: _Optional[_Union[_types_pb2.StopOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., stopOptions: _Optional[_Union[_types_pb2.StopOptions, _Mapping[str, object]]] = ...) -> None: ...
 
 class UnpauseContainerRequest(_message.Message):
     __slots__ = ["id"]
@@ -148,4 +148,4 @@ class UpdateContainerRequest(_message.Message):
     UPDATEOPTIONS_FIELD_NUMBER: _ClassVar[int]
     id: str
     updateOptions: _types_pb2.UpdateOptions
-    def __init__(self, id: _Optional[str] = ..., updateOptions: _Optional[_Union[_types_pb2.UpdateOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., updateOptions: _Optional[_Union[_types_pb2.UpdateOptions, _Mapping[str, object]]] = ...) -> None: ...

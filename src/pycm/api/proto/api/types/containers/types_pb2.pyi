@@ -44,7 +44,7 @@ class Container(_message.Message):
     resolv_conf_path: str
     restart_count: int
     state: State
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., host_name: _Optional[str] = ..., domain_name: _Optional[str] = ..., resolv_conf_path: _Optional[str] = ..., hosts_path: _Optional[str] = ..., hostname_path: _Optional[str] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., hooks: _Optional[_Iterable[_Union[Hook, _Mapping]]] = ..., host_config: _Optional[_Union[HostConfig, _Mapping]] = ..., io_config: _Optional[_Union[IOConfig, _Mapping]] = ..., config: _Optional[_Union[ContainerConfiguration, _Mapping]] = ..., network_settings: _Optional[_Union[NetworkSettings, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., created: _Optional[str] = ..., manually_stopped: bool = ..., restart_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping[str, object]]] = ..., host_name: _Optional[str] = ..., domain_name: _Optional[str] = ..., resolv_conf_path: _Optional[str] = ..., hosts_path: _Optional[str] = ..., hostname_path: _Optional[str] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping[str, object]]]] = ..., hooks: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., host_config: _Optional[_Union[HostConfig, _Mapping[str, object]]] = ..., io_config: _Optional[_Union[IOConfig, _Mapping[str, object]]] = ..., config: _Optional[_Union[ContainerConfiguration, _Mapping[str, object]]] = ..., network_settings: _Optional[_Union[NetworkSettings, _Mapping[str, object]]] = ..., state: _Optional[_Union[State, _Mapping[str, object]]] = ..., created: _Optional[str] = ..., manually_stopped: bool = ..., restart_count: _Optional[int] = ...) -> None: ...
 
 class ContainerConfiguration(_message.Message):
     __slots__ = ["cmd", "env"]
@@ -122,7 +122,7 @@ class HostConfig(_message.Message):
     resources: Resources
     restart_policy: RestartPolicy
     runtime: str
-    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceMapping, _Mapping]]] = ..., network_mode: _Optional[str] = ..., privileged: bool = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., runtime: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., port_mappings: _Optional[_Iterable[_Union[PortMapping, _Mapping]]] = ..., log_config: _Optional[_Union[LogConfiguration, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., extra_capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceMapping, _Mapping[str, object]]]] = ..., network_mode: _Optional[str] = ..., privileged: bool = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping[str, object]]] = ..., runtime: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., port_mappings: _Optional[_Iterable[_Union[PortMapping, _Mapping[str, object]]]] = ..., log_config: _Optional[_Union[LogConfiguration, _Mapping[str, object]]] = ..., resources: _Optional[_Union[Resources, _Mapping[str, object]]] = ..., extra_capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class IOConfig(_message.Message):
     __slots__ = ["attach_stderr", "attach_stdin", "attach_stdout", "open_stdin", "stdin_once", "tty"]
@@ -146,7 +146,7 @@ class Image(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     decrypt_config: DecryptConfig
     name: str
-    def __init__(self, name: _Optional[str] = ..., decrypt_config: _Optional[_Union[DecryptConfig, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., decrypt_config: _Optional[_Union[DecryptConfig, _Mapping[str, object]]] = ...) -> None: ...
 
 class LogConfiguration(_message.Message):
     __slots__ = ["driver_config", "mode_config"]
@@ -154,7 +154,7 @@ class LogConfiguration(_message.Message):
     MODE_CONFIG_FIELD_NUMBER: _ClassVar[int]
     driver_config: LogDriverConfiguration
     mode_config: LogModeConfiguration
-    def __init__(self, driver_config: _Optional[_Union[LogDriverConfiguration, _Mapping]] = ..., mode_config: _Optional[_Union[LogModeConfiguration, _Mapping]] = ...) -> None: ...
+    def __init__(self, driver_config: _Optional[_Union[LogDriverConfiguration, _Mapping[str, object]]] = ..., mode_config: _Optional[_Union[LogModeConfiguration, _Mapping[str, object]]] = ...) -> None: ...
 
 class LogDriverConfiguration(_message.Message):
     __slots__ = ["max_files", "max_size", "root_dir", "type"]
@@ -194,7 +194,7 @@ class NetworkSettings(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: EndpointSettings
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[EndpointSettings, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[EndpointSettings, _Mapping[str, object]]] = ...) -> None: ...
     NETWORKS_FIELD_NUMBER: _ClassVar[int]
     NETWORK_CONTROLLER_ID_FIELD_NUMBER: _ClassVar[int]
     SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
@@ -283,4 +283,4 @@ class UpdateOptions(_message.Message):
     RESTART_POLICY_FIELD_NUMBER: _ClassVar[int]
     resources: Resources
     restart_policy: RestartPolicy
-    def __init__(self, restart_policy: _Optional[_Union[RestartPolicy, _Mapping]] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ...) -> None: ...
+    def __init__(self, restart_policy: _Optional[_Union[RestartPolicy, _Mapping[str, object]]] = ..., resources: _Optional[_Union[Resources, _Mapping[str, object]]] = ...) -> None: ...

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`create`: make a container from flags, or from a descriptor in a file, and print its id."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from pycm.config.flags import Flag
+from pycm.errors import InvalidInputError, NotFoundError, OperationFailedError, shorten
+from pycm.model import json_form
+from pycm.model.container import (
+    NANOSECONDS,
+    Container,
+    ContainerConfiguration,
+    DecryptConfig,
+    HostConfig,
+    Image,
+    IOConfig,
+    LogConfiguration,
+    LogDriverConfiguration,
+    LogModeConfiguration,
+    Resources,
+    RestartPolicy,
+)
+from pycm.model.defaults import BRIDGE, descriptor_policy, fill_defaults
+from pycm.model.parse import parse_device, parse_mount, parse_port
+from pycm.model.validation import validate
+
+TYPE_CHECKING = False  # not from typing, as everywhere on the command line
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pycm.cli.line import Line
+
+USAGE = "create [flags] <image> [command] [argument]..."
+EXAMPLES = (
+    "create --network host -n databroker --rp on-failure --rp-cnt 3 -m 64M registry.test/demo/app:1.0",
+    "create -n seat --ports 30051:50051 --mp /srv:/data --e LEVEL=info registry.test/demo/app:1.0 /bin/app --verbose",
+    "create --file /etc/container-management/seat.json",
+)
+FLAGS = (
+    Flag("name", "n", about="name; default: the id"),
+    Flag("t", kind="bool", about="give it a terminal"),
+    Flag("i", kind="bool", about="keep its standard input open"),
+    Flag("privileged", kind="bool", about="give it all rights of the host"),
+    Flag("rp", about="restart policy: no, always, unless-stopped, on-failure (default unless-stopped)"),
+    Flag("rp-cnt", kind="int", default=1, about="on-failure only: at most so many restarts"),
+    Flag(
+        "rp-to", kind="int64", default=30, about="on-failure only: longest wait between restarts, in seconds"
+    ),
+    Flag("devices", kind="strings", about="devices as host:container[:permissions], permissions of r, w, m"),
+    Flag("ports", kind="strings", about="ports as [ip:]host[-end]:container[/protocol]"),
+    Flag("network", default=BRIDGE, about="bridge or host"),
+    Flag(
+        "hosts",
+        kind="strings",
+        about="host names as name:ip, name:host_ip[_<interface>] or name:container_<host name>",
+    ),
+    Flag("mp", kind="strings", about="mounts as source:destination[:propagation]"),
+    Flag(
+        "e", kind="stringArray", about="environment variable as NAME=value, NAME= (empty) or NAME (not set)"
+    ),
+    Flag("log-driver", default="json-file", about="json-file or none"),
+    Flag("log-max-files", kind="int", default=2, about="number of log files that are kept"),
+    Flag("log-max-size", default="100M", about="size at which a new log file begins"),
+    Flag("log-path", about="directory for the logs"),
+    Flag("log-mode", default="blocking", about="blocking or non-blocking"),
+    Flag("log-max-buffer-size", default="1M", about="non-blocking only: size of the buffer"),
+    Flag("memory", "m", about="memory limit, such as 200M; at least 3M"),
+    Flag("memory-reservation", about="soft memory limit"),
+    Flag("memory-swap", about="limit of memory and swap together; -1 for none"),
+    Flag("dec-keys", kind="strings", about="keys for an encrypted image as file[:password]"),
+    Flag("dec-recipients", kind="strings", about="recipients of an encrypted image as pkcs7:file"),
+    Flag("cap-add", kind="strings", about="further capabilities, such as CAP_NET_ADMIN"),
+    Flag("file", "f", about="descriptor: the container as JSON; no other flags with it"),
+)
+MOST_ARGUMENTS = None
+#: What follows the image is the container's command, flags of its own included.
+INTERSPERSED = False
+#: A descriptor longer than this is none.
+MAX_DESCRIPTOR = 1024 * 1024
+
+
+def run(line: Line) -> None:
+    container = _from_file(line) if line.values["file"] else _from_flags(line)
+    # checked as the agent will see it, sent as it was written: defaults are the agent's to choose
+    validate(fill_defaults(container, new_id=_any_id))
+    sys.stdout.write(line.agent.create(container).id + "\n")
+
+
+def _any_id() -> str:
+    return "new"
+
+
+# ── from a file ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _from_file(line: Line) -> Container:
+    if line.rest:
+        raise InvalidInputError("no arguments are expected when creating a container from file")
+    if line.given - {"file"}:
+        raise InvalidInputError("no other flags are expected when creating a container from file")
+    path = line.values["file"]
+    try:
+        container = json_form.decode(Container, json_form.parse(_read(path)), aliases=True)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"descriptor {shorten(path)}: {error}") from None
+    host = container.host_config or HostConfig()
+    host = replace(host, network_mode=host.network_mode or BRIDGE)
+    return descriptor_policy(
+        replace(container, host_config=host, io_config=container.io_config or IOConfig())
+    )
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_DESCRIPTOR + 1)
+    except FileNotFoundError:
+        raise NotFoundError(f"open {path}: no such file or directory") from None
+    except (OSError, ValueError) as error:
+        raise OperationFailedError(f"open {path}: {getattr(error, 'strerror', error)}") from None
+    if len(text) > MAX_DESCRIPTOR:
+        raise InvalidInputError(f"longer than the {MAX_DESCRIPTOR} bytes that a descriptor may have")
+    return text
+
+
+# ── from flags ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _from_flags(line: Line) -> Container:
+    if not line.rest:
+        raise InvalidInputError("container image argument is expected")
+    values = line.values
+    image, *command = line.rest
+    config = ContainerConfiguration(env=values["e"], cmd=tuple(command)) if values["e"] or command else None
+    return Container(
+        name=values["name"],
+        image=Image(name=image, decrypt_config=_decryption(values)),
+        mount_points=tuple(map(parse_mount, _trimmed(values["mp"]))),
+        config=config,
+        host_config=_host_config(values),
+        io_config=IOConfig(tty=values["t"], open_stdin=values["i"]),
+    )
+
+
+def _host_config(values: dict[str, Any]) -> HostConfig:
+    return HostConfig(
+        privileged=values["privileged"],
+        network_mode=values["network"],
+        extra_hosts=_trimmed(values["hosts"]),
+        extra_capabilities=values["cap-add"],
+        devices=tuple(map(parse_device, _trimmed(values["devices"]))),
+        port_mappings=tuple(map(parse_port, _trimmed(values["ports"]))),
+        restart_policy=_policy(values),
+        log_config=_log(values),
+        resources=_resources(values),
+    )
+
+
+def _trimmed(items: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(item.strip() for item in items)
+
+
+def _decryption(values: dict[str, Any]) -> DecryptConfig | None:
+    keys, recipients = values["dec-keys"], values["dec-recipients"]
+    return DecryptConfig(keys=keys, recipients=recipients) if keys or recipients else None
+
+
+def _policy(values: dict[str, Any]) -> RestartPolicy | None:
+    """None leaves it to the agent; count and time-out have a meaning for on-failure only."""
+    kind = values["rp"]
+    if not kind:
+        return None
+    if kind != "on-failure":
+        return RestartPolicy(type=kind)
+    timeout = values["rp-to"] * NANOSECONDS
+    return RestartPolicy(type=kind, maximum_retry_count=values["rp-cnt"], retry_timeout=timeout)
+
+
+def _log(values: dict[str, Any]) -> LogConfiguration:
+    driver = LogDriverConfiguration(type=values["log-driver"])
+    if driver.type != "none":
+        driver = replace(
+            driver,
+            max_files=values["log-max-files"],
+            max_size=values["log-max-size"],
+            root_dir=values["log-path"],
+        )
+    buffered = values["log-mode"] == "non-blocking"
+    mode = LogModeConfiguration(
+        mode=values["log-mode"], max_buffer_size=values["log-max-buffer-size"] if buffered else ""
+    )
+    return LogConfiguration(driver_config=driver, mode_config=mode)
+
+
+def _resources(values: dict[str, Any]) -> Resources | None:
+    given = values["memory"], values["memory-reservation"], values["memory-swap"]
+    if not any(given):
+        return None
+    return Resources(memory=given[0], memory_reservation=given[1], memory_swap=given[2])

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three programs: `pycm`, `kanto-cm` (the same commands under the name that scripts know) and `container-management` (the agent).
+
+Every start passes through here, so nothing slow is imported: a command's file is imported when it is the one to run, and the
+protocol when a call is made. Errors are one line on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+from pycm import __version__
+from pycm.cli.line import GLOBAL_FLAGS, Line, parse_command
+from pycm.config.flags import HELP, command_index, parse, printable, quote, render_help
+from pycm.errors import InvalidInputError, PycmError
+
+TYPE_CHECKING = False  # not from typing: that module is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, TextIO
+
+#: Every command has a file of its name in this package.
+COMMANDS = {
+    "create": "Create a container",
+    "get": "Print all that is known of a container as JSON",
+    "list": "List containers",
+    "logs": "Print the output of a container",
+    "pause": "Freeze all processes of a container",
+    "remove": "Remove containers",
+    "rename": "Give a container another name",
+    "restart": "Stop a container and start it again",
+    "start": "Start a container",
+    "stop": "Stop a container",
+    "sysinfo": "Print the versions of agent and command line",
+    "unpause": "Let a paused container go on",
+    "update": "Change restart policy and memory limits of a container",
+}
+#: Taken by `pycm` only.
+DAEMON = "daemon"
+DAEMON_HELP = "Run the agent in the foreground"
+
+FAILED = 1
+INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+
+
+def pycm() -> int:
+    return _program("pycm")
+
+
+def kanto_cm() -> int:
+    return _program("kanto-cm")
+
+
+def container_management() -> int:
+    return _daemon(sys.argv[1:])
+
+
+def _program(name: str) -> int:
+    sys.stdout, sys.stderr = _utf8(sys.stdout), _utf8(sys.stderr)
+    return run(name, sys.argv[1:])
+
+
+def _utf8(stream: TextIO | None) -> TextIO:
+    """Output is UTF-8 whatever the locale; a closed stream (None) swallows what is written."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="replace")
+    return stream or open(os.devnull, "w", encoding="utf-8")
+
+
+def run(program: str, argv: Sequence[str]) -> int:
+    """One command line; returns the exit code."""
+    try:
+        code = _dispatch(program, argv)
+        sys.stdout.flush()
+    except PycmError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"Error: cannot write the output: {error.strerror}\n")
+        sys.stdout = None  # nothing may be flushed at the end: it would fail again
+        return FAILED
+    return code
+
+
+def _dispatch(program: str, argv: Sequence[str]) -> int:
+    _check_encoding(argv)
+    index = command_index((*GLOBAL_FLAGS, HELP), argv)
+    if index is None:
+        parse((*GLOBAL_FLAGS, HELP), argv)
+        sys.stdout.write(root_help(program))
+        return 0
+    name, rest = argv[index], [*argv[:index], *argv[index + 1 :]]
+    if name == "help":
+        sys.stdout.write(_help(program, rest))
+        return 0
+    if name == DAEMON and program == "pycm":
+        return _daemon(rest)
+    line = parse_command(program, name, _command(program, name), rest)
+    if line.values["help"]:
+        sys.stdout.write(_command_help(program, name, line.command))
+    else:
+        _run(line)
+    return 0
+
+
+def _check_encoding(argv: Sequence[str]) -> None:
+    for word in argv:
+        if "\0" in word or (not word.isprintable() and any("\ud800" <= char <= "\udfff" for char in word)):
+            raise InvalidInputError(f"the argument {printable(word)} is not valid UTF-8")
+
+
+def _run(line: Line) -> None:
+    try:
+        line.command.run(line)
+    finally:
+        line.close()
+
+
+def _daemon(argv: list[str]) -> int:
+    from pycm.cli import daemon
+
+    code: int = daemon.main(argv)
+    return code
+
+
+def _command(program: str, name: str) -> Any:
+    if name not in COMMANDS:
+        raise InvalidInputError(f'unknown command {quote(name)} for "{program}"' + _suggestion(program, name))
+    return getattr(__import__(f"pycm.cli.{name}").cli, name)
+
+
+def _suggestion(program: str, name: str) -> str:
+    known = [*COMMANDS, "help", *([DAEMON] if program == "pycm" else [])]
+    near = [command for command in known if _is_near(name.lower(), command)]
+    return "\n\nDid you mean this?\n" + "".join(f"\t{command}\n" for command in near) if near else ""
+
+
+def _is_near(word: str, command: str) -> bool:
+    return command.startswith(word) or _distance(word, command) <= 2
+
+
+def _distance(a: str, b: str) -> int:
+    """Levenshtein's: how many letters to change, insert or delete."""
+    if abs(len(a) - len(b)) > 2:
+        return 3
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (letter != other))
+    return row[-1]
+
+
+def _help(program: str, words: list[str]) -> str:
+    topics = parse((*GLOBAL_FLAGS, HELP), words).rest
+    if not topics:
+        return root_help(program)
+    return _command_help(program, topics[0], _command(program, topics[0]))
+
+
+def root_help(program: str) -> str:
+    listed = dict(COMMANDS, about="Print the help of a command")
+    if program == "pycm":
+        listed[DAEMON] = DAEMON_HELP
+    return render_help(
+        f"Manages the containers of this device.\n{program} {__version__}",
+        f"{program} [command] [flags]",
+        (HELP,),
+        commands=sorted(listed.items()),
+        global_flags=GLOBAL_FLAGS,
+    )
+
+
+def _command_help(program: str, name: str, command: Any) -> str:
+    return render_help(
+        f"{COMMANDS[name]}.",
+        f"{program} {command.USAGE}",
+        (*command.FLAGS, HELP),
+        examples="\n".join(f"  {program} {example}" for example in command.EXAMPLES),
+        global_flags=GLOBAL_FLAGS,
+    )
