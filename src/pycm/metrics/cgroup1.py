@@ -47,8 +47,8 @@ def present(directories: dict[str, str]) -> dict[str, str]:
 
 
 def _answers(directory: str) -> bool:
-    from cgroupspy.controllers import Controller  # noqa: PLC0415  only hosts with cgroup v1 pay for cgroupspy
-    from cgroupspy.nodes import Node  # noqa: PLC0415
+    from cgroupspy.controllers import Controller
+    from cgroupspy.nodes import Node
 
     try:
         # A flag of every v1 cgroup: its name does not exist in v2.
@@ -63,8 +63,8 @@ def _answers(directory: str) -> bool:
 
 def memory_limit(directory: str) -> int | None:
     """Bytes; no limit is a number beyond any machine's memory. Raises OSError and ValueError."""
-    from cgroupspy.controllers import MemoryController  # noqa: PLC0415
-    from cgroupspy.nodes import Node  # noqa: PLC0415
+    from cgroupspy.controllers import MemoryController
+    from cgroupspy.nodes import Node
 
     limit: int | None = MemoryController(Node(directory)).limit_in_bytes
     return limit

@@ -59,6 +59,7 @@ class Probe(Generic[T]):
         return self._parse(os.pread(self._descriptor, READ_SIZE, 0))
 
     def close(self) -> None:
+        """Give the descriptor back. A `value` after this opens the file for itself."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = _NO_DESCRIPTOR
@@ -99,16 +100,36 @@ def read_once(path: str, limit: int = READ_SIZE * 8) -> bytes:
         os.close(descriptor)
 
 
+class Descriptors:
+    """Whether the process has descriptors to spare for kept files; told once when it has not."""
+
+    def __init__(self) -> None:
+        self.spent = False
+        self._told = False
+
+    def exhausted(self) -> None:
+        self.spent = True
+        if not self._told:
+            self._told = True
+            LOG.warning(
+                "no file descriptors left: files of further containers are opened for each sample, which costs twice as much;"
+                " raise LimitNOFILE of the agent's unit"
+            )
+
+
 def open_probe(
-    sources: Iterable[Source[T]], exhausted: Callable[[], None], kind: type[Probe[T]] = Probe
+    sources: Iterable[Source[T]], descriptors: Descriptors, kind: type[Probe[T]] = Probe
 ) -> Probe[T] | None:
-    """The first of *sources* that this machine has; None if it has none. *exhausted* is told when descriptors ran out."""
+    """The first of *sources* that this machine has; None if it has none."""
     for source in sources:
         try:
-            return kind(source, os.open(source.path, _FLAGS))
+            if not descriptors.spent:
+                return kind(source, os.open(source.path, _FLAGS))
         except OSError as error:
-            if error.errno in _EXHAUSTED and os.path.exists(source.path):
-                exhausted()
-                return kind(source)
-            LOG.debug("not available: %s", error)
+            if error.errno not in _EXHAUSTED:
+                LOG.debug("not available: %s", error)
+                continue
+            descriptors.exhausted()
+        if os.path.exists(source.path):
+            return kind(source)
     return None

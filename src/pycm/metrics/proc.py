@@ -5,15 +5,11 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
 
 from pycm.errors import shorten
 from pycm.metrics import parse
-from pycm.metrics.files import PagedProbe, Probe, Source, open_probe, read_once
+from pycm.metrics.files import Descriptors, PagedProbe, Probe, Source, open_probe, read_once
 from pycm.metrics.locate import Mounts, Places, parse_mounts, places
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LOG = logging.getLogger("pycm.metrics")
 NANOSECONDS = 1_000_000_000
@@ -22,9 +18,9 @@ NANOSECONDS = 1_000_000_000
 class Proc:
     """The /proc of one machine, at *root*."""
 
-    def __init__(self, root: str, exhausted: Callable[[], None]) -> None:
+    def __init__(self, root: str, descriptors: Descriptors) -> None:
         self._root = root
-        self._exhausted = exhausted
+        self._descriptors = descriptors
         self._tick = NANOSECONDS // os.sysconf("SC_CLK_TCK")
         self._stat: Probe[int] | None = None
         self._memory: int | None = None
@@ -34,7 +30,7 @@ class Proc:
         """CPU time of all cores since the machine's start in nanoseconds, idle time included; 0 if it cannot be read."""
         if self._stat is None:
             source = Source(f"{self._root}/stat", parse.system_ticks)
-            self._stat = open_probe([source], self._exhausted)
+            self._stat = open_probe([source], self._descriptors)
         try:
             return self._stat.value() * self._tick if self._stat else 0
         except (OSError, *parse.MALFORMED) as error:
@@ -65,7 +61,7 @@ class Proc:
     def network(self, pid: int) -> Probe[parse.Pair] | None:
         """The counters of the process's network namespace, which lives as long as this is open."""
         source = Source(f"{self._root}/{pid}/net/dev", parse.net_dev)
-        return open_probe([source], self._exhausted, PagedProbe)
+        return open_probe([source], self._descriptors, PagedProbe)
 
     def close(self) -> None:
         if self._stat:

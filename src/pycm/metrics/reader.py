@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import shorten
 from pycm.metrics import cgroup1, cgroup2, formulas
-from pycm.metrics.files import GONE, Probe, Source, open_probe
+from pycm.metrics.files import GONE, Descriptors, Probe, Source, open_probe
 from pycm.metrics.parse import MALFORMED, Pair
 from pycm.model import measurements as ids
 from pycm.ports import Measurement
@@ -46,13 +46,13 @@ class Reader:
         container_id: str,
         where: Places,
         network: Probe[Pair] | None,
-        exhausted: Callable[[], None],
+        descriptors: Descriptors,
         *,
         host_network: bool = False,
     ) -> None:
         self._id = container_id
         self._where = where
-        self._exhausted = exhausted
+        self._descriptors = descriptors
         self._probes: dict[str, Probe[Any] | None] = {}
         self._network = network
         self._host_network = host_network
@@ -68,6 +68,8 @@ class Reader:
         for _, figures in GROUPS.values():
             for figure in figures:
                 self._probe(figure)
+        if descriptors.spent:  # the agent needs some for itself
+            self._release()
 
     # ── what is measured ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +107,7 @@ class Reader:
     def _probe(self, figure: str) -> Probe[Any] | None:
         """The figure's open file, opened the first time it is asked for; None if this machine does not have it."""
         if figure not in self._probes:
-            self._probes[figure] = open_probe(self._sources(figure), self._exhausted)
+            self._probes[figure] = open_probe(self._sources(figure), self._descriptors)
         return self._probes[figure]
 
     def _sources(self, figure: str) -> list[Source[Any]]:
@@ -228,8 +230,11 @@ class Reader:
 
     def close(self) -> None:
         """Nothing is measured from here on."""
+        self._release()
+        self._closed = True
+        self._steps = []
+
+    def _release(self) -> None:
         for probe in (*self._probes.values(), self._network):
             if probe:
                 probe.close()
-        self._closed = True
-        self._steps = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pycm.errors import shorten
 from pycm.metrics import cgroup1
-from pycm.metrics.files import GONE
+from pycm.metrics.files import GONE, Descriptors
 from pycm.metrics.proc import Proc
 from pycm.metrics.reader import Reader
 from pycm.ports import ContainerMeasurements
@@ -31,9 +31,9 @@ class Sampler:
     """
 
     def __init__(self, proc: str = "/proc") -> None:
-        self._proc = Proc(proc, self._exhausted)
+        self._descriptors = Descriptors()
+        self._proc = Proc(proc, self._descriptors)
         self._readers: dict[str, Reader] = {}
-        self._warned = False
 
     def open(self, container_id: str, pid: int) -> None:
         """The container runs: find its cgroup and open its files. One that has ended meanwhile is skipped."""
@@ -56,7 +56,7 @@ class Sampler:
     def _reader(self, container_id: str, pid: int, where: Places) -> Reader:
         host = self._proc.shares_network(pid)
         network: Probe[Pair] | None = None if host else self._proc.network(pid)
-        reader = Reader(container_id, where, network, self._exhausted, host_network=host)
+        reader = Reader(container_id, where, network, self._descriptors, host_network=host)
         reader.read_limit(self._proc.memory())
         return reader
 
@@ -65,6 +65,7 @@ class Sampler:
         reader = self._readers.pop(container_id, None)
         if reader:
             reader.close()
+            self._descriptors.spent = False
 
     def close_all(self) -> None:
         for container_id in list(self._readers):
@@ -107,11 +108,3 @@ class Sampler:
             if values:
                 result.append(ContainerMeasurements(name, tuple(values)))
         return result
-
-    def _exhausted(self) -> None:
-        if not self._warned:
-            self._warned = True
-            LOG.warning(
-                "no file descriptors left: files of further containers are opened for each sample, which costs twice as much;"
-                " raise LimitNOFILE of the agent's unit"
-            )
