@@ -337,6 +337,10 @@ def test_a_vanished_cgroup_ends_its_readers_quietly(machine, sampler, ended_file
     assert caplog.messages == []
     assert not any("c1" in name or "gone" in name or str(PID) + "/net" in name for name in kept())
     assert values(sampler) == {}
+    (machine.root / "gone").rename(machine.root / path)
+    assert (
+        values(sampler, predicate=[ids.IO_READ_BYTES].__contains__) == {}
+    )  # a new cgroup of that name is another's
     sampler.baseline(["c1"])
     assert sampler.oom_kills("c1") == 0
 
