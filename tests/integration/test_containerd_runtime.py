@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,13 +100,12 @@ async def until_event(events: AsyncIterator[Any], kind: type) -> Any:
     return await asyncio.wait_for(search(), SECONDS)
 
 
-def cgroup_file(pid: int, controller: str, v1: str, v2: str) -> str:
-    with open(f"/proc/{pid}/cgroup") as file:
-        lines = [line.rstrip("\n").split(":", 2) for line in file]
+def cgroup_file(pid: int, controller: str, v1: str, v2: str) -> Path:
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
     for _, controllers, path in lines:
         if controller in controllers.split(","):
-            return f"/sys/fs/cgroup/{controller}{path}/{v1}"
-    return f"/sys/fs/cgroup{lines[-1][2]}/{v2}"
+            return Path(f"/sys/fs/cgroup/{controller}{path}/{v1}")
+    return Path(f"/sys/fs/cgroup{lines[-1][2]}/{v2}")
 
 
 def left_over(server: ContainerdServer) -> tuple[str, ...]:
@@ -254,8 +254,7 @@ async def test_pause_resume_and_a_new_memory_limit(
     await runtime.resume("c1")
     assert [task.status for task in await runtime.tasks()] == [TaskStatus.RUNNING]
     await runtime.update("c1", {"memory": {"limit": 64 << 20}})
-    with open(cgroup_file(pid, "memory", "memory.limit_in_bytes", "memory.max")) as file:
-        assert int(file.read()) == 64 << 20
+    assert int(cgroup_file(pid, "memory", "memory.limit_in_bytes", "memory.max").read_text()) == 64 << 20
 
 
 async def test_an_out_of_memory_kill_is_told(runtime: ContainerdRuntime, server: ContainerdServer) -> None:
@@ -362,7 +361,7 @@ async def test_a_start_that_fails_leaves_only_the_snapshot(
 
 
 async def test_a_start_without_snapshot_says_so(runtime: ContainerdRuntime, server: ContainerdServer) -> None:
-    with pytest.raises(NotFoundError, match="snapshot c1-snapshot is gone .* create it again"):
+    with pytest.raises(NotFoundError, match=r"snapshot c1-snapshot is gone .* create it again"):
         await runtime.start(request(server, "c1", "/bin/true"))
     assert not await runtime.has_snapshot("c1")
 
@@ -429,7 +428,7 @@ async def test_a_layer_that_is_not_what_its_diff_id_says_is_refused(
     )
     import_blobs(server, tmp_path, image)
     with pytest.raises(
-        OperationFailedError, match="layer 1 of 1 .* it unpacks to sha256:.*, not to sha256:000"
+        OperationFailedError, match=r"layer 1 of 1 .* it unpacks to sha256:.*, not to sha256:000"
     ):
         await runtime.prepare("c1", image.name)
     assert "extract-" not in server.ctr("snapshots", "ls")

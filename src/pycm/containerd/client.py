@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.message import DecodeError
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
 from grpclib.const import Status
@@ -35,6 +36,9 @@ CONNECTION_WINDOW = 4 << 20
 STREAM_WINDOW = 1 << 20
 #: containerd passes on what runc printed; more than this says nothing further.
 MESSAGE_LIMIT = 1000
+
+#: What grpclib raises for an answer that is cut short, empty, compressed or no protobuf.
+GARBLED = (AssertionError, DecodeError, NotImplementedError)
 
 ERRORS: dict[Status, type[PycmError]] = {
     Status.NOT_FOUND: NotFoundError,
@@ -107,3 +111,6 @@ class Client:
             raise UnavailableError(
                 f"containerd at {self.address} does not answer ({call.name}): {reason}"
             ) from None
+        except GARBLED as error:
+            reason = str(error) or "no message in it"
+            raise OperationFailedError(f"containerd's answer to {call.name} makes no sense: {reason}") from None

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls, time-outs, and every way a peer can fail, turned into pycm's own errors."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fake_containerd import FakeContainerd, refuse
+from google.protobuf.empty_pb2 import Empty
+from grpclib.const import Status
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import StreamEnded
+
+from pycm.containerd import rpc
+from pycm.containerd.client import MESSAGE_LIMIT, Client, from_status
+from pycm.containerd.proto import content_pb2, version_pb2
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+async def client(fake: FakeContainerd) -> AsyncIterator[Client]:
+    made = Client(fake.path, "ns")
+    yield made
+    made.close()
+
+
+async def test_a_call_carries_namespace_and_lease(fake: FakeContainerd, client: Client) -> None:
+    fake.answers[rpc.VERSION] = lambda _: version_pb2.VersionResponse(version="9")
+    assert (await client.call(rpc.VERSION, Empty())).version == "9"
+    await client.call(rpc.VERSION, Empty(), lease="mine")
+    assert [item.get("containerd-namespace") for item in fake.metadata] == ["ns", "ns"]
+    assert [item.get("containerd-lease") for item in fake.metadata] == [None, "mine"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (Status.NOT_FOUND, NotFoundError),
+        (Status.ALREADY_EXISTS, ConflictError),
+        (Status.FAILED_PRECONDITION, ConflictError),
+        (Status.UNAVAILABLE, UnavailableError),
+        (Status.DEADLINE_EXCEEDED, UnavailableError),
+        (Status.UNKNOWN, OperationFailedError),
+        (Status.INVALID_ARGUMENT, OperationFailedError),
+    ],
+)
+async def test_a_status_becomes_an_error_with_method_and_text(
+    fake: FakeContainerd, client: Client, status: Status, error: type
+) -> None:
+    fake.answers[rpc.TASK_START] = refuse(status, "runc:\n  it\tbroke")
+    with pytest.raises(error) as caught:
+        await client.call(rpc.TASK_START, rpc.TASK_START.request())
+    assert type(caught.value) is error
+    assert str(caught.value) == "containerd's Tasks.Start failed: runc: it broke"
+
+
+def test_a_long_text_is_cut_and_a_missing_one_replaced() -> None:
+    assert len(str(from_status("X.Y", Status.UNKNOWN, "a" * 100_000))) < MESSAGE_LIMIT + 50
+    assert str(from_status("X.Y", Status.ABORTED, None)) == "containerd's X.Y failed: ABORTED"
+
+
+async def test_a_call_that_hangs_ends_by_its_time_out_and_the_next_one_works(
+    fake: FakeContainerd, client: Client
+) -> None:
+    async def never(_: Any) -> None:
+        await asyncio.Event().wait()
+
+    fake.answers[rpc.VERSION] = never
+    short = dataclasses.replace(rpc.VERSION, seconds=0.05)
+    with pytest.raises(UnavailableError, match=r"did not finish Version.Version within 0.05 s"):
+        await client.call(short, Empty())
+    del fake.answers[rpc.VERSION]
+    await client.call(rpc.VERSION, Empty())
+
+
+async def test_no_socket_is_unavailable_until_there_is_one(tmp_path: Path) -> None:
+    client = Client(str(tmp_path / "s"), "ns")
+    with pytest.raises(
+        UnavailableError, match=r"containerd at .*/s does not answer \(Version.Version\): No such file"
+    ):
+        await client.call(rpc.VERSION, Empty())
+    fake = FakeContainerd(client.address)
+    await fake.start()
+    await client.call(rpc.VERSION, Empty())
+    await fake.stop()
+    with pytest.raises(UnavailableError):
+        await client.call(rpc.VERSION, Empty())
+    client.close()
+    client.close()
+
+
+async def test_a_stream_gives_messages_and_then_the_loss(fake: FakeContainerd, client: Client) -> None:
+    chunks = [content_pb2.ReadContentResponse(data=data) for data in (b"a", b"b")]
+    fake.answers[rpc.CONTENT_READ] = lambda _: chunks
+    read = rpc.CONTENT_READ.request(digest="d")
+    assert [chunk.data async for chunk in client.stream(rpc.CONTENT_READ, read)] == [b"a", b"b"]
+    fake.answers[rpc.CONTENT_READ] = refuse(Status.NOT_FOUND)
+    with pytest.raises(NotFoundError):
+        _ = [chunk async for chunk in client.stream(rpc.CONTENT_READ, read)]
+    events = client.stream(rpc.EVENT_SUBSCRIBE, rpc.EVENT_SUBSCRIBE.request())
+    waiting = asyncio.create_task(anext(events))
+    while not fake.subscribers:
+        await asyncio.sleep(0)
+    await fake.stop()
+    with pytest.raises(UnavailableError):
+        await waiting
+    await fake.start()
+
+
+class OddPeer(asyncio.Protocol):
+    """Talks HTTP/2 as far as `answer` lets it, or, if that is bytes, sends these and hangs up."""
+
+    def __init__(self, answer: bytes | Callable[[H2Connection, int], None], transports: set[Any]) -> None:
+        self.answer = answer
+        self.transports = transports
+        self.h2 = H2Connection(H2Configuration(client_side=False))
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.transports.add(transport)
+        if callable(self.answer):
+            self.h2.initiate_connection()
+
+    def data_received(self, data: bytes) -> None:
+        if isinstance(self.answer, bytes):
+            self.transport.write(self.answer)
+            self.transport.close()
+            return
+        for event in self.h2.receive_data(data):
+            if isinstance(event, StreamEnded):
+                self.answer(self.h2, event.stream_id)
+        self.transport.write(self.h2.data_to_send())
+
+
+async def error_with(path: Path, answer: bytes | Callable[[H2Connection, int], None]) -> type:
+    transports: set[Any] = set()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(lambda: OddPeer(answer, transports), path)
+    client = Client(str(path), "ns")
+    try:
+        with pytest.raises(PycmError) as caught:
+            await client.call(rpc.VERSION, Empty())
+    finally:
+        client.close()
+        for transport in transports:
+            transport.abort()
+        server.close()
+        await asyncio.sleep(0)  # transports close in the loop's next round
+        await server.wait_closed()
+    return type(caught.value)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\4", b"\0\0\0\4\0\0\0\0\0"]
+)
+async def test_a_peer_that_is_no_grpc_server_is_unavailable(tmp_path: Path, answer: bytes) -> None:
+    assert await error_with(tmp_path / "s", answer) is UnavailableError
+
+
+HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
+
+
+def reply(message: bytes, status: str = "0") -> Callable[[H2Connection, int], None]:
+    def send(connection: H2Connection, stream: int) -> None:
+        connection.send_headers(stream, HEADERS)
+        if message:
+            connection.send_data(stream, message)
+        connection.send_headers(stream, [("grpc-status", status)], end_stream=True)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (reply(b""), OperationFailedError),
+        (reply(b"\0\0\0\0\4\xff\xff\xff\xff"), OperationFailedError),
+        (reply(b"\0\0\0\0\4\xff"), OperationFailedError),
+        (reply(b"\1\0\0\0\4\xff\xff\xff\xff"), OperationFailedError),
+        (reply(b"", "none"), OperationFailedError),
+        (lambda connection, stream: connection.reset_stream(stream), UnavailableError),
+        (lambda connection, _: connection.close_connection(), UnavailableError),
+    ],
+)
+async def test_a_grpc_peer_that_answers_nonsense_is_an_error_of_ours(
+    tmp_path: Path, answer: Callable[[H2Connection, int], None], error: type
+) -> None:
+    assert await error_with(tmp_path / "s", answer) is error
