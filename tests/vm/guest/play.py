@@ -106,7 +106,9 @@ def start_agent() -> subprocess.Popen[bytes]:
     return start("agent", *entry("container_management"), *options)
 
 
-def agent_answers() -> bool:
+def answers(agent: subprocess.Popen[bytes]) -> bool:
+    if agent.poll() is not None:
+        raise RuntimeError(f"the agent ended with {agent.returncode}")
     try:
         return "Engine" in kanto_cm("--timeout", "5", "sysinfo")
     except RuntimeError:
@@ -211,7 +213,9 @@ def launch(name: str) -> None:
 
 
 def prepare() -> subprocess.Popen[bytes]:
-    Path("/run/containerd.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+    Path("/run/containerd.toml").write_text(
+        'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[debug]\nlevel = "warn"\n'
+    )
     start("containerd", "containerd", "--config", "/run/containerd.toml")
     Path("/run/mosquitto.conf").write_text("user root\nlistener 1883 127.0.0.1\nallow_anonymous true\n")
     start("mosquitto", "mosquitto", "-c", "/run/mosquitto.conf")
@@ -219,7 +223,7 @@ def prepare() -> subprocess.Popen[bytes]:
     agent = start_agent()
     run("ctr", "-n", NAMESPACE, "images", "import", "--no-unpack", "/app/image.tar")
     say("image imported")
-    wait_for("the agent answers", agent_answers)
+    wait_for("the agent answers", lambda: answers(agent))
     return agent
 
 
@@ -241,8 +245,8 @@ def kill_agent_and_return(agent: subprocess.Popen[bytes], cloud: Cloud) -> None:
     agent.send_signal(signal.SIGKILL)
     agent.wait(30)
     before = len(observed["messages"])
-    start_agent()
-    wait_for("the new agent answers", agent_answers)
+    new = start_agent()
+    wait_for("the new agent answers", lambda: answers(new))
     wait_for("the new agent asks for the device", lambda: cloud.count("edge/thing/request") > 1)
     cloud.introduce()
     wait_for("the twin is there again", lambda: cloud.count('"path":"/features/Metrics"') > 1)
