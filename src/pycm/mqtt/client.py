@@ -52,13 +52,15 @@ class MqttClient:
         self._listeners.append(listener)
 
     async def start(self) -> None:
-        """Begin to connect; returns at once."""
-        self._task = asyncio.create_task(self._run(), name="mqtt")
+        """Begin to connect; returns at once. Nothing if that was done: the connection is shared."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="mqtt")
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task, self._task = self._task, None
+        if task:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         link, self._link = self._link, None
         if link:
             await link.close()

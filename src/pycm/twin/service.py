@@ -53,15 +53,15 @@ class TwinSettings:
 
 
 class TwinService:
-    """`start`, at the end `stop`, both while the MQTT connection is started or stopped by its owner."""
+    """Starts the MQTT connection with itself, and ends it at its own end, when the last messages are out."""
 
     def __init__(
         self,
-        *,
-        settings: TwinSettings,
         mqtt: Mqtt,
         containers: Containers,
         metrics: Metrics,
+        settings: TwinSettings,
+        *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._mqtt = mqtt
@@ -73,6 +73,7 @@ class TwinService:
         self._outbox = Outbox()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
+        self._idle.set()
         self._online = False
         self._worker: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -89,6 +90,7 @@ class TwinService:
         self._unsubscribe = self._containers.subscribe(self._on_event)
         self._worker = asyncio.create_task(self._send_for_ever(), name="twin")
         self._mqtt.add_listener(self)
+        await self._mqtt.start()
 
     async def stop(self) -> None:
         """Send what is still to be sent, stop listening; bounded in time."""
@@ -103,6 +105,7 @@ class TwinService:
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        await self._mqtt.stop()
 
     async def _drain(self) -> None:
         try:

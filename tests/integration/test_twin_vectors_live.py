@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every conformance vector against a real mosquitto and the agent's connection, twin and container manager."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+VECTORS = pathlib.Path(__file__).parents[1] / "vectors"
+sys.path.insert(0, str(VECTORS))
+
+import vector_live  # noqa: E402
+from vector_expected import EXPECTED  # noqa: E402
+
+pytestmark = pytest.mark.integration
+
+#: A vector that is to fail need not be waited for long.
+SHORT_PATIENCE = 1.0
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        pytest.param(
+            vector,
+            id=vector["name"],
+            marks=[pytest.mark.xfail(reason=EXPECTED[vector["name"]], strict=True, raises=AssertionError)]
+            if vector["name"] in EXPECTED
+            else [],
+        )
+        for vector in json.loads((VECTORS / "mqtt-twin.json").read_text())
+    ],
+)
+def test_the_agent_passes_the_vector_at_a_real_broker(vector):
+    patience = SHORT_PATIENCE if vector["name"] in EXPECTED else vector_live.PATIENCE
+    assert vector_live.play(vector, patience) == ""

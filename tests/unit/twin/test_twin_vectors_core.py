@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every conformance vector against the protocol core alone. Those of features still to come must fail: the list can only shrink."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+VECTORS = pathlib.Path(__file__).parents[2] / "vectors"
+sys.path.insert(0, str(VECTORS))
+
+import vector_core  # noqa: E402
+from vector_expected import EXPECTED  # noqa: E402
+
+ALL = json.loads((VECTORS / "mqtt-twin.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        pytest.param(
+            vector,
+            id=vector["name"],
+            marks=[pytest.mark.xfail(reason=EXPECTED[vector["name"]], strict=True, raises=AssertionError)]
+            if vector["name"] in EXPECTED
+            else [],
+        )
+        for vector in ALL
+    ],
+)
+def test_the_core_passes_the_vector(vector):
+    assert vector_core.play(vector) == ""
+
+
+def test_only_vectors_that_exist_are_expected_to_fail():
+    assert set(EXPECTED) <= {vector["name"] for vector in ALL}
