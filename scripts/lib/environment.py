@@ -92,7 +92,7 @@ def environment(python: Python, extra: str = "", pins: str = "") -> Path:
     constraints = Path(__file__).with_name(f"pins-{pins}.txt") if pins else None
     made_of = [
         Path(__file__).read_bytes(),
-        (REPOSITORY / "pyproject.toml").read_bytes(),
+        packaging(),
         str(REPOSITORY).encode(),
     ]
     made_of += [
@@ -109,6 +109,11 @@ def environment(python: Python, extra: str = "", pins: str = "") -> Path:
             build(place, python, extra, constraints)
         os.utime(place)
     return place
+
+
+def packaging() -> bytes:
+    """The part of pyproject.toml that decides what is installed: all before the settings of tools."""
+    return (REPOSITORY / "pyproject.toml").read_bytes().partition(b"\n[tool.")[0]
 
 
 def build(place: Path, python: Python, extra: str, constraints: Path | None) -> None:
