@@ -15,6 +15,8 @@ from support.fakes import FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeS
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from typing_extensions import Self
+
 WAIT = 10.0
 
 
@@ -42,7 +44,7 @@ class ServedAgent:
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT)
 
-    def __enter__(self) -> ServedAgent:
+    def __enter__(self) -> Self:
         self._thread.start()
         self.run(self._start())
         return self

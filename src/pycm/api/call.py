@@ -31,10 +31,14 @@ class CallError(PycmError):
 
 
 class Call:
-    """Feed it with `headers`, `data`, `end`, `reset`; take from `messages`; `done` says that no more will come."""
+    """Feed it with `headers`, `data`, `end`, `reset`; take from `messages`.
+
+    `done`: no more will come. `ended`: the peer knows that; if not, the call is to be cancelled.
+    """
 
     def __init__(self) -> None:
         self.done = False
+        self.ended = False
         self._buffer = bytearray()
         self._status: int | None = None
         self._text = ""
@@ -84,15 +88,17 @@ class Call:
         """The peer has sent all."""
         if not self.done and self._status is None:
             self._fail(UNKNOWN, "the agent ended the call without a status")
-        self.done = True
+        self.done = self.ended = True
 
     def reset(self, code: int) -> None:
         """RST_STREAM; after the end it has no meaning."""
+        self.ended = True
         if not self.done:
             self._fail(_RESETS.get(code, INTERNAL), f"the agent reset the call (HTTP/2 error code {code})")
 
     def lost(self, why: str) -> None:
         """The connection is gone."""
+        self.ended = True
         if not self.done:
             self._fail(UNAVAILABLE, why)
 

@@ -88,7 +88,7 @@ class Client:
                 yield from call.messages()
             call.check()
         finally:
-            wire.leave(finished=call.done)
+            wire.leave(ended=call.ended)
             if wire.broken:
                 self.close()
 
@@ -244,9 +244,9 @@ class _Wire:
             except ConnectionError:
                 self.broken = True  # what the peer said before it went may still be read
 
-    def leave(self, *, finished: bool) -> None:
+    def leave(self, *, ended: bool) -> None:
         """The caller needs no more of the call: tell the peer, if it is not at its end."""
-        if finished or self.broken:
+        if ended or self.broken:
             return
         try:
             self._socket.settimeout(FAREWELL)

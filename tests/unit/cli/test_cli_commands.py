@@ -1,0 +1,537 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands against a served agent: what they send, what they print, and what they refuse before anything is sent."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pycm.api.proto.api.types.containers.types_pb2 import Container as Message
+from pycm.api.proto.api.types.containers.types_pb2 import State
+from pycm.cli import main, start, stop
+from pycm.errors import InvalidInputError
+from pycm.model.container import (
+    ContainerConfiguration,
+    DeviceMapping,
+    IOConfig,
+    LogConfiguration,
+    LogDriverConfiguration,
+    LogModeConfiguration,
+    MountPoint,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+    StopOptions,
+)
+from pycm.model.states import Status
+from support.fakes import IMAGE
+from support.served_agent import ServedAgent
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAgent]:
+    with ServedAgent(str(tmp_path_factory.mktemp("agent") / "s")) as served:
+        yield served
+
+
+@pytest.fixture
+def cli(agent: ServedAgent, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    def call(*argv: str) -> Result:
+        code = main.run("kanto-cm", ["--host", agent.path, *argv])
+        return Result(code, *capsys.readouterr())
+
+    yield call
+    for container in agent.manager.list():
+        agent.run(agent.manager.remove(container.id, force=True))
+
+
+@pytest.fixture
+def make(cli: Cli) -> Callable[..., str]:
+    def create(*argv: str) -> str:
+        result = cli("create", "--network", "host", *argv, IMAGE)
+        assert result.code == 0, result.err
+        return result.out.strip()
+
+    return create
+
+
+def container(agent: ServedAgent, identifier: str):
+    found = agent.manager.get(identifier)
+    assert found is not None
+    return found
+
+
+# ── create ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_create_sends_every_flag(agent: ServedAgent, cli: Cli) -> None:
+    words = [
+        "-n=x",
+        "--t",
+        "--i",
+        "--rp",
+        "on-failure",
+        "--rp-cnt",
+        "5",
+        "--rp-to",
+        "7",
+        "--devices",
+        "/dev/a:/dev/b:rw,/dev/c:/dev/c",
+        "--ports",
+        "1.2.3.4:80-82:8080/udp",
+        "--ports",
+        "90:91",
+        "--mp",
+        "/a:/b:shared",
+        "--e",
+        "A=1,2",
+        "--e",
+        "B",
+        "--log-max-files",
+        "3",
+        "--log-max-size",
+        "5M",
+        "--log-path",
+        "/var/log/x",
+        "--log-mode",
+        "non-blocking",
+        "--log-max-buffer-size",
+        "2M",
+        "-m",
+        "64M",
+        "--memory-reservation",
+        "32M",
+        "--memory-swap",
+        "-1",
+        "--cap-add",
+    ]
+    result = cli("create", *words[:-1], "--hosts", "a:container_a-host, b:1.2.3.4", IMAGE, "run", "-n", "--x")
+    assert result.code == 0, result.err
+    made = container(agent, result.out.strip())
+    host = made.host_config
+    assert host is not None
+    assert (made.name, made.image.name) == ("x", IMAGE)
+    assert made.io_config == IOConfig(tty=True, open_stdin=True)
+    assert made.config == ContainerConfiguration(env=("A=1,2", "B"), cmd=("run", "-n", "--x"))
+    assert made.mount_points == (MountPoint(source="/a", destination="/b", propagation_mode="shared"),)
+    assert host.restart_policy == RestartPolicy(
+        type="on-failure", maximum_retry_count=5, retry_timeout=7_000_000_000
+    )
+    assert host.devices == (
+        DeviceMapping(path_on_host="/dev/a", path_in_container="/dev/b", cgroup_permissions="rw"),
+        DeviceMapping(path_on_host="/dev/c", path_in_container="/dev/c", cgroup_permissions="rwm"),
+    )
+    assert host.port_mappings == (
+        PortMapping(proto="udp", container_port=8080, host_ip="1.2.3.4", host_port=80, host_port_end=82),
+        PortMapping(proto="tcp", container_port=91, host_ip="0.0.0.0", host_port=90, host_port_end=90),
+    )
+    assert host.extra_hosts == ("a:container_a-host", "b:1.2.3.4")
+    assert host.log_config == LogConfiguration(
+        driver_config=LogDriverConfiguration(
+            type="json-file", max_files=3, max_size="5M", root_dir="/var/log/x"
+        ),
+        mode_config=LogModeConfiguration(mode="non-blocking", max_buffer_size="2M"),
+    )
+    assert host.resources == Resources(memory="64M", memory_reservation="32M")
+
+
+def test_create_leaves_to_the_agent_what_is_not_given(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make())
+    assert made.config is None
+    assert made.name == made.id
+    assert made.host_config is not None
+    assert made.host_config.resources is None
+    assert made.host_config.restart_policy == RestartPolicy(type="unless-stopped")
+
+
+def test_count_and_timeout_are_sent_for_on_failure_only(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make("--rp", "always", "--rp-cnt", "3", "--rp-to", "9"))
+    assert made.host_config is not None
+    assert made.host_config.restart_policy == RestartPolicy(type="always")
+
+
+def test_a_log_driver_of_none_needs_no_sizes(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make("--log-driver", "none"))
+    assert made.host_config is not None
+    assert made.host_config.log_config is not None
+    assert made.host_config.log_config.driver_config == LogDriverConfiguration(type="none")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "container image argument is expected"),
+        (("--log-driver", "syslog", IMAGE), "unsupported log driver configuration"),
+        (("--log-mode", "async", IMAGE), "unsupported log mode configuration"),
+        (("--e", "1=2", IMAGE), "invalid environmental variable declaration provided : 1=2"),
+        (("--devices", "/dev/x", IMAGE), "incorrect configuration value for device mapping /dev/x"),
+        (("--mp", "/a", IMAGE), "Incorrect number of parameters of the mount point /a"),
+        (("--mp", "/a:/b:no", IMAGE), "propagation mode must be set to one of the supported modes"),
+        (("--rp-cnt", "x", IMAGE), 'invalid argument "x" for "--rp-cnt" flag: strconv.ParseInt: parsing "x": invalid syntax'),
+        (("--name",), "flag needs an argument: --name"),
+        (("-x",), "unknown shorthand flag: 'x' in -x"),
+    ],
+)  # fmt: skip
+def test_create_refuses_before_anything_is_sent(cli: Cli, words: tuple[str, ...], text: str) -> None:
+    result = cli("--host", "/nowhere", "create", *words)
+    assert result == (1, "", f"Error: {text}\n")
+
+
+# ── create --file ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def from_file(cli: Cli, tmp_path: Path) -> Callable[..., Result]:
+    def create(descriptor: object, *words: str) -> Result:
+        path = tmp_path / "d.json"
+        path.write_text(descriptor if isinstance(descriptor, str) else json.dumps(descriptor))
+        return cli("create", "--file", str(path), *words)
+
+    return create
+
+
+def test_a_descriptor_needs_only_an_image(agent: ServedAgent, from_file: Callable[..., Result]) -> None:
+    result = from_file({"image": {"name": IMAGE}})
+    assert result.code == 0, result.err
+    made = container(agent, result.out.strip())
+    assert made.host_config is not None
+    assert made.host_config.network_mode == "bridge"
+
+
+def test_a_descriptor_may_leave_defaults_open_and_use_both_spellings(
+    agent: ServedAgent, from_file: Callable[..., Result]
+) -> None:
+    result = from_file(
+        {
+            "container_id": "databroker",
+            "container_name": "db",
+            "image": {"name": IMAGE},
+            "mount_points": [{"source": "/a", "destination": "/b"}],
+            "host_config": {
+                "port_mappings": [{"protocol": "udp", "container_port": 1, "host_port": 2}],
+                "devices": [{"path_on_host": "/dev/x"}],
+                "restart_policy": {"type": "on-failure", "maximum_retry_count": 1, "retry_timeout": 30},
+            },
+        }
+    )
+    assert result == (0, "databroker\n", "")
+    made = container(agent, "databroker")
+    assert made.mount_points[0].propagation_mode == "rprivate"
+    assert made.host_config is not None
+    assert made.host_config.port_mappings[0].proto == "udp"
+    assert made.host_config.devices[0].cgroup_permissions == "rwm"
+    assert made.host_config.restart_policy is not None
+    assert made.host_config.restart_policy.retry_timeout == 30_000_000_000
+
+
+def test_nothing_may_stand_beside_a_descriptor_but_global_flags(from_file: Callable[..., Result]) -> None:
+    minimal = {"image": {"name": IMAGE}}
+    arguments = "no arguments are expected when creating a container from file"
+    flags = "no other flags are expected when creating a container from file"
+    assert from_file(minimal, "image").err == f"Error: {arguments}\n"
+    assert from_file(minimal, "--privileged").err == f"Error: {flags}\n"
+    assert from_file(minimal, "--privileged", "true").err == f"Error: {arguments}\n"
+    assert from_file(minimal, "--timeout", "5").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "document: [] is not an object"),
+        ('{"image": {"name": 5}}', "image.name: 5 is not a string"),
+        ('{"image": {}}', "the containers image configuration is invalid"),
+        ('{"image": {"name": "x:1"}, "host_config": {"network_mode": "none"}}', "unsupported network mode none"),
+        ("[" * 10000, "levels deep"),
+        (" " * (1024 * 1024 + 1), "longer than"),
+    ],
+)  # fmt: skip
+def test_a_wrong_descriptor_is_one_line_that_says_what_is_wrong(
+    from_file: Callable[..., Result], text: str, part: str
+) -> None:
+    result = from_file(text)
+    assert (result.code, result.out) == (1, "")
+    assert part in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_missing_descriptor_is_named(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "none.json"
+    assert cli("create", "-f", str(path)) == (1, "", f"Error: open {path}: no such file or directory\n")
+    assert cli("create", "-f", str(tmp_path)).err == f"Error: open {tmp_path}: Is a directory\n"
+
+
+# ── start, stop, restart, pause ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_life_of_a_container(agent: ServedAgent, cli: Cli, make: Callable[..., str]) -> None:
+    identifier = make("-n", "x", "--rp", "no")
+
+    def after(*words: str) -> Status:
+        assert cli(*words) == (0, "", "")
+        return container(agent, identifier).state.status
+
+    assert after("start", "-n", "x") is Status.RUNNING
+    assert after("pause", identifier) is Status.PAUSED
+    assert cli("start", identifier).err == (
+        f"Error: the container with ID = {identifier} is paused - cannot start it - use unpause instead\n"
+    )
+    assert after("unpause", "-n", "x") is Status.RUNNING
+    pid = container(agent, identifier).state.pid
+    assert after("restart", "-n", "x") is Status.RUNNING
+    assert container(agent, identifier).state.pid != pid
+    assert after("stop", "-n", "x", "-f", "--timeout", "5") is Status.STOPPED
+    assert after("restart", identifier) is Status.RUNNING
+    assert cli("remove", "-f", "-n", "x") == (0, "", "")
+    assert agent.manager.list() == []
+
+
+def test_start_passes_on_what_the_agent_says_if_it_was_started_meanwhile(
+    cli: Cli, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identifier = make("--rp", "no")
+    cli("start", identifier)
+    stale = Message(id=identifier, state=State(status="Stopped"))
+    monkeypatch.setattr(start, "chosen", lambda _line: stale)
+    text = f"rpc error: code = Unknown desc = the container with id = {identifier} is already running"
+    assert cli("start", identifier) == (1, "", f"Error: {text}\n")
+
+
+@pytest.mark.parametrize("flag", ["--a", "--i"])
+def test_attaching_at_a_start_is_refused_clearly(cli: Cli, flag: str) -> None:
+    result = cli("start", flag, "-n", "x")
+    assert result.code == 1
+    assert "attaching comes with a later version" in result.err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", 0), ("15s", 15), ("1m15s", 75), ("500ms", 1), ("499ms", 0), ("1.5s", 2), ("0", 0)],
+)
+def test_stop_times_are_rounded_to_seconds_half_up(text: str, seconds: int) -> None:
+    assert stop.whole_seconds(text) == seconds
+
+
+def test_a_negative_stop_time_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"^the timeout = -5 shouldn't be negative$"):
+        stop.whole_seconds("-5s")
+
+
+def test_stop_sends_its_options(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identifier = make()
+    seen = []
+
+    async def record(container_id: str, options: StopOptions | None = None) -> None:
+        seen.append((container_id, options))
+
+    monkeypatch.setattr(agent.manager, "stop", record)
+    assert cli("stop", identifier).code == 0
+    assert cli("stop", identifier, "-ft", "3s", "-s", "9").code == 0
+    assert seen == [
+        (identifier, StopOptions(timeout=0, force=False, signal="SIGTERM")),
+        (identifier, StopOptions(timeout=3, force=True, signal="9")),
+    ]
+
+
+def test_stop_of_a_container_that_does_not_run_says_its_state(cli: Cli, make: Callable[..., str]) -> None:
+    identifier = make()
+    text = f"cannot perform stop operation for container: {identifier}, with state: Created"
+    assert cli("stop", identifier).err == f"Error: rpc error: code = Unknown desc = {text}\n"
+
+
+# ── remove ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_remove_goes_on_after_one_that_fails(agent: ServedAgent, cli: Cli, make: Callable[..., str]) -> None:
+    first, second = make(), make()
+    result = cli("remove", first, "nope", second)
+    assert result == (1, "", "Error: The requested container with ID = nope was not found.\n")
+    assert agent.manager.list() == []
+
+
+def test_remove_lists_several_failures(cli: Cli) -> None:
+    result = cli("remove", "a", "b")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.rstrip("\n") == (
+        "Error: containers couldn't be removed due to the following reasons: \n\n"
+        "* The requested container with ID = a was not found.\n"
+        "* The requested container with ID = b was not found."
+    )
+
+
+def test_remove_sends_stop_options_with_force_only(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identifier = make()
+    seen = []
+
+    async def record(_id: str, *, force: bool = False, options: StopOptions | None = None) -> None:
+        seen.append((force, options))
+
+    monkeypatch.setattr(agent.manager, "remove", record)
+    cli("remove", identifier, "-t", "5s")
+    cli("remove", identifier, "-f", "-t", "5s")
+    monkeypatch.undo()
+    assert seen == [(False, None), (True, StopOptions(force=True, timeout=5))]
+
+
+# ── rename, update, logs ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rename_by_name_and_its_refusals(agent: ServedAgent, cli: Cli, make: Callable[..., str]) -> None:
+    identifier = make("-n", "old")
+    assert cli("rename", "-n", "old", "new") == (0, "", "")
+    assert container(agent, identifier).name == "new"
+    assert cli("rename", identifier, "new").err == "Error: the new name = new shouldn't be the same\n"
+    assert cli("rename").err == "Error: accepts 1 or 2 arg(s), received 0\n"
+    assert cli("rename", "a", "b", "c").err == "Error: accepts at most 2 arg(s), received 3\n"
+    assert cli("rename", "only").err.startswith("Error: You must provide either an ID or a name")
+    assert cli("rename", "-n", "new", identifier, "x").err.startswith("Error: Container ID and --name (-n)")
+
+
+def limits(agent: ServedAgent, identifier: str) -> Resources | None:
+    host = container(agent, identifier).host_config
+    assert host is not None
+    return host.resources
+
+
+def test_update_merges_limits_and_minus_one_takes_one_away(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("-m", "64M", "--memory-reservation", "32M")
+    assert cli("update", identifier, "-m", "96M").code == 0
+    assert limits(agent, identifier) == Resources(memory="96M", memory_reservation="32M", memory_swap="128M")
+    assert cli("update", identifier, "--memory-reservation", "-1", "--memory-swap=-1").code == 0
+    assert limits(agent, identifier) == Resources(memory="96M")
+    assert cli("update", identifier, "-m", "-1").code == 0
+    assert limits(agent, identifier) is None
+
+
+def test_taking_away_a_limit_that_is_not_there_is_no_error(cli: Cli, make: Callable[..., str]) -> None:
+    assert cli("update", make(), "-m", "-1") == (0, "", "")
+
+
+def policy(agent: ServedAgent, identifier: str) -> RestartPolicy | None:
+    host = container(agent, identifier).host_config
+    assert host is not None
+    return host.restart_policy
+
+
+def test_update_lays_the_given_policy_over_the_present_one(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("--rp", "on-failure", "--rp-cnt", "3")
+    assert cli("update", identifier, "--rp-to", "60").code == 0
+    wanted = RestartPolicy(type="on-failure", maximum_retry_count=3, retry_timeout=60_000_000_000)
+    assert policy(agent, identifier) == wanted
+    assert cli("update", identifier, "--rp", "no").code == 0
+    assert policy(agent, identifier) == RestartPolicy(type="no")
+    text = "cannot use max retry count when the restart policy is no"
+    assert cli("update", identifier, "--rp-cnt", "2").err == f"Error: {text}\n"
+    assert cli("update", identifier, "--rp", "never").err == "Error: unsupported restart policy type never\n"
+
+
+def test_logs_prints_one_record_a_line(agent: ServedAgent, cli: Cli, make: Callable[..., str]) -> None:
+    identifier = make("-n", "talker", "--rp", "no")
+    assert cli("logs", identifier).err == (
+        'Error: rpc error: code = Unknown desc = there are no logs for container with status "Created"\n'
+    )
+    cli("start", identifier)
+    agent.logs.lines[identifier] = ['{"log":"ä"}', '{"log":"b"}', '{"log":"c"}']
+    assert cli("logs", identifier) == (0, '{"log":"ä"}\n{"log":"b"}\n{"log":"c"}\n', "")
+    assert cli("--name", "talker", "logs", "-t", "1") == (0, '{"log":"c"}\n', "")
+    assert cli("logs", "-t", "x", identifier).err == (
+        'Error: invalid argument "x" for "-t, --tail" flag: strconv.ParseInt: parsing "x": invalid syntax\n'
+    )
+
+
+# ── the frame ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_two_containers_of_one_name_are_told_apart_by_id_only(cli: Cli, make: Callable[..., str]) -> None:
+    make("-n", "twin")
+    make("-n", "twin")
+    assert cli("get", "-n", "twin").err == (
+        "Error: There are more than one containers with name = twin. Try using an ID instead.\n"
+    )
+
+
+@pytest.mark.parametrize("words", [(), ("help",), ("-h",), ("--help",), ("--host", "x", "--debug")])
+def test_help_is_printed_without_a_command(cli: Cli, words: tuple[str, ...]) -> None:
+    result = cli(*words)
+    assert (result.code, result.err) == (0, "")
+    assert all(f"  {command}" in result.out for command in main.COMMANDS)
+    assert "daemon" not in result.out
+
+
+@pytest.mark.parametrize("command", sorted(main.COMMANDS))
+def test_every_command_has_help_with_usage_and_two_ways_to_it(cli: Cli, command: str) -> None:
+    result = cli(command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"Usage:\n  kanto-cm {command}" in result.out
+    assert "Examples:\n  kanto-cm" in result.out
+    assert cli("help", command) == result
+
+
+def test_help_wins_over_too_many_words_but_not_over_wrong_flags(cli: Cli) -> None:
+    assert cli("get", "a", "b", "--help").code == 0
+    assert cli("get", "--bogus", "--help").err == "Error: unknown flag: --bogus\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("lst",), 'unknown command "lst" for "kanto-cm"\n\nDid you mean this?\n\tget\n\tlist\n'),
+        (("help", "foo"), 'unknown command "foo" for "kanto-cm"'),
+        (("daemon",), 'unknown command "daemon" for "kanto-cm"'),
+        (("list", "x"), 'unknown command "x" for "kanto-cm list"'),
+        (("sysinfo", "x"), 'unknown command "x" for "kanto-cm sysinfo"'),
+        (("get", "a", "b"), "accepts at most 1 arg(s), received 2"),
+        (("--bogus",), "unknown flag: --bogus"),
+        (("--timeout", "5s", "list"), 'invalid argument "5s" for "--timeout" flag: strconv.ParseInt: parsing "5s": invalid syntax'),
+        (("get", "\udcff"), "the argument \\xff is not valid UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_is_refused(cli: Cli, words: tuple[str, ...], text: str) -> None:
+    assert cli(*words) == (1, "", f"Error: {text}\n")
+
+
+def test_an_agent_that_is_not_there_is_named_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "none")
+    assert main.run("pycm", ["list", "--host", path, "--timeout", "0"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (
+        err
+        == f"Error: error while dialing {path}: No such file or directory (waited 0 s); is the agent running?\n"
+    )
+
+
+def test_debug_says_what_is_called_on_stderr_only(cli: Cli) -> None:
+    result = cli("--debug", "list")
+    assert result.out == "No containers found.\n"
+    assert 'level=debug msg="start client at debug level"' in result.err
+    assert 'level=debug msg="call List"' in result.err
+
+
+def test_an_interrupt_ends_with_the_code_of_a_signal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_line: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(start, "run", interrupted)
+    assert cli("start", "x") == (130, "", "")
