@@ -278,10 +278,9 @@ class ContainerdRuntime:
         """SIGKILL to all processes, and wait until the first one is gone."""
         with contextlib.suppress(NotFoundError):
             await self.signal(container_id, signal.SIGKILL, everyone=True)
+            # frozen by cgroup v1 they would not die; a task that is not paused refuses
             with contextlib.suppress(OperationFailedError, ConflictError):
-                await self.resume(
-                    container_id
-                )  # frozen by cgroup v1, they would not die; refused if not paused
+                await self.resume(container_id)
             await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id))
 
     async def _undo(self, step: Callable[[str], Awaitable[None]], container_id: str) -> None:
