@@ -48,12 +48,19 @@ def number(value: float) -> str:
 def table(figures: list[Figure]) -> str:
     rows = [HEADINGS, *map(row, figures)]
     widths = [max(len(cells[column]) for cells in rows) for column in range(len(HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        for cells in rows
+    ]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
 
 
 def as_json(figures: list[Figure]) -> str:
-    machine = {"python": platform.python_version(), "machine": platform.machine(), "kernel": platform.release()}
+    machine = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "kernel": platform.release(),
+    }
     rows = [{**asdict(figure), "verdict": figure.verdict} for figure in figures]
     return json.dumps({**machine, "cpus": os.cpu_count(), "figures": rows}, indent=2) + "\n"

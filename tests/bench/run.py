@@ -33,7 +33,9 @@ def options_of(arguments: list[str]) -> argparse.Namespace:
         epilog=f"benchmarks:\n{text}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", metavar="NAME", action="append", choices=BENCHMARKS, help="only this one (repeatable)")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", choices=BENCHMARKS, help="only this one (repeatable)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the table as JSON")
     parser.add_argument("--full", action="store_true", help="with 100 containers too: some minutes more")
     return parser.parse_args(arguments)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from figures import BenchmarkError, Figure
-from support.cgroups import Machine, net_dev
 
 from pycm.metrics.sampler import Sampler
+from support.cgroups import Machine, net_dev
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 LIMIT = 6.0
 CONTAINERS = 10
@@ -75,7 +75,7 @@ def run(_: object) -> list[Figure]:
 class Floor:
     """The C program, built on the spot."""
 
-    def __enter__(self) -> Floor:
+    def __enter__(self):
         self._directory = tempfile.TemporaryDirectory(prefix="pycm-bench-")
         self._program = f"{self._directory.name}/floor"
         try:
@@ -91,7 +91,9 @@ class Floor:
     def nanoseconds(self, files: list[tuple[str, str]]) -> float:
         """CPU time of one sweep over (kind, path) files."""
         text = "".join(f"{kind} {path}\n" for kind, path in files)
-        done = subprocess.run([self._program, str(C_SWEEPS)], input=text, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [self._program, str(C_SWEEPS)], input=text, capture_output=True, text=True, check=True
+        )
         return float(done.stdout.split()[0])
 
 

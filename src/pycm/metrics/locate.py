@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the cgroups of a container lie in the file system: from the texts of /proc/self/mountinfo and /proc/PID/cgroup. Pure.
 
-Three kinds of host: cgroup v2 alone; v1 alone, one mount point a controller; hybrid, where v1 has the controllers and a v2 tree beside
-it still counts CPU time and pressure.
+Three kinds of host: cgroup v2 alone; v1 alone, one mount point a controller; hybrid, where v1 has controllers and a v2 tree beside it
+has the others, and counts pressure.
 """
 
 from __future__ import annotations

@@ -111,9 +111,10 @@ class Reader:
         return self._probes[figure]
 
     def _sources(self, figure: str) -> list[Source[Any]]:
+        """Where v1 has the controller, it counts; v2 beside it only adds what v1 does not know."""
         unified = self._where.unified
-        second = cgroup2.sources(unified, figure) if unified else []
-        return second + cgroup1.sources(self._where.controllers, figure)
+        first = cgroup1.sources(self._where.controllers, figure)
+        return first + (cgroup2.sources(unified, figure) if unified else [])
 
     # ── the sample ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -565,7 +565,7 @@ def test_a_v1_memory_limit_is_read_again_when_it_changed(v1):
     sampler.close_all()
 
 
-def test_a_hybrid_host_gives_pressure_and_cpu_time_from_v2_and_the_rest_from_v1(tmp_path):
+def test_a_hybrid_host_gives_pressure_from_v2_and_what_v1_has_from_v1(tmp_path):
     machine = Machine(tmp_path).boot(v2="unified", v1=CONTROLLERS)
     v1_container(machine)
     machine.process(PID, V1_CGROUP + "0::/kanto-cm/c1\n")
@@ -575,11 +575,24 @@ def test_a_hybrid_host_gives_pressure_and_cpu_time_from_v2_and_the_rest_from_v1(
     sampler.open("c1", PID)
     sampler.baseline(["c1"])
     machine.system_ticks(1100)
-    machine.cpu_usage("unified/kanto-cm/c1", 1_000_000 + 50 * TICK)
+    machine.write("v1/cpu,cpuacct/kanto-cm/c1/cpuacct.usage", f"{5_000_000_000 + 50 * TICK * 1000}\n")
     found = values(sampler, predicate=everything)
     assert found[ids.CPU_UTILIZATION] == 50
     assert found[ids.CPU_PRESSURE] == 4.5
     assert (found[ids.MEMORY_TOTAL], found[ids.PIDS]) == (100000, 3)
+    sampler.close_all()
+
+
+def test_a_hybrid_host_without_a_v1_controller_uses_that_of_v2(tmp_path):
+    machine = Machine(tmp_path).boot(v2="unified", v1=("pids",))
+    machine.container("c1", PID, v2="unified")
+    machine.write("v1/pids/kanto-cm/c1/cgroup.clone_children", "0\n")
+    machine.write("v1/pids/kanto-cm/c1/pids.current", "3\n")
+    machine.write(f"proc/{PID}/cgroup", "5:pids:/kanto-cm/c1\n0::/kanto-cm/c1\n")
+    sampler = Sampler(machine.proc)
+    sampler.open("c1", PID)
+    found = values(sampler)
+    assert (found[ids.PIDS], found[ids.MEMORY_TOTAL], found[ids.MEMORY_USED]) == (3, 100000, 30000)
     sampler.close_all()
 
 
