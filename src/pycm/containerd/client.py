@@ -113,4 +113,6 @@ class Client:
             ) from None
         except GARBLED as error:
             reason = str(error) or "no message in it"
-            raise OperationFailedError(f"containerd's answer to {call.name} makes no sense: {reason}") from None
+            raise OperationFailedError(
+                f"containerd's answer to {call.name} makes no sense: {reason}"
+            ) from None
