@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,7 +32,8 @@ GONE = frozenset({errno.ENODEV, errno.ESRCH, errno.ENOENT})
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC
 
 
-class Source(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Source(Generic[T]):
     """Where a figure can be read and how."""
 
     path: str
@@ -44,7 +46,8 @@ class Probe(Generic[T]):
     __slots__ = ("_descriptor", "_parse", "_path")
 
     def __init__(self, source: Source[T], descriptor: int = _NO_DESCRIPTOR) -> None:
-        self._path, self._parse = source
+        self._path = source.path
+        self._parse = source.parse
         self._descriptor = descriptor
 
     @property
