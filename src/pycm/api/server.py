@@ -12,9 +12,11 @@ import logging
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpclib.server
+from grpclib.config import Configuration
 from grpclib.protocol import H2Protocol
 from h2.events import UnknownFrameReceived
 
+from pycm.api.frame_guard import FrameGuard
 from pycm.api.service import Codec, Service
 from pycm.api.socket_file import SocketFile
 from pycm.errors import ConfigError, shorten
@@ -30,6 +32,8 @@ log = logging.getLogger("pycm.api")
 MAX_CONNECTIONS = 512
 #: Answers that wait for one client to read, in bytes; beyond, the client is cut off. Logs and lists wait far below this.
 MAX_UNSENT = 8 * 1024 * 1024
+#: Bytes of requests that one client may have under way unread; a longer message flows as it is read.
+WINDOW = 256 * 1024
 #: Connections that wait to be accepted.
 BACKLOG = 128
 #: Seconds that running calls get to see their end.
@@ -105,7 +109,8 @@ class _Grpc(grpclib.server.Server):
     """grpclib's server that knows its connections."""
 
     def __init__(self, handlers: Any, *, codec: Codec) -> None:
-        super().__init__(handlers, codec=codec)
+        windows = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
+        super().__init__(handlers, codec=codec, config=windows)
         self.connections: set[_Connection] = set()
 
     def _protocol_factory(self) -> H2Protocol:
@@ -133,6 +138,7 @@ class _Connection(H2Protocol):
     def __init__(self, plain: H2Protocol, connections: set[_Connection]) -> None:
         super().__init__(plain.handler, plain.config, plain.h2_config)
         self._connections = connections
+        self._guard = FrameGuard()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -148,6 +154,10 @@ class _Connection(H2Protocol):
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None
         if self.transport.is_closing():
+            return
+        if not self._guard.admits(data):
+            log.warning("API: a client is cut off: it sends a frame longer than allowed, or no HTTP/2")
+            self.end()
             return
         try:
             super().data_received(data)

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import struct
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
@@ -23,15 +21,13 @@ from pycm.api.encoded import EncodedContainers
 from pycm.api.methods import (
     API_VERSION,
     CONTAINERS,
-    MAX_MESSAGE,
-    PREFIX,
-    PREFIX_SIZE,
     PROJECT_INFO,
     UNKNOWN_BUILD,
 )
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
+from pycm.api.receiver import Receiver
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError
 from pycm.model import wire
 from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
@@ -73,6 +69,7 @@ class Service:
         self._containers = containers
         self._logs = logs
         self._encoded = EncodedContainers()
+        self._receive = Receiver()
 
     def __mapping__(self) -> dict[str, Handler]:
         unary: tuple[tuple[str, Unary, Any, Any], ...] = (
@@ -96,11 +93,30 @@ class Service:
             refuse_attach, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
         )
         return {
-            **{CONTAINERS + name: _unary(name, *row) for name, *row in unary},
-            **{CONTAINERS + name: _streaming(name, *row) for name, *row in streaming},
+            **{CONTAINERS + name: self._unary(name, *row) for name, *row in unary},
+            **{CONTAINERS + name: self._streaming(name, *row) for name, *row in streaming},
             CONTAINERS + "Attach": attach,
-            PROJECT_INFO: _unary("ProjectInfo", project_info, Empty, sysinfo.ProjectInfoResponse),
+            PROJECT_INFO: self._unary("ProjectInfo", project_info, Empty, sysinfo.ProjectInfoResponse),
         }
+
+    # ── between calls and the library ──
+
+    def _unary(self, name: str, work: Unary, request_type: Any, reply_type: Any) -> Handler:
+        async def handle(stream: Stream[Any, Any]) -> None:
+            with _failures_as_status(name):
+                await stream.send_message(await work(await self._receive(stream, request_type)))
+
+        return Handler(handle, Cardinality.UNARY_UNARY, request_type, reply_type)
+
+    def _streaming(self, name: str, work: Streaming, request_type: Any, reply_type: Any) -> Handler:
+        async def handle(stream: Stream[Any, Any]) -> None:
+            with _failures_as_status(name):
+                request = await self._receive(stream, request_type)
+                async with contextlib.aclosing(work(request)) as messages:
+                    async for message in messages:
+                        await stream.send_message(message)  # waits while the client does not read
+
+        return Handler(handle, Cardinality.UNARY_STREAM, request_type, reply_type)
 
     # ── reading ──
 
@@ -219,28 +235,6 @@ def log_configuration(container: Container) -> LogConfiguration:
     return config
 
 
-# ── between calls and the library ───────────────────────────────────────────────────────────────────────────────────
-
-
-def _unary(name: str, work: Unary, request_type: Any, reply_type: Any) -> Handler:
-    async def handle(stream: Stream[Any, Any]) -> None:
-        with _failures_as_status(name):
-            await stream.send_message(await work(await receive(stream, request_type)))
-
-    return Handler(handle, Cardinality.UNARY_UNARY, request_type, reply_type)
-
-
-def _streaming(name: str, work: Streaming, request_type: Any, reply_type: Any) -> Handler:
-    async def handle(stream: Stream[Any, Any]) -> None:
-        with _failures_as_status(name):
-            request = await receive(stream, request_type)
-            async with contextlib.aclosing(work(request)) as messages:
-                async for message in messages:
-                    await stream.send_message(message)  # waits while the client does not read
-
-    return Handler(handle, Cardinality.UNARY_STREAM, request_type, reply_type)
-
-
 @contextlib.contextmanager
 def _failures_as_status(method: str) -> Iterator[None]:
     try:
@@ -254,33 +248,3 @@ def _failures_as_status(method: str) -> Iterator[None]:
         raise GRPCError(
             Status.INTERNAL, f"internal error in {method}: {type(error).__name__}; see the agent's log"
         ) from None
-
-
-async def receive(stream: Stream[Any, Any], request_type: Any) -> Any:
-    """The one request of a call. The library's own function has no bound on the length and fails with bare assertions."""
-    source = stream._stream  # noqa: SLF001 - the only way to look at the length before the message is read
-    compressed, length = struct.unpack(PREFIX, await _exactly(source.recv_data, PREFIX_SIZE))
-    if compressed:
-        raise GRPCError(
-            Status.UNIMPLEMENTED, "compressed messages are not supported: send without compression"
-        )
-    if length > MAX_MESSAGE:
-        text = f"grpc: received message larger than max ({length} vs. {MAX_MESSAGE})"
-        raise GRPCError(Status.RESOURCE_EXHAUSTED, text)
-    data = await _exactly(source.recv_data, length)
-    try:
-        return request_type.FromString(data)
-    except DecodeError as error:
-        raise GRPCError(
-            Status.INTERNAL, f"the request is no {request_type.DESCRIPTOR.name} message: {error}"
-        ) from None
-
-
-async def _exactly(recv_data: Callable[[int], Awaitable[bytes]], size: int) -> bytes:
-    try:
-        data = await recv_data(size)
-    except AssertionError:  # how grpclib says that the stream ended early
-        data = b""
-    if len(data) != size:
-        raise GRPCError(Status.INTERNAL, "the request ended before its message was complete")
-    return data
