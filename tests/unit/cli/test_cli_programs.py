@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs as processes of their own: what they import, and output that cannot be written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.served_agent import ServedAgent
+
+#: Slow to import, or a sign that something slow was.
+HEAVY = {
+    "argparse", "asyncio", "concurrent.futures", "cgroupspy", "grpclib", "h2", "paho", "psutil", "ssl", "pycm.agent",
+    "pycm.containers", "pycm.containerd",
+}  # fmt: skip
+#: Not for help either.
+SLOW = {
+    "dataclasses",
+    "google.protobuf",
+    "hpack",
+    "json",
+    "logging",
+    "socket",
+    "typing",
+    "pycm.model.container",
+}
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedAgent]:
+    with ServedAgent(str(tmp_path_factory.mktemp("agent") / "s")) as served:
+        yield served
+
+
+def program(
+    *argv: str, name: str = "kanto_cm", after: str = "pass", **options
+) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from pycm.cli.main import {name}; code = {name}(); {after}; sys.exit(code)"
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        text=True,
+        encoding="utf-8",
+        timeout=30,
+        check=False,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+def imported(*argv: str) -> set[str]:
+    """What this command line imports beyond a Python that does nothing."""
+    show = "import json; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    with_command = json.loads(program(*argv, name="pycm", after=show).stderr)
+    bare = subprocess.run(
+        [sys.executable, "-c", "import sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(with_command) - set(bare.stdout.split())
+
+
+def test_help_imports_nothing_slow() -> None:
+    found = imported("--help") - {"json"}  # what the test itself asks with
+    assert not found & HEAVY
+    assert not found & (SLOW - {"json"})
+    assert len([name for name in found if name.startswith("pycm")]) < 10
+
+
+def test_list_imports_no_event_loop_and_no_model(agent: ServedAgent) -> None:
+    found = imported("--host", agent.path, "list")
+    assert "pycm.api.client" in found
+    assert not found & HEAVY
+    assert not found & {"dataclasses", "pycm.model.container", "pycm.api.server"}
+
+
+def test_output_is_utf8_in_any_locale(agent: ServedAgent) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = program("--host", agent.path, "get", "-n", "ä…", env=environment)
+    assert result.returncode == 1
+    assert "name = ä… was not found" in result.stderr
+
+
+def test_a_full_disk_is_an_error_in_one_line(agent: ServedAgent) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = program("--host", agent.path, "list", stdout=full)
+    assert result.returncode == 1
+    assert result.stderr == "Error: cannot write the output: No space left on device\n"
+
+
+def test_a_reader_that_goes_away_is_no_error_to_talk_about(agent: ServedAgent) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        result = program("--host", agent.path, "list", stdout=write)
+    finally:
+        os.close(write)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+def test_closed_output_is_no_crash(agent: ServedAgent) -> None:
+    code = "import os; os.close(1); os.execv(os.sys.executable, [os.sys.executable, *os.sys.argv[1:]])"
+    inner = "import sys; from pycm.cli.main import pycm; sys.exit(pycm())"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "-c", inner, "--host", agent.path, "list"],
+        stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_errors_go_to_stderr_and_leave_stdout_clean(agent: ServedAgent) -> None:
+    result = program("--host", agent.path, "get", "nope")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "Error: The requested container with ID = nope was not found.\n"
