@@ -32,6 +32,14 @@ _PING_SLACK = 0.05
 _PING_PAUSE = 0.5
 
 
+async def _within(limit: float, future: asyncio.Future[None]) -> None:
+    """Not wait_for: before Python 3.12 it loses a cancellation that meets the future's end. Errors: TimeoutError, the future's."""
+    done, _ = await asyncio.wait({future}, timeout=limit)
+    if not done:
+        raise TimeoutError
+    future.result()
+
+
 class Link:
     """`lost` is done, with the reason, once the connection is gone."""
 
@@ -62,8 +70,8 @@ class Link:
         try:
             await self._connect_in_thread()
             self._attach()
-            await asyncio.wait_for(self._accepted, self._settings.connect_timeout)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            await _within(self._settings.connect_timeout, self._accepted)
+        except (OSError, ValueError) as error:
             self.discard()
             raise UnavailableError(reasons.of_failure(error)) from None
         except BaseException:
@@ -78,14 +86,20 @@ class Link:
 
     def _connect(self, done: asyncio.Future[None]) -> None:
         error: Exception | None = None
+        context: tls.Context | None = None
         try:
-            if self._settings.username:
-                self._client.username_pw_set(self._settings.username, self._settings.password or None)
+            if self._settings.client_username:
+                self._client.username_pw_set(
+                    self._settings.client_username, self._settings.client_password or None
+                )
             if self._address.tls:
-                self._client.tls_set_context(tls.make_context(self._settings))
+                context = tls.make_context(self._settings)
+                self._client.tls_set_context(context)
             self._client.connect(self._address.host, self._address.port, self._keep_alive)
         except (OSError, ValueError, UnavailableError) as caught:
             error = caught
+            if context:
+                context.close_made()
         try:
             self._loop.call_soon_threadsafe(self._connected, done, error)
         except RuntimeError:  # the loop was closed meanwhile
@@ -148,8 +162,8 @@ class Link:
         future: asyncio.Future[None] = self._loop.create_future()
         self._acknowledged[mid] = future
         try:
-            await asyncio.wait_for(future, limit)
-        except asyncio.TimeoutError:
+            await _within(limit, future)
+        except TimeoutError:
             text = f"{what} {shorten(topic)}: not acknowledged within {limit:g} s"
             # a broker that leaves a request unanswered is of no use: a new connection, and all is sent anew
             self.discard(text)
@@ -181,10 +195,11 @@ class Link:
             self._ping_timer.cancel()
         if not self.lost.done():
             self.lost.set_result(reason)
-        self._accepted.cancel()
-        for future in self._acknowledged.values():
+        error = UnavailableError(f"connection to {self._address.shown} lost: {reason}")
+        for future in (self._accepted, *self._acknowledged.values()):
             if not future.done():
-                future.set_exception(UnavailableError(f"connection to {self._address.shown} lost: {reason}"))
+                future.set_exception(error)
+                future.exception()  # perhaps nobody waits for it any more
 
     # ── called by the loop ──
 

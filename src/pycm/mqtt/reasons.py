@@ -39,6 +39,6 @@ def of_failure(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate does not fit connection.transport.root_ca: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
+        return f"TLS failed: {getattr(error, 'reason', None) or error}"
     found = next((text for kind, text in _FAILURES if isinstance(error, kind)), None)
     return found or f"{getattr(error, 'strerror', None) or error}"

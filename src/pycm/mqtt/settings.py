@@ -32,8 +32,8 @@ class MqttSettings:
     acknowledge_timeout: float = 15.0
     subscribe_timeout: float = 15.0
     unsubscribe_timeout: float = 5.0
-    username: str = ""
-    password: str = field(default="", repr=False)
+    client_username: str = ""
+    client_password: str = field(default="", repr=False)
     root_ca: str = ""
     client_cert: str = ""
     client_key: str = ""

@@ -7,7 +7,7 @@ Made anew for each attempt to connect, so that exchanged certificate files count
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pycm.errors import UnavailableError
 
@@ -15,9 +15,23 @@ if TYPE_CHECKING:
     from pycm.mqtt.settings import MqttSettings
 
 
-def make_context(settings: MqttSettings) -> ssl.SSLContext:
+class Context(ssl.SSLContext):
+    """Remembers its socket, since paho leaves one open whose handshake failed."""
+
+    made: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        self.made = super().wrap_socket(*arguments, **options)
+        return self.made
+
+    def close_made(self) -> None:
+        if self.made is not None:
+            self.made.close()
+
+
+def make_context(settings: MqttSettings) -> Context:
     """Reads files: call it in a worker. Errors: UnavailableError, since the files may be right at the next attempt."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = Context(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load_ca(context, settings.root_ca)
     if settings.client_cert:
@@ -39,7 +53,7 @@ def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
         raise UnavailableError(
-            f"failed to load X509 key pair: {cert}, {key}: {error.reason or error}"
+            f"failed to load X509 key pair: {cert}, {key}: {getattr(error, 'reason', None) or error}"
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

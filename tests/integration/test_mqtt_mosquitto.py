@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection to a real mosquitto: outages, credentials, TLS."""
+
+import asyncio
+import logging
+import subprocess
+
+import pytest
+from mosquitto_server import MosquittoServer
+
+from pycm.mqtt.client import MqttClient
+from pycm.mqtt.settings import MqttSettings
+
+pytestmark = pytest.mark.integration
+
+
+class Listener:
+    def __init__(self):
+        self.events = []
+
+    def mqtt_connected(self):
+        self.events.append("up")
+
+    def mqtt_disconnected(self):
+        self.events.append("down")
+
+    def mqtt_message(self, topic, payload):
+        self.events.append((topic, payload))
+
+
+async def until(condition, limit=10.0):
+    deadline = asyncio.get_running_loop().time() + limit
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {limit} s"
+        await asyncio.sleep(0.01)
+
+
+def _run(*command):
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+
+
+@pytest.fixture
+async def connect():
+    clients = []
+
+    async def make(url, **settings):
+        client = MqttClient(MqttSettings(broker_url=url, **settings))
+        listener = Listener()
+        client.add_listener(listener)
+        await client.start()
+        clients.append(client)
+        return client, listener
+
+    yield make
+    for client in clients:
+        await client.stop()
+
+
+async def test_messages_go_both_ways_in_order(tmp_path, connect):
+    with MosquittoServer(tmp_path) as broker:
+        client, listener = await connect(broker.url)
+        await until(lambda: client.connected)
+        await client.subscribe("t/#")
+        for number in range(50):
+            await client.publish("t/x", b"%d" % number)
+        await until(lambda: len(listener.events) == 51)
+        assert [payload for _, payload in listener.events[1:]] == [b"%d" % n for n in range(50)]
+        assert any("p2, c1, k20" in line for line in broker.log_lines()), "clean session, keep-alive 20 s"
+
+
+async def test_a_broker_that_comes_late_and_one_that_comes_back_are_found_within_ten_seconds(
+    tmp_path, connect
+):
+    broker = MosquittoServer(tmp_path)
+    client, listener = await connect(broker.url)
+    with broker:
+        await until(lambda: client.connected)
+        broker.stop(kill=True)
+        await until(lambda: listener.events == ["up", "down"])
+        broker.start()
+        await until(lambda: listener.events == ["up", "down", "up"])
+        await client.publish("a", b"b")
+
+
+async def test_wrong_credentials_are_named_without_the_password_and_right_ones_work(
+    tmp_path, connect, caplog
+):
+    caplog.set_level(logging.WARNING, "pycm.mqtt")
+    passwords = tmp_path / "passwords"
+    _run("mosquitto_passwd", "-b", "-c", passwords, "agent", "right")
+    passwords.chmod(0o644)
+    with MosquittoServer(tmp_path, f"allow_anonymous false\npassword_file {passwords}\n") as broker:
+        await connect(broker.url, client_username="agent", client_password="wrong-one")
+        await until(lambda: "client_username" in caplog.text)
+        assert "wrong-one" not in caplog.text
+        client, _ = await connect(broker.url, client_username="agent", client_password="right")
+        await until(lambda: client.connected)
+
+
+def _openssl(*arguments):
+    _run("openssl", *arguments)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Two CAs; a server and a client certificate of the first."""
+    place = tmp_path_factory.mktemp("certificates")
+    for ca in ("ca", "other"):
+        _openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={ca}",
+                 "-keyout", place / f"{ca}.key", "-out", place / f"{ca}.pem")  # fmt: skip
+    (place / "extensions").write_text("subjectAltName=DNS:localhost\n")
+    for name in ("server", "client"):
+        _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
+                 "-keyout", place / f"{name}.key", "-out", place / f"{name}.csr")  # fmt: skip
+        _openssl("x509", "-req", "-days", "1", "-in", place / f"{name}.csr", "-CA", place / "ca.pem",
+                 "-CAkey", place / "ca.key", "-CAcreateserial", "-extfile", place / "extensions",
+                 "-out", place / f"{name}.pem")  # fmt: skip
+    return place
+
+
+@pytest.fixture
+def tls_broker(tmp_path, certificates):
+    options = (
+        f"allow_anonymous true\ncafile {certificates}/ca.pem\ncertfile {certificates}/server.pem\n"
+        f"keyfile {certificates}/server.key\nrequire_certificate true\n"
+    )
+    with MosquittoServer(tmp_path, options, scheme="mqtts") as broker:
+        yield broker
+
+
+async def test_tls_with_a_client_certificate_carries_large_messages(tls_broker, certificates, connect):
+    pair = {"client_cert": f"{certificates}/client.pem", "client_key": f"{certificates}/client.key"}
+    client, listener = await connect(tls_broker.url, root_ca=f"{certificates}/ca.pem", **pair)
+    await until(lambda: client.connected)
+    await client.subscribe("t")
+    await client.publish("t", b"x" * 200_000)
+    await until(lambda: len(listener.events) == 2)
+    assert listener.events[1] == ("t", b"x" * 200_000)
+
+
+async def test_a_broker_with_a_certificate_of_another_ca_is_refused_and_named(
+    tls_broker, certificates, connect, caplog
+):
+    caplog.set_level(logging.WARNING, "pycm.mqtt")
+    client, _ = await connect(tls_broker.url, root_ca=f"{certificates}/other.pem")
+    await until(lambda: "does not fit connection.transport.root_ca" in caplog.text)
+    assert not client.connected
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "failed to load CA"), ("no certificate", "failed to parse CA")]
+)
+async def test_a_ca_file_that_cannot_be_used_is_named_and_used_once_it_is_right(
+    tmp_path, tls_broker, certificates, connect, caplog, content, words
+):
+    caplog.set_level(logging.WARNING, "pycm.mqtt")
+    ca = tmp_path / "given-ca.pem"
+    if content is not None:
+        ca.write_text(content)
+    pair = {"client_cert": f"{certificates}/client.pem", "client_key": f"{certificates}/client.key"}
+    client, _ = await connect(tls_broker.url, root_ca=str(ca), **pair)
+    await until(lambda: words in caplog.text)
+    ca.write_text((certificates / "ca.pem").read_text())
+    await until(lambda: client.connected)
