@@ -296,10 +296,10 @@ _READERS: dict[str, Callable[[str], Any]] = {
 _ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
 
-def printable(text: str) -> str:
+def printable(text: str, limit: int = _MAX_SHOWN) -> str:
     """*text* on one line: control characters escaped, shortened if long."""
-    if len(text) > _MAX_SHOWN:
-        text = text[:_MAX_SHOWN] + "…"
+    if len(text) > limit:
+        text = text[:limit] + "…"
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
@@ -316,9 +316,9 @@ def _escape(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
-def quote(text: str) -> str:
+def quote(text: str, limit: int = _MAX_SHOWN) -> str:
     """A value in double quotes as Go's %q writes it, shortened if long."""
-    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"'), limit) + '"'
 
 
 def _quote_rune(char: str) -> str:

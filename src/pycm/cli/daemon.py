@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`container-management`, or `pycm daemon`: reads line and configuration, then hands over to the agent.
+
+The agent is imported last: `--help`, `--version` and `--check-config` need nothing of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from pycm import __version__
+from pycm.config.flags import Flag, Parsed, render_help
+from pycm.config.keys import FLAGS
+from pycm.config.load import ETC, load_parsed, parse_line
+from pycm.config.render import render_effective
+from pycm.errors import PycmError
+
+TYPE_CHECKING = False  # not from typing: that module is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pycm.config.load import Loaded
+
+_USAGE = "container-management [flags]"
+_ABOUT = f"""\
+The container manager of this device: keeps its containers as they should be, measures them, and talks to the cloud through the
+local MQTT broker.
+
+Without --cfg-file the configuration is read from {ETC}/config.toml or, if that is not there, config.json.
+Flags win over the file. No key has to be set."""
+
+
+def main(argv: Sequence[str], *, etc: str = ETC) -> int:
+    """*argv*: without the program's name. Returns the exit code."""
+    try:
+        parsed = parse_line(argv)
+        if _answered(parsed):
+            return 0
+        loaded = load_parsed(parsed, etc=etc)
+    except PycmError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return _check(loaded) if loaded.check else _run(loaded)
+
+
+def _answered(parsed: Parsed) -> bool:
+    """Help and version, which must work whatever the configuration is."""
+    if parsed.values["help"]:
+        sys.stdout.write(help_text())
+    elif parsed.values["version"]:
+        print(f"container-management (pycm) {__version__}")
+    else:
+        return False
+    return True
+
+
+def help_text() -> str:
+    flags: list[Flag] = list(FLAGS)
+    return render_help(_ABOUT, _USAGE, flags)
+
+
+def _check(loaded: Loaded) -> int:
+    for note in loaded.notes:
+        if note.level >= logging.WARNING:
+            print(f"Warning: {note.text}", file=sys.stderr)
+    sys.stdout.write(render_effective(loaded.config))
+    return 0
+
+
+def _run(loaded: Loaded) -> int:
+    from pycm.agent import run
+
+    return run(loaded.config, loaded.notes)

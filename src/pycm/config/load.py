@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line and the configuration file to a Config: which file, its bytes, and what cannot be done yet.
+
+Flags win over the file, the file over the defaults. Nothing is printed or logged here: warnings are Notes for the log that does
+not exist yet, and what ends the start is a ConfigError.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pycm.config.document import parse as parse_document
+from pycm.config.flags import parse as parse_flags
+from pycm.config.flags import printable, quote
+from pycm.config.keys import CFG_FILE, CHECK, FLAGS
+from pycm.config.merge import Note, merge
+from pycm.errors import ConfigError, InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pycm.config.document import Document
+    from pycm.config.flags import Parsed
+    from pycm.config.merge import Merged
+    from pycm.config.types import Config
+
+__all__ = ["ETC", "Loaded", "Note", "load", "load_parsed", "parse_line"]
+
+ETC = "/etc/container-management"
+#: In the order of preference.
+NAMES = ("config.toml", "config.json")
+#: A configuration has a few KiB; whatever is larger is the wrong file.
+MAX_FILE = 1024 * 1024
+#: Entries of the descriptor directory that are looked at before the start goes on.
+_MOST_ENTRIES = 1000
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """path: the file that was read, "" if none; check: --check-config was given."""
+
+    config: Config
+    notes: tuple[Note, ...]
+    path: str
+    check: bool
+
+
+def load(argv: Sequence[str], *, etc: str = ETC) -> Loaded:
+    """*argv*: without the program's name. Errors: InvalidInputError for the line, ConfigError for file and values."""
+    return load_parsed(parse_line(argv), etc=etc)
+
+
+def parse_line(argv: Sequence[str]) -> Parsed:
+    parsed = parse_flags(FLAGS, argv)
+    if parsed.rest:
+        raise InvalidInputError(f'unknown command {quote(parsed.rest[0])} for "container-management"')
+    return parsed
+
+
+def load_parsed(parsed: Parsed, *, etc: str = ETC) -> Loaded:
+    path, notes = _find(parsed, etc)
+    document = _read(path, notes) if path else None
+    merged = merge(document, parsed)
+    notes += merged.notes
+    notes += _not_yet(merged)
+    return Loaded(merged.config, tuple(notes), path, parsed.values[CHECK.name])
+
+
+# ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _find(parsed: Parsed, etc: str) -> tuple[str, list[Note]]:
+    """The file to read, "" for none. The one that the line names must be there, the usual ones need not."""
+    named: str = parsed.values[CFG_FILE.name]
+    if named:
+        return named, []
+    paths = [os.path.join(etc, name) for name in NAMES]
+    there = [path for path in paths if os.path.exists(path)]
+    if not there:
+        return "", [Note(logging.INFO, f"no configuration file in {etc}: flags and defaults are used")]
+    if len(there) == 1:
+        return there[0], []
+    return there[0], [Note(logging.WARNING, f"{there[0]} is read, {there[1]} is not: remove one of the two")]
+
+
+def _read(path: str, notes: list[Note]) -> Document:
+    name = printable(path)
+    try:
+        data = _bytes(path)
+    except OSError as error:
+        hint = "; check --cfg-file" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"cannot read the configuration file {name}: {error.strerror}{hint}") from None
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"cannot read the configuration file {name}: {error}") from None
+    if len(data) > MAX_FILE:
+        raise ConfigError(
+            f"the configuration file {name} is larger than {MAX_FILE} bytes; is it the right one?"
+        )
+    document = parse_document(data, name)
+    if not document.text.strip():
+        notes.append(
+            Note(logging.WARNING, f"the configuration file {name} is empty: flags and defaults are used")
+        )
+    else:
+        notes.append(Note(logging.INFO, f"configuration read from {name}"))
+    return document
+
+
+def _bytes(path: str) -> bytes:
+    """At most one byte more than is allowed. A pipe that nobody writes to must not hold up the start."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(0, "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_FILE + 1)
+    finally:
+        os.close(descriptor)
+
+
+# ── what this version cannot do yet ─────────────────────────────────────────────────────────────────────────────────
+
+_NOT_YET = "is read and has no effect: this version has no"
+
+
+def _not_yet(merged: Merged) -> Iterator[Note]:
+    """One line for each feature that was asked for and is still to come; defaults ask for nothing."""
+    config, given = merged.config, merged.given
+    if config.update_agent.enable:
+        yield Note(logging.WARNING, f"update_agent.enable {_NOT_YET} update agent")
+    if config.deployment.enable and (
+        ("deployment", "enable") in given or _has_descriptor(config.deployment.ctr_dir)
+    ):
+        where = printable(config.deployment.ctr_dir)
+        yield Note(logging.WARNING, f"deployment.enable {_NOT_YET} deployment of the descriptors in {where}")
+    names = [
+        name for name in ("registry_configurations", "insecure_registries") if ("containers", name) in given
+    ]
+    if names:
+        what = ", ".join(f"containers.{name}" for name in names)
+        yield Note(logging.WARNING, f"{what} {_NOT_YET} pulling of images; import them with ctr")
+    if any(path[:2] == ("network", "default_bridge") for path in given):
+        yield Note(
+            logging.WARNING, f"network.default_bridge {_NOT_YET} bridge network; use network mode host"
+        )
+
+
+def _has_descriptor(directory: str) -> bool:
+    entries = 0
+    for _, _, files in os.walk(directory):
+        if any(name.endswith(".json") for name in files):
+            return True
+        entries += 1 + len(files)
+        if entries > _MOST_ENTRIES:
+            return False
+    return False

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration in force as TOML that can be read back, without its secrets."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pycm.config.keys import members, plain
+from pycm.config.values import masked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pycm.config.keys import Path
+    from pycm.config.types import Config
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def render_effective(config: Config) -> str:
+    """What `--check-config` prints: every key, secrets as "***"."""
+    return "\n".join(_section(config, ())).lstrip("\n") + "\n"
+
+
+def _section(section: Any, path: Path) -> Iterator[str]:
+    """The lines of a section: its own values first, since TOML wants them before the sections in it."""
+    inner: list[tuple[str, Any]] = []
+    lines: list[str] = []
+    for name, option, _default in members(type(section)):
+        value = getattr(section, name)
+        if option is None or isinstance(value, Mapping):
+            inner.append((name, value))
+        else:
+            lines.append(f"{name} = {toml_value(plain(option, masked(option, value)))}")
+    yield from _table(path, lines)
+    for name, value in inner:
+        yield from (
+            _mapping(value, (*path, name)) if isinstance(value, Mapping) else _section(value, (*path, name))
+        )
+
+
+def _mapping(values: Mapping[str, Any], path: Path) -> Iterator[str]:
+    """A table whose keys the user chose: of strings, or of sections."""
+    strings = {key: value for key, value in values.items() if isinstance(value, str)}
+    yield from _table(path, [f"{toml_key(key)} = {toml_value(value)}" for key, value in strings.items()])
+    for key, value in values.items():
+        if key not in strings:
+            yield from _section(value, (*path, key))
+
+
+def _table(path: Path, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield f"[{'.'.join(toml_key(part) for part in path)}]"
+        yield from lines
+
+
+def toml_key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else toml_value(name)
+
+
+def toml_value(value: Any) -> str:
+    """A string, number, bool or list as TOML; JSON writes them the same way, but for the DEL character and null."""
+    if isinstance(value, str):
+        text = value.encode("utf-8", "replace").decode()  # bytes of a command line that were no UTF-8
+        return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return '""' if value is None else json.dumps(value)

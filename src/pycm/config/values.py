@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One value of the configuration: from what a file or a flag holds to what the program uses, and back to what may be shown.
+
+A value of the wrong type is an error. A duration that cannot be read and a word that is not among the choices are replaced by the
+default, with a warning: the original does so, and a device in a vehicle had better start.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pycm.config.flags import printable, read_bool, read_int
+from pycm.config.keys import Key, plain
+from pycm.errors import InvalidInputError, shorten
+from pycm.model.durations import SECOND, parse_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pycm.config.types import Option
+
+MASK = "***"
+_PRINTED_BITS = 64  # integers beyond are not repeated in errors: Python refuses to print the largest
+
+
+def read(key: Key, raw: Any) -> tuple[Any, str]:
+    """The value that *raw* stands for, and a warning or "". Errors: InvalidInputError with the reason and what to write."""
+    value = _READERS[key.option.kind](key.option, raw)
+    if isinstance(value, InvalidInputError):
+        return key.default, f"{value}; the default {plain(key.option, key.default)!r} is used"
+    if key.option.choices:
+        return _chosen(key, value)
+    return value, ""
+
+
+def _chosen(key: Key, value: str) -> tuple[str, str]:
+    wanted = value.upper() if key.option.upper else value
+    if wanted in key.option.choices:
+        return wanted, ""
+    known = ", ".join(key.option.choices)
+    return key.default, f"{shorten(value)} is not known ({known}); the default {key.default!r} is used"
+
+
+def _wrong(option: Option, raw: Any, wanted: str) -> InvalidInputError:
+    return InvalidInputError(f"{MASK if option.hide else show_raw(raw)} is not {wanted}")
+
+
+def _string(option: Option, raw: Any) -> str:
+    if not isinstance(raw, str):
+        raise _wrong(option, raw, "a string; put it in double quotes")
+    if "\0" in raw:
+        raise _wrong(option, raw, "usable: it has a NUL character in it")
+    return raw
+
+
+def _int(option: Option, raw: Any) -> int:
+    wanted = f"a whole number from {option.low} to {option.high}"
+    try:
+        value = read_int(raw) if isinstance(raw, str) else raw
+    except InvalidInputError:
+        raise _wrong(option, raw, wanted) from None
+    if isinstance(value, bool) or not isinstance(value, int) or not option.low <= value <= option.high:
+        raise _wrong(option, raw, wanted)
+    return value
+
+
+def _bool(option: Option, raw: Any) -> bool:
+    try:
+        value = read_bool(raw) if isinstance(raw, str) else raw
+    except InvalidInputError:
+        value = None
+    if not isinstance(value, bool):
+        raise _wrong(option, raw, "true or false")
+    return value
+
+
+def _strings(option: Option, raw: Any) -> tuple[str, ...]:
+    if not isinstance(raw, list | tuple):
+        raise _wrong(option, raw, 'a list of strings, such as ["a", "b"]')
+    return tuple(_string(option, item) for item in raw)
+
+
+def _duration(option: Option, raw: Any) -> float | InvalidInputError:
+    if not isinstance(raw, str):
+        raise _wrong(option, raw, 'a duration, a string such as "30s" or "1h15m"')
+    try:
+        seconds = parse_duration(raw) / SECOND
+    except InvalidInputError as error:
+        return error
+    return _bounded(option, seconds, raw)
+
+
+def _stop_timeout(option: Option, raw: Any) -> float | InvalidInputError:
+    """Whole seconds; parts of a second are cut."""
+    if isinstance(raw, str) and raw.isascii() and raw.isdigit():
+        return _bounded(option, float(raw), raw)
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return _bounded(option, raw, raw)
+    seconds = _duration(option, raw)
+    return seconds if isinstance(seconds, InvalidInputError) else float(int(seconds))
+
+
+def _bounded(option: Option, seconds: float, raw: Any) -> float | InvalidInputError:
+    if not option.low <= seconds <= option.high:
+        return InvalidInputError(f"{show_raw(raw)} is not between {option.low}s and {option.high}s")
+    return float(seconds)
+
+
+def _map(option: Option, raw: Any) -> MappingProxyType[str, str]:
+    if not isinstance(raw, dict):
+        raise _wrong(option, raw, "a table of strings")
+    return MappingProxyType({key: _string(option, value) for key, value in raw.items()})
+
+
+_READERS: dict[str, Callable[[Option, Any], Any]] = {
+    "string": _string, "int": _int, "bool": _bool, "strings": _strings, "duration": _duration,
+    "stop_timeout": _stop_timeout, "map": _map,
+}  # fmt: skip
+
+
+def show_raw(raw: Any) -> str:
+    """A value out of a file, on one short line; of lists and tables only what they are, since secrets may be in them."""
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if isinstance(raw, list | tuple):
+        return "a list"
+    if isinstance(raw, dict):
+        return "a table"
+    if isinstance(raw, int) and raw.bit_length() > _PRINTED_BITS:
+        return "a number of more than 64 bits"
+    return printable(shorten(raw))
+
+
+def masked(option: Option, value: Any) -> Any:
+    """*value* without what `option.hide` says is secret."""
+    if option.hide == "password":
+        return tuple(_without_password(item) for item in value)
+    if option.hide == "login":
+        return _without_login(value)
+    return MASK if option.hide and value else value
+
+
+def _without_password(item: str) -> str:
+    file, colon, _ = item.partition(":")
+    return file + (colon + MASK if colon else "")
+
+
+def _without_login(address: str) -> str:
+    before, at, host = address.rpartition("@")
+    scheme, slashes, _ = before.partition("://")
+    return f"{scheme if slashes else ''}{slashes}{MASK}@{host}" if at else address
