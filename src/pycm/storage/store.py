@@ -10,13 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.model.container import Container
 from pycm.model.json_form import decode, parse, stored
 from pycm.model.validation import check_id
 from pycm.storage.files import discard, make_directory, sync_directory, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _FILE = "config.json"
 _DAMAGED = "config.json.damaged"

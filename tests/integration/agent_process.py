@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as a process of its own, on a private containerd and, if wanted, a private mosquitto.
+
+    with AgentProcess(directory, containerd, broker) as agent:
+        agent.cm("create", "--network", "host", "-n", "a", IMAGE)
+
+`kill()`, `end()` and `start()` play what happens to an agent; its directories, and the containers, stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from containerd_server import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from containerd_server import ContainerdServer
+    from mosquitto_server import MosquittoServer
+
+READY = 60.0
+CONFIG = """\
+[log]
+log_level = "DEBUG"
+log_file = ""
+[manager]
+home_dir = "{home}"
+exec_root_dir = "{run}"
+default_ctrs_stop_timeout = "5s"
+{manager}
+[containers]
+address_path = "{containerd}"
+default_ns = "{namespace}"
+home_dir = "{home}"
+exec_root_dir = "{run}"
+[network]
+home_dir = "{home}"
+exec_root_dir = "{run}"
+[deployment]
+enable = false
+[grpc_server]
+address_path = "{socket}"
+[things]
+enable = {things}
+home_dir = "{home}"
+[connection]
+broker_url = "{broker}"
+"""
+
+
+class AgentProcess:
+    def __init__(
+        self,
+        directory: Path,
+        containerd: ContainerdServer,
+        broker: MosquittoServer | None = None,
+        *,
+        manager: str = "",
+    ) -> None:
+        self.directory = directory
+        self.home, self.run = directory / "home", directory / "run"
+        self.socket = self.run / "agent.sock"
+        self.log = directory / "agent.log"
+        self.config = directory / "config.toml"
+        self.config.write_text(
+            CONFIG.format(
+                home=self.home,
+                run=self.run,
+                manager=manager,
+                containerd=containerd.address,
+                namespace=containerd.namespace,
+                socket=self.socket,
+                things=str(broker is not None).lower(),
+                broker=broker.url if broker else "tcp://localhost:1",
+            )
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> AgentProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the containers and end the agent; a failing test leaves the agent's log in its message."""
+        try:
+            if self.process and self.process.poll() is None:
+                for container_id in self.ids():
+                    self.call("remove", "-f", "-t", "1s", container_id)
+                self.end()
+        finally:
+            if self.process and self.process.poll() is None:
+                self.kill()
+
+    def start(self, **environment: str) -> None:
+        command = [sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+        wait_until(self._answers, READY, f"agent answers; its log is\n{self.text()}")
+
+    def _answers(self) -> bool:
+        assert self.process
+        assert self.process.poll() is None, f"agent ended: {self.text()}"
+        return self.socket.exists() and self.call("list", "-q").returncode == 0
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        self.end(signal.SIGKILL)
+
+    def call(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from pycm.cli.main import kanto_cm; kanto_cm()"]
+        return subprocess.run(
+            [*command, "--host", str(self.socket), *map(str, arguments)], capture_output=True, text=True, check=False
+        )
+
+    def cm(self, *arguments: str | Path) -> str:
+        """A command that must succeed; its output without the last newline."""
+        done = self.call(*arguments)
+        assert done.returncode == 0, f"{arguments}: {done.stderr}\n{self.text()}"
+        return done.stdout.rstrip("\n")
+
+    def ids(self) -> list[str]:
+        return self.cm("list", "-q").split()
+
+    def get(self, container_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.cm("get", container_id))
+        return found
+
+    def state(self, container_id: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.get(container_id)["state"]
+        return state
+
+    def wait_for(self, container_id: str, **wanted: Any) -> dict[str, Any]:
+        """The state once it has all *wanted* values."""
+
+        def reached() -> bool:
+            state = self.state(container_id)
+            return all(state[key] == value for key, value in wanted.items())
+
+        wait_until(reached, 30, f"container {container_id} reaches {wanted}")
+        return self.state(container_id)
+
+    def run_container(self, image: str, *command: str, name: str = "", flags: tuple[str, ...] = ()) -> str:
+        named = ("-n", name) if name else ()
+        container_id = self.cm("create", "--network", "host", "--rp", "no", *named, *flags, image, *command)
+        self.cm("start", container_id)
+        return container_id
+
+    def logged(self, container_id: str) -> list[str]:
+        """What the container wrote, line by line, rotated files included."""
+        directory = self.home / "containers" / container_id
+        files = sorted(directory.glob("json.log*"), key=lambda p: int(p.suffix[1:]) if p.suffix[1:].isdigit() else 0)
+        lines = []
+        for file in reversed(files):
+            lines += [json.loads(line)["log"].rstrip("\n") for line in file.read_text().splitlines()]
+        return lines

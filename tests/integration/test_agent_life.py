@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent on a real containerd: containers that outlive it, and output of which nothing is lost."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess
+from containerd_server import ContainerdServer, private_containerd, wait_until
+from images import Image, write_archive
+
+pytestmark = pytest.mark.integration
+
+IMAGE = "registry.test/pycm/app:1.0"
+#: Numbers, one every 20 ms; ends with 143 on TERM.
+COUNTER = "trap 'exit 143' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done"
+FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
+    with private_containerd() as server:
+        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
+        server.ctr("images", "import", archive)
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path, containerd) as process:
+        yield process
+
+
+def run(agent: AgentProcess, script: str, *flags: str, name: str = "") -> str:
+    return agent.run_container(IMAGE, "/bin/sh", "-c", script, name=name, flags=flags)
+
+
+def test_a_container_lives_its_life_on_the_command_line(agent: AgentProcess, containerd: ContainerdServer) -> None:
+    agent.cm("create", "--network", "host", "--rp", "no", "-n", "a", IMAGE, "/bin/sh", "-c", FOREVER)
+    assert agent.cm("list", "-q", "-n", "a") == agent.ids()[0]
+    (container_id,) = agent.ids()
+    agent.cm("start", "-n", "a")
+    state = agent.state(container_id)
+    assert (state["running"], state["status"]) == (True, 2)
+    assert str(state["pid"]) in containerd.ctr("tasks", "ls")
+    assert "Running" in agent.cm("list")
+    agent.cm("pause", container_id)
+    assert "PAUSED" in containerd.ctr("tasks", "ls")
+    agent.cm("unpause", container_id)
+    agent.cm("rename", container_id, "b")
+    agent.cm("update", "-n", "b", "-m", "64M")
+    agent.cm("stop", "-n", "b")
+    state = agent.state(container_id)
+    assert (state["status"], state["exit_code"], state["pid"]) == (3, 143, -1)
+    agent.cm("start", "-n", "b")
+    agent.cm("remove", "-f", "-n", "b")
+    assert agent.ids() == []
+    assert container_id not in containerd.ctr("snapshots", "ls") + containerd.ctr("containers", "ls")
+    assert not (agent.home / "containers" / container_id).exists()
+    assert not list((agent.run / "fifo").rglob("*std*"))
+
+
+def test_an_exit_is_seen_with_its_code_and_the_output_is_all_there(agent: AgentProcess) -> None:
+    container_id = run(agent, "i=0; while [ $i -lt 500 ]; do echo $i; i=$((i+1)); done; echo err >&2; exit 7")
+    state = agent.wait_for(container_id, status=5)
+    assert (state["exit_code"], state["exited"], state["oomKilled"]) == (7, True, False)
+    wait_until(lambda: len(agent.logged(container_id)) == 501, 10, "all lines are logged")
+    assert [line for line in agent.logged(container_id) if line != "err"] == [str(i) for i in range(500)]
+
+
+def test_three_ends_of_the_agent_neither_stop_a_container_nor_cost_a_line(agent: AgentProcess) -> None:
+    container_id = run(agent, COUNTER, "--log-max-size", "4k", "--log-max-files", "200")
+    before = agent.state(container_id)
+    for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
+        lines = len(agent.logged(container_id))
+        wait_until(lambda: len(agent.logged(container_id)) > lines + 20, 20, "the log grows")  # noqa: B023
+        agent.end(number)
+        agent.start()
+        after = agent.state(container_id)
+        assert (after["pid"], after["started_at"]) == (before["pid"], before["started_at"])
+    agent.cm("stop", container_id)
+    logged = agent.logged(container_id)
+    assert logged == [f"line {n}" for n in range(1, len(logged) + 1)]
+    assert len(logged) > 80
+
+
+def test_sighup_ends_the_agent_and_leaves_containers(agent: AgentProcess) -> None:
+    container_id = run(agent, FOREVER)
+    pid = agent.state(container_id)["pid"]
+    assert agent.end(signal.SIGHUP) == 0
+    assert not agent.socket.exists()
+    agent.start()
+    assert agent.state(container_id)["pid"] == pid
+
+
+def test_an_end_while_no_agent_runs_is_found_with_its_code_and_last_words(agent: AgentProcess, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    script = "echo first; while [ ! -e /gate/open ]; do sleep 0.05; done; echo last; exit 9"
+    container_id = run(agent, script, "--mp", f"{gate}:/gate")
+    pid = agent.state(container_id)["pid"]
+    agent.kill()
+    (gate / "open").touch()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "the container ends")
+    agent.start()
+    state = agent.wait_for(container_id, status=5)
+    assert state["exit_code"] == 9
+    wait_until(lambda: agent.logged(container_id) == ["first", "last"], 10, "both lines are logged")
+
+
+def test_without_live_restore_the_agent_takes_its_containers_along(tmp_path: Path, containerd: ContainerdServer) -> None:
+    with AgentProcess(tmp_path, containerd, manager="live_restore = false") as agent:
+        ids = [agent.cm("create", "--network", "host", IMAGE, "/bin/sh", "-c", FOREVER) for _ in range(3)]
+        for container_id in ids:
+            agent.cm("start", container_id)
+        assert agent.end() == 0
+        assert not any(container_id in containerd.ctr("tasks", "ls") for container_id in ids)
+        agent.start()
+        for container_id in ids:
+            agent.wait_for(container_id, running=True)
+
+
+def test_containerd_killed_and_back_an_exit_in_between_is_not_missed(agent: AgentProcess, containerd: ContainerdServer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    script = "while [ ! -e /gate/open ]; do sleep 0.05; done; exit 9"
+    ends = run(agent, script, "--mp", f"{gate}:/gate")
+    stays = run(agent, FOREVER)
+    pid = agent.state(stays)["pid"]
+    ending = agent.state(ends)["pid"]
+    containerd.kill()
+    (gate / "open").touch()
+    wait_until(lambda: not Path(f"/proc/{ending}").exists(), 20, "the container ends")
+    assert len(agent.ids()) == 2
+    containerd.start()
+    assert agent.wait_for(ends, status=5)["exit_code"] == 9
+    assert agent.state(stays)["pid"] == pid
+    agent.cm("stop", stays)
+
+
+def test_a_container_out_of_memory_says_so(agent: AgentProcess) -> None:
+    script = "dd if=/dev/zero of=/dev/null bs=64M"
+    container_id = run(agent, script, "-m", "8M")
+    state = agent.wait_for(container_id, status=5)
+    assert (state["oomKilled"], state["error"], state["exit_code"]) == (True, "OOM Killed", 137)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--network", "bridge"), "network mode bridge is not supported yet"),
+        (("--network", "host", "-n", "../x"), "invalid container name format : ../x"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_one_line(agent: AgentProcess, flags: tuple[str, ...], said: str) -> None:
+    done = agent.call("create", *flags, IMAGE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert agent.ids() == []
+
+
+@pytest.mark.parametrize("image", ["invalid", "registry.test/not/there:1"])
+def test_a_missing_image_is_a_clear_error(agent: AgentProcess, image: str) -> None:
+    done = agent.call("create", "--network", "host", image)
+    assert f'failed to resolve reference "{image}": ' in done.stderr
+    assert agent.ids() == []
+    assert list((agent.home / "containers").iterdir()) == []
+
+
+def test_a_second_agent_on_the_same_directories_does_not_start(agent: AgentProcess, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pycm", "daemon", "--cfg-file", agent.config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Error: resource temporarily unavailable: another agent holds" in done.stderr
+    assert agent.ids() == []
