@@ -167,9 +167,26 @@ class Agent:
 def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinService:
     # paho and the twin are only paid for by those who use them
     from pycm.mqtt.client import MqttClient
-    from pycm.twin.service import TwinService
+    from pycm.mqtt.settings import MqttSettings
+    from pycm.twin.service import TwinService, TwinSettings
 
-    return TwinService(MqttClient(config.connection), containers, metrics, config.things)
+    connection = config.connection
+    mqtt = MqttSettings(
+        broker_url=connection.broker_url,
+        keep_alive=connection.keep_alive,
+        disconnect_timeout=connection.disconnect_timeout,
+        connect_timeout=connection.connect_timeout,
+        acknowledge_timeout=connection.acknowledge_timeout,
+        subscribe_timeout=connection.subscribe_timeout,
+        unsubscribe_timeout=connection.unsubscribe_timeout,
+        client_username=connection.client_username,
+        client_password=connection.client_password,
+        root_ca=connection.transport.root_ca,
+        client_cert=connection.transport.client_cert,
+        client_key=connection.transport.client_key,
+    )
+    things = TwinSettings(home_dir=config.things.home_dir, features=config.things.features)
+    return TwinService(MqttClient(mqtt), containers, metrics, things)
 
 
 async def _serve(config: Config) -> int:

@@ -122,10 +122,9 @@ def _run(line: Line) -> None:
 
 
 def _daemon(argv: list[str]) -> int:
-    from pycm.cli import daemon
+    from pycm.cli.daemon import main
 
-    code: int = daemon.main(argv)
-    return code
+    return main(argv)
 
 
 def _command(program: str, name: str) -> Any:

@@ -120,7 +120,7 @@ def _decode_int(form: Form, value: Any, path: str) -> int:
         raise _wrong(path, value, f"between {form.low} and {form.high}")
     if form.json == "status":
         return Status(value) if value in Status._value2member_map_ else Status.UNKNOWN
-    return value
+    return int(value)
 
 
 def parse(text: str | bytes) -> Any:
