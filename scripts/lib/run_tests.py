@@ -129,10 +129,14 @@ class Runner:
             self.active.discard(process)
         return process.returncode, output.decode(errors="replace")
 
-    def stop(self) -> None:
-        self.stopping = True
+    def stop(self, *_: object) -> None:
+        """Asked to end: pytest runs the tear-down of its fixtures on SIGINT. Asked again: no more waiting."""
         for process in tuple(self.active):
-            process.send_signal(signal.SIGINT)  # pytest then runs the tear-down of its fixtures
+            if self.stopping:
+                end_group(process)
+            else:
+                process.send_signal(signal.SIGINT)
+        self.stopping = True
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -170,16 +174,15 @@ def make_environments(runs: list[Run]) -> None:
 def execute_all(runs: list[Run], arguments: list[str]) -> None:
     """The guest beside everything else: it uses both CPUs for only part of its time."""
     runner = Runner(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, runner.stop)
     lanes = [[run for run in runs if run.name == "vm"], [run for run in runs if run.name != "vm"]]
     with ThreadPoolExecutor(2) as pool:
         futures = [pool.submit(runner.lane, lane) for lane in lanes]
-        try:
-            for future in futures:
-                future.result()
-        except KeyboardInterrupt:
-            runner.stop()
-            raise
+    for future in futures:
+        future.result()
+    if runner.stopping:
+        raise KeyboardInterrupt
 
 
 def parse(words: list[str]) -> tuple[list[str], list[str]]:
@@ -222,4 +225,7 @@ if __name__ == "__main__":
     except SetupError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # a second Ctrl-C while Python ends would print a traceback
         sys.exit("stopped")
