@@ -130,8 +130,13 @@ class FakeLogs:
         self.taken = 0
         self.closed = asyncio.Event()
         self.error: Exception | None = None
+        self.kept: list[AsyncIterator[str]] = []
 
-    async def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
+    def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
+        self.kept.append(self._read(tail))  # so that no garbage collection closes it in place of the server
+        return self.kept[-1]
+
+    async def _read(self, tail: int) -> AsyncIterator[str]:
         try:
             if self.error is not None:
                 raise self.error
@@ -644,10 +649,14 @@ async def test_the_socket_is_for_owner_and_group_and_gone_at_the_end(world: Worl
 
 
 async def test_an_end_does_not_wait_for_clients_that_stay(world: World) -> None:
-    await world.is_well()
+    idle = await Raw.connect(world.path)
+    await idle.flush()
     call = asyncio.ensure_future(world.call("Start", m.StartContainerRequest(id="slow")))
     await asyncio.wait_for(world.containers.waiting.wait(), WAIT)
     await asyncio.wait_for(world.server.close(), WAIT)
+    with contextlib.suppress(ConnectionError):
+        await idle.closed()
+    idle.close()
     assert world.containers.cancelled.is_set()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(call, WAIT)
