@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front of the room: implements ports.Logs with json.log files, for the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import itertools
+import logging
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError, shorten
+from pycm.logs import fifos, keeper, reader
+from pycm.logs.pump import FINISH_LIMIT, Drain, Pump
+from pycm.logs.rotation import Target
+from pycm.logs.sink import JsonSink, NullSink, Sink
+from pycm.model.container import LogDriverConfiguration
+from pycm.model.sizes import size_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from pycm.model.container import LogConfiguration
+    from pycm.ports import TaskIO
+
+#: As the defaults of the model, for records that lack them.
+DEFAULT_FILES, DEFAULT_SIZE = 2, 100 * 1024 * 1024
+#: Records that a worker reads before the event loop sends them.
+RECORDS_A_CALL = 64
+log = logging.getLogger("pycm.logs")
+
+
+class JsonFileLogs:
+    def __init__(self, home_dir: str, exec_root_dir: str) -> None:
+        self._containers = os.path.join(home_dir, "containers")
+        self._fifo_root = os.path.join(exec_root_dir, "fifo")
+        self._spool_root = os.path.join(exec_root_dir, "spool")
+        self._pump = Pump()
+        self._prepared: dict[str, _Opened] = {}  # opened by make_fifos, not attached yet
+        self._attached: dict[str, TaskIO] = {}
+
+    # ── output ──
+
+    def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
+        self._drop_prepared(container_id)
+        self._attached.pop(container_id, None)
+        if os.path.isdir(self._spool(container_id)):
+            left = _Opened(fifos.find(self._fifos(container_id)))
+            self._pump.post(lambda: self._end_run(container_id, left))
+        directory = self._fifos(container_id)
+        io = fifos.make(directory, terminal=terminal, stdin=stdin)
+        opened = _Opened(io)
+        if opened.error:
+            opened.close()
+            fifos.remove_all(directory)
+            raise OperationFailedError(opened.error)
+        keeper.start(directory, (*opened.outputs.values(), *opened.held))
+        self._prepared[container_id] = opened
+        return io
+
+    def attach(self, container_id: str, io: TaskIO, config: LogConfiguration | None) -> None:
+        opened = self._prepared.pop(container_id, None)
+        if opened is None or opened.io != io:
+            if opened is not None:
+                opened.close()
+            opened = _Opened(io)
+        if opened.error:
+            log.error("container %s: its output cannot be read: %s", container_id, opened.error)
+        make_sink = self._sink_maker(container_id, config)
+        self._attached[container_id] = io
+        self._pump.post(lambda: self._attach(container_id, opened, make_sink))
+
+    def _sink_maker(self, container_id: str, config: LogConfiguration | None) -> Callable[[], Sink]:
+        driver = _driver(config)
+        if driver.type == "none":
+            return NullSink
+        try:
+            size = size_to_bytes(driver.max_size) if driver.max_size else DEFAULT_SIZE
+        except InvalidInputError as error:
+            log.warning("container %s: max_size of its log: %s; 100M is used", container_id, error)
+            size = DEFAULT_SIZE
+        target = Target(self.path(container_id, config), size, driver.max_files or DEFAULT_FILES)
+        return lambda: JsonSink(container_id, self._spool(container_id), target)
+
+    async def finish(self, container_id: str) -> None:
+        self._drop_prepared(container_id)
+        io = self._attached.pop(container_id, None)
+        if io is None and not self._left_over(container_id):
+            fifos.remove_all(self._fifos(container_id))
+            return
+        loop = asyncio.get_running_loop()
+        finished = asyncio.Event()
+
+        def done() -> None:
+            with suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(finished.set)
+
+        if not self._pump.post(lambda: self._finish(container_id, done)):
+            return
+        try:
+            await asyncio.wait_for(finished.wait(), FINISH_LIMIT + 5)
+        except asyncio.TimeoutError:
+            log.warning("container %s: its log is still being written; not waited for", container_id)
+        if io is not None:
+            fifos.remove(self._fifo_root, io)
+        fifos.remove_all(self._fifos(container_id))
+
+    def forget(self, container_id: str, config: LogConfiguration | None = None) -> None:
+        self._drop_prepared(container_id)
+        self._attached.pop(container_id, None)
+        fifos.remove_all(self._fifos(container_id))
+        fifos.remove_all(self._spool(container_id))
+        if _driver(config).root_dir:
+            path = self.path(container_id, config)
+            for file in (path, *glob.glob(glob.escape(path) + ".[0-9]*")):
+                with suppress(OSError):
+                    os.unlink(file)
+            with suppress(OSError):
+                os.rmdir(os.path.dirname(path))
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+
+        def ring() -> None:
+            loop.call_soon_threadsafe(stopped.set)
+
+        self._pump.stop(ring)
+        await stopped.wait()
+        for container_id in tuple(self._prepared):
+            self._drop_prepared(container_id)
+
+    def _fifos(self, container_id: str) -> str:
+        return os.path.join(self._fifo_root, container_id)
+
+    def _spool(self, container_id: str) -> str:
+        return os.path.join(self._spool_root, container_id)
+
+    def _left_over(self, container_id: str) -> bool:
+        """A spool without a pump is that of an agent that was killed."""
+        return os.path.isdir(self._spool(container_id))
+
+    def _drop_prepared(self, container_id: str) -> None:
+        """A start that did not come to its attach."""
+        opened = self._prepared.pop(container_id, None)
+        if opened is not None:
+            opened.close()
+            fifos.remove_all(self._fifos(container_id))
+
+    # ── in the pump's thread ──
+
+    def _attach(self, container_id: str, opened: _Opened, make_sink: Callable[[], Sink]) -> None:
+        self._pump.detach(container_id, final=False)
+        self._pump.attach(Drain(container_id, opened.outputs, opened.held, make_sink()))
+
+    def _finish(self, container_id: str, done: Callable[[], None]) -> None:
+        """Of a task that an agent before us served, take what that one left."""
+        if not self._pump.attached(container_id):
+            self._adopt(container_id, _Opened(fifos.find(self._fifos(container_id))))
+        if not self._pump.finish(container_id, done):
+            done()
+
+    def _end_run(self, container_id: str, left: _Opened) -> None:
+        """A new run begins: end the one before without waiting for anything."""
+        if self._pump.attached(container_id):
+            left.close()
+        else:
+            self._adopt(container_id, left)
+        self._pump.detach(container_id, final=True)
+
+    def _adopt(self, container_id: str, left: _Opened) -> None:
+        """Serve the *left* FIFOs and the spool as an agent that was killed left them."""
+        try:
+            sink = JsonSink(container_id, self._spool(container_id), None)
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("container %s: left-over output cannot be used: %s", container_id, error)
+            left.close()
+            fifos.remove_all(self._spool(container_id))
+        else:
+            self._pump.attach(Drain(container_id, left.outputs, left.held, sink))
+
+    # ── reading ──
+
+    def path(self, container_id: str, config: LogConfiguration | None) -> str:
+        root = _driver(config).root_dir
+        return os.path.join(root or self._containers, container_id, "json.log")
+
+    async def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
+        _check_readable(container_id, config)
+        path = self.path(container_id, config)
+        descriptor = await asyncio.to_thread(_open_log, path)
+        try:
+            messages = reader.last_records(descriptor, tail) if tail >= 0 else reader.whole_file(descriptor)
+            at_once = RECORDS_A_CALL if tail >= 0 else 1
+            while batch := await asyncio.to_thread(_some, messages, at_once, path):
+                for message in batch:
+                    yield message
+        finally:
+            os.close(descriptor)
+
+
+class _Opened:
+    """Descriptors of a task's FIFOs; `error` says what could not be opened."""
+
+    def __init__(self, io: TaskIO) -> None:
+        self.io = io
+        self.outputs: dict[int, int] = {}
+        self.held: tuple[int, ...] = ()
+        self.error = ""
+        try:
+            for stream, path in enumerate((io.stdout, io.stderr)):
+                if path:
+                    self.outputs[stream] = fifos.open_output(path)
+            if io.stdin:
+                self.held = (fifos.open_input(io.stdin),)
+        except OSError as error:
+            self.error = f"cannot open {error.filename}: {error.strerror}"
+
+    def close(self) -> None:
+        for descriptor in (*self.outputs.values(), *self.held):
+            os.close(descriptor)
+        self.outputs, self.held = {}, ()
+
+
+def _driver(config: LogConfiguration | None) -> LogDriverConfiguration:
+    return (config and config.driver_config) or LogDriverConfiguration()
+
+
+def _check_readable(container_id: str, config: LogConfiguration | None) -> None:
+    """Texts of the original."""
+    if config is None:
+        raise ConflictError(f"no log config for container {container_id}")
+    if config.driver_config is None:
+        raise ConflictError(f"log driver config is not set for container {container_id}")
+    if config.driver_config.type == "none":
+        raise ConflictError(f"there are not any logs for container {container_id} with log type none")
+    if config.driver_config.type != "json-file":
+        raise ConflictError(f"unknown log type {shorten(config.driver_config.type).strip(chr(39))}")
+
+
+def _open_log(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFoundError(f"log file not found {path}") from None
+    except OSError as error:
+        raise OperationFailedError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _some(messages: Iterator[str], count: int, path: str) -> list[str]:
+    try:
+        return list(itertools.islice(messages, count))
+    except OSError as error:
+        raise OperationFailedError(f"cannot read {path}: {error.strerror}") from error

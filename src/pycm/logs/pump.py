@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that moves the output of all containers.
+
+It sleeps in epoll until a FIFO has output or another thread has posted a command; there is no periodic wake-up. FIFOs are watched
+edge-triggered: after an edge a container is served, a bounded amount a turn and in turn with the others, until its FIFOs are empty.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pycm.logs.fifos import waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pycm.logs.sink import Sink
+
+#: How long output is awaited of a container whose task has been deleted.
+FINISH_LIMIT = 10.0
+log = logging.getLogger("pycm.logs")
+
+
+class Drain:
+    """One container's FIFOs and where their output goes. *outputs*: stream number to descriptor; *held*: kept open only."""
+
+    def __init__(
+        self, container_id: str, outputs: Mapping[int, int], held: tuple[int, ...], sink: Sink
+    ) -> None:
+        self.id = container_id
+        self.outputs = dict(outputs)
+        self.sink = sink
+        self._held = held
+        self.deadline: float | None = None
+        self._done: Callable[[], None] | None = None
+
+    def turn(self, now: float) -> bool:
+        """Serve both streams once; True if more output waits."""
+        taken = False
+        for stream, descriptor in self.outputs.items():
+            count = waiting(descriptor)
+            if count:
+                self.sink.take(stream, descriptor, count)
+                taken = True
+        retry_at = self.sink.retry_at
+        if (taken and retry_at is None) or (retry_at is not None and now >= retry_at):
+            self.sink.store()
+        return taken and any(map(waiting, self.outputs.values()))
+
+    @property
+    def due(self) -> float | None:
+        """When it wants a turn even if no output comes."""
+        times = [moment for moment in (self.deadline, self.sink.retry_at) if moment is not None]
+        return min(times, default=None)
+
+    def finish(self, deadline: float, done: Callable[[], None]) -> None:
+        """The task is gone: *done* is called at the end of its output or at the deadline."""
+        if self._done is not None:
+            self._done()
+        self.deadline, self._done = deadline, done
+
+    def at_end(self, now: float) -> bool:
+        if self.deadline is None:
+            return False
+        if all(map(_ended, self.outputs.values())):
+            return True
+        if now >= self.deadline:
+            log.warning(
+                "container %s: its output has not ended %.0f s after its task; the rest is not waited for",
+                self.id,
+                FINISH_LIMIT,
+            )
+            return True
+        return False
+
+    def close(self, *, final: bool) -> None:
+        """*final*: the output has ended; what the FIFOs hold now is all there is."""
+        while final and self.turn(time.monotonic()):
+            pass
+        for descriptor in (*self.outputs.values(), *self._held):
+            os.close(descriptor)
+        self.outputs, self._held = {}, ()
+        self.sink.close(final=final)
+        if self._done is not None:
+            self._done()
+
+
+def _ended(descriptor: int) -> bool:
+    """No writer and nothing left; asked in this order, so that what a writer leaves behind is seen."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0)) and not waiting(descriptor)
+
+
+class Pump:
+    """Commands are functions that run in the thread, in order. There are at most a few a container, so the queue has no bound."""
+
+    def __init__(self) -> None:
+        self._commands: deque[Callable[[], None]] = deque()
+        self._thread: threading.Thread | None = None
+        self._drains: dict[str, Drain] = {}
+        self._owner: dict[int, str] = {}  # descriptor to container
+        self._ready: dict[str, None] = {}  # containers with output, in the order of their turns
+        self._timed: dict[str, Drain] = {}  # those that want a turn at some time
+        self._stopped: Callable[[], None] | None = None
+        self._closing = False
+
+    # ── for other threads ──
+
+    def post(self, command: Callable[[], None]) -> bool:
+        """Run *command* in the thread, which is started with the first one. False after `stop`: it is not run."""
+        if self._closing:
+            return False
+        self._commands.append(command)
+        if self._thread is None:
+            self._epoll = select.epoll()
+            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._epoll.register(self._bell, select.EPOLLIN)
+            self._thread = threading.Thread(target=self._run, name="pycm-logs", daemon=True)
+            self._thread.start()
+        os.eventfd_write(self._bell, 1)
+        return True
+
+    def stop(self, stopped: Callable[[], None]) -> None:
+        """End the thread after the commands posted before, and call *stopped* in it."""
+
+        def command() -> None:
+            self._stopped = stopped
+
+        if self._thread is None:
+            stopped()
+        else:
+            self.post(command)
+        self._closing = True
+
+    # ── commands ──
+
+    def attach(self, drain: Drain) -> None:
+        """*drain*'s container must not be attached yet."""
+        self._drains[drain.id] = drain
+        for descriptor in drain.outputs.values():
+            self._owner[descriptor] = drain.id
+            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+        self._ready[drain.id] = None
+
+    def attached(self, container_id: str) -> bool:
+        return container_id in self._drains
+
+    def finish(self, container_id: str, done: Callable[[], None]) -> bool:
+        """Drain to the end. False, and *done* is not called, if the container is not attached."""
+        drain = self._drains.get(container_id)
+        if drain is None:
+            return False
+        drain.finish(time.monotonic() + FINISH_LIMIT, done)
+        self._ready[container_id] = None
+        return True
+
+    def detach(self, container_id: str, *, final: bool) -> bool:
+        """Stop serving the container at once. *final*: its output has ended. False if it was not attached."""
+        drain = self._drains.pop(container_id, None)
+        if drain is None:
+            return False
+        self._timed.pop(container_id, None)
+        for descriptor in drain.outputs.values():
+            del self._owner[descriptor]  # closing takes it out of the epoll
+        self._guarded(lambda: drain.close(final=final), f"the log of container {container_id}")
+        return True
+
+    # ── the thread ──
+
+    def _run(self) -> None:
+        while self._stopped is None:
+            for descriptor, _ in self._epoll.poll(self._patience()):
+                self._noticed(descriptor)
+            while self._commands:
+                self._guarded(self._commands.popleft(), "a command of the agent")
+            for container_id in tuple(self._ready):
+                self._serve(container_id)
+        for container_id in tuple(self._drains):
+            self.detach(container_id, final=False)
+        self._epoll.close()
+        os.close(self._bell)
+        self._stopped()
+
+    def _noticed(self, descriptor: int) -> None:
+        if descriptor == self._bell:
+            os.eventfd_read(self._bell)
+        elif descriptor in self._owner:
+            self._ready[self._owner[descriptor]] = None
+
+    def _patience(self) -> float | None:
+        """Seconds to sleep at most; None for ever. Containers that are due become ready."""
+        now = time.monotonic()
+        dues = {key: drain.due or now for key, drain in self._timed.items()}
+        self._ready.update(dict.fromkeys(key for key, due in dues.items() if due <= now))
+        if self._ready or self._commands:
+            return 0.0
+        return min(dues.values()) - now if dues else None
+
+    def _serve(self, container_id: str) -> None:
+        del self._ready[container_id]
+        drain = self._drains.get(container_id)
+        if drain is not None and not self._guarded(
+            lambda: self._turn(drain), f"the log of container {container_id}"
+        ):
+            self.detach(container_id, final=False)
+
+    def _turn(self, drain: Drain) -> None:
+        now = time.monotonic()
+        if drain.turn(now):
+            self._ready[drain.id] = None
+        elif drain.at_end(now):
+            self.detach(drain.id, final=True)
+        elif drain.due is not None:
+            self._timed[drain.id] = drain
+        else:
+            self._timed.pop(drain.id, None)
+
+    @staticmethod
+    def _guarded(function: Callable[[], None], what: str) -> bool:
+        """The thread serves all containers: what goes wrong with one, expected or not, must not end it for the others."""
+        try:
+            function()
+        except Exception as error:  # noqa: BLE001  see above
+            log.error("%s: %s: %s", what, type(error).__name__, error)
+            return False
+        return True
