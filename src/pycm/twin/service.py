@@ -93,9 +93,10 @@ class TwinService:
         await self._mqtt.start()
 
     async def stop(self) -> None:
-        """Send what is still to be sent, stop listening; bounded in time."""
-        if self._unsubscribe:
-            self._unsubscribe()
+        """Send what is still to be sent, stop listening; bounded in time. May be called again, and without a start."""
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe:
+            unsubscribe()
         await self._drain()
         self._decided(self._core.leave())
         await self._drain()
@@ -105,13 +106,16 @@ class TwinService:
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._idle.set()
         await self._mqtt.stop()
 
     async def _drain(self) -> None:
         try:
             await asyncio.wait_for(self.idle(), DRAIN)
         except asyncio.TimeoutError:
-            log.warning("%d messages to the twin could not be sent at the end", len(self._outbox))
+            log.warning(
+                "the broker is too slow: %d messages to the twin are not sent at the end", len(self._outbox)
+            )
             self._outbox.clear()
 
     async def idle(self) -> None:

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell around the core: order, bounds, the stored list, and what happens when sending fails."""
+
+import asyncio
+import json
+import logging
+import os
+
+import pytest
+from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, THING, container
+from vector_fakes import FakeContainers, FakeMetrics
+
+from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
+from pycm.twin import outbox, service
+from pycm.twin.actions import Publish, Remember, Subscribe
+from pycm.twin.memory import Memory, file_name
+from pycm.twin.names import Thing
+from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, Outbox
+from pycm.twin.service import TwinService, TwinSettings
+
+FILE = "sup_back_acme.test_gw-01_edge_containers.json"
+
+
+class FakeMqtt:
+    """Takes what is sent; `failing` decides what is refused, `gate` holds publishes back."""
+
+    def __init__(self):
+        self.sent = []
+        self.failing = lambda topic: None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started = self.stopped = 0
+
+    def add_listener(self, listener):
+        self.listener = listener
+
+    async def start(self):
+        self.started += 1
+
+    async def stop(self):
+        self.stopped += 1
+
+    async def _send(self, kind, topic, payload=b""):
+        await self.gate.wait()
+        if error := self.failing(topic):
+            raise error
+        self.sent.append((kind, topic, payload))
+
+    async def subscribe(self, topic):
+        await self._send("subscribe", topic)
+
+    async def unsubscribe(self, topic):
+        await self._send("unsubscribe", topic)
+
+    async def publish(self, topic, payload, *, retain=False):
+        assert not retain
+        await self._send("publish", topic, payload)
+
+    def paths(self):
+        out = [
+            json.loads(p).get("path") if k == "publish" and t == EVENTS else f"{k} {t}"
+            for k, t, p in self.sent
+        ]
+        self.sent.clear()
+        return out
+
+
+async def until(condition):
+    deadline = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    class World:
+        mqtt = FakeMqtt()
+        containers = FakeContainers([container(status="RUNNING")])
+        metrics = FakeMetrics({C1: [{"pids": 1}]})
+        home = tmp_path / "things"
+        file = home / FILE
+
+        async def tell(self, topic, payload):
+            self.twin.mqtt_message(topic, json.dumps(payload).encode())
+            await self.twin.idle()
+
+        async def register(self):
+            self.twin.mqtt_connected()
+            await self.tell("edge/thing/response", DEVICE)
+
+    world = World()
+    world.twin = TwinService(
+        world.mqtt, world.containers, world.metrics, TwinSettings(home_dir=str(world.home))
+    )
+    await world.twin.start()
+    yield world
+    await world.twin.stop()
+
+
+async def test_everything_is_sent_in_order_and_the_list_is_stored(world):
+    await world.register()
+    assert world.mqtt.paths() == [
+        "subscribe edge/thing/response",
+        "publish edge/thing/request",
+        "/features/SoftwareUpdatable",
+        f"/features/Container:{C1}",
+        "/features/ContainerFactory",
+        "/features/Metrics",
+        f"subscribe {COMMANDS}",
+    ]
+    assert json.loads(world.file.read_text()) == {C1: f"Container:{C1}"}
+    assert world.file.stat().st_mode & 0o777 == 0o600
+    assert world.home.stat().st_mode & 0o777 == 0o711
+
+
+async def test_the_stored_list_follows_and_names_what_to_delete_at_the_next_registration(world):
+    await world.register()
+    world.containers.create_now(container(C2))
+    await world.twin.idle()
+    assert set(json.loads(world.file.read_text())) == {C1, C2}
+    world.twin.mqtt_disconnected()
+    world.containers.remove_now(C2)
+    world.mqtt.sent.clear()
+    await world.register()
+    sent = [json.loads(p) for k, t, p in world.mqtt.sent if t == EVENTS]
+    assert [p["path"] for p in sent if p["topic"].endswith("delete")] == [f"/features/Container:{C2}"]
+    assert set(json.loads(world.file.read_text())) == {C1}
+    world.containers.remove_now(C1)
+    await world.twin.idle()
+    assert world.file.read_text() == "null"
+
+
+async def test_an_unchanged_list_is_not_written_again(world):
+    await world.register()
+    before = world.file.stat().st_ino
+    world.twin.mqtt_disconnected()
+    await world.register()
+    assert world.file.stat().st_ino == before
+
+
+async def test_what_waits_at_a_loss_of_the_connection_is_dropped(world):
+    await world.register()
+    world.mqtt.gate.clear()
+    world.containers.rename_now(C1, "one")
+    world.containers.rename_now(C1, "two")
+    world.twin.mqtt_disconnected()
+    world.mqtt.failing = lambda _: UnavailableError("lost")
+    world.mqtt.gate.set()
+    await until(lambda: not world.twin._work.is_set())
+    world.mqtt.failing = lambda _: None
+    world.mqtt.sent.clear()
+    await world.register()
+    assert not [path for path in world.mqtt.paths() if path.endswith("/name")]
+
+
+async def test_a_slow_broker_is_spared_superseded_values_and_gets_the_last_one(world):
+    await world.register()
+    world.mqtt.sent.clear()
+    world.mqtt.gate.clear()
+    for number in range(10_000):
+        world.containers.rename_now(C1, f"name-{number}")
+    assert len(world.twin._outbox) <= MAX_PENDING + 1
+    world.mqtt.gate.set()
+    await world.twin.idle()
+    assert json.loads(world.mqtt.sent[-1][2])["value"] == "name-9999"
+    assert len(world.mqtt.sent) <= MAX_PENDING + 2
+
+
+async def test_after_a_refused_message_all_is_told_anew(world, monkeypatch, caplog):
+    monkeypatch.setattr(service, "RETRY_PAUSE", 0.01)
+    world.twin._retry_pause = 0.01
+    await world.register()
+    world.mqtt.sent.clear()
+    refusals = [OperationFailedError("no"), UnavailableError("no")]
+    world.mqtt.failing = lambda _: refusals.pop() if refusals else None
+    world.containers.rename_now(C1, "x")
+    await until(lambda: len(world.mqtt.sent) >= 7)
+    await world.twin.idle()
+    assert world.mqtt.paths()[-1] == f"subscribe {COMMANDS}"
+    assert all("\n" not in record.message for record in caplog.records)
+
+
+async def test_a_message_that_cannot_be_sent_at_all_is_left_out_alone(world, caplog):
+    await world.register()
+    world.mqtt.sent.clear()
+    world.mqtt.failing = lambda _: (
+        InvalidInputError("too odd") if len(world.mqtt.sent) == 0 and not caplog.records else None
+    )
+    caplog.set_level(logging.ERROR, "pycm.twin")
+    world.containers.rename_now(C1, "x")
+    world.containers.rename_now(C1, "y")
+    await world.twin.idle()
+    assert "left out: too odd" in caplog.text
+    assert len(world.mqtt.sent) == 1
+
+
+async def test_the_timer_keeps_its_times_and_leaves_out_what_was_slept_through(world):
+    await world.register()
+    loop = asyncio.get_running_loop()
+    world.twin._measure(10.0)
+    first = world.twin._timer.when()
+    world.twin._timer.cancel()
+    world.twin._tick()
+    assert world.twin._timer.when() == first + 10.0
+    world.twin._timer.cancel()
+    world.twin._timer = loop.call_at(loop.time() - 35.0, lambda: None)
+    late = world.twin._timer.when()
+    world.twin._timer.cancel()
+    world.twin._tick()
+    assert world.twin._timer.when() == late + 40.0
+
+
+async def test_a_request_for_metrics_gives_data_over_and_over(world):
+    await world.register()
+    envelope = {
+        "topic": "acme.test/gw-01:edge:containers/things/live/messages/request",
+        "headers": {"correlation-id": "c", "response-required": True, "content-type": "application/json"},
+        "path": "/features/Metrics/inbox/messages/request",
+        "value": {"frequency": "1s"},
+    }
+    world.mqtt.sent.clear()
+    await world.tell(f"command//{THING}/req/r/request", envelope)
+    assert [topic for _, topic, _ in world.mqtt.sent] == [f"command//{THING}/res/r/204"]
+    await until(lambda: len(world.mqtt.sent) == 3)
+    assert all(b"/outbox/messages/data" in payload for _, _, payload in world.mqtt.sent[1:])
+
+
+async def test_stopping_sends_what_is_left_and_says_goodbye(world):
+    await world.register()
+    world.mqtt.sent.clear()
+    world.containers.stop_now(C1)
+    await world.twin.stop()
+    paths = world.mqtt.paths()
+    assert paths[0].endswith("/state")
+    assert paths[1:] == ["unsubscribe edge/thing/response", f"unsubscribe {COMMANDS}"]
+    assert world.mqtt.stopped == 1
+
+
+async def test_stopping_with_a_broker_that_takes_nothing_ends_in_time(world, monkeypatch):
+    monkeypatch.setattr(service, "DRAIN", 0.05)
+    await world.register()
+    world.mqtt.gate.clear()
+    world.containers.stop_now(C1)
+    await world.twin.stop()
+    assert world.mqtt.stopped == 1
+
+
+# ── the outbox ──
+
+
+def test_a_newer_feature_supersedes_its_older_properties_but_no_answers_and_no_other_things():
+    box = Outbox()
+    answer = Publish("command//t/res/r/204", b"")
+    other = Publish("e/other/t", b"", "/features/Container:a")
+    box.add(answer)
+    box.add(other)
+    for number in range(MAX_PENDING - 1):
+        box.add(Publish("e/t/t", b"%d" % number, "/features/Container:a/properties/status/state"))
+    box.add(Publish("e/t/t", b"deleted", "/features/Container:a"))
+    left = [box.take() for _ in range(len(box))]
+    assert left == [answer, other, Publish("e/t/t", b"deleted", "/features/Container:a")]
+
+
+def test_answers_are_bounded_and_counted_down_again():
+    box = Outbox()
+    answer = Publish("command//t/res/r/204", b"")
+    assert all(box.add(answer) for _ in range(MAX_ANSWERS))
+    assert not box.add(answer)
+    box.take()
+    assert box.add(answer)
+    box.clear()
+    assert len(box) == 0
+    assert box.add(answer)
+
+
+def test_subscriptions_are_never_dropped(monkeypatch):
+    monkeypatch.setattr(outbox, "MAX_PENDING", 2)
+    box = Outbox()
+    for topic in "abc":
+        box.add(Subscribe(topic))
+    box.add(Remember(Thing("t", "x"), {}))
+    box.add(Remember(Thing("t", "x"), {"a": "b"}))
+    assert len(box) == 4
+
+
+# ── the stored list ──
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        (None, []),
+        (b"", []),
+        (b"null", []),
+        (b'{"a":"Container:a","b":"Container:b"}', ["a", "b"]),
+        (b'{"a":5,"../x":"","":""}', ["a"]),
+    ],
+)
+def test_a_stored_list_is_read(tmp_path, content, ids):
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    assert Memory(str(tmp_path)).read(THING) == ids
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"5", b"[" * 100_000, b"\xff", b" " * ((1 << 20) + 1)])
+def test_a_damaged_list_is_named_and_counts_as_empty(tmp_path, caplog, content):
+    (tmp_path / FILE).write_bytes(content)
+    memory = Memory(str(tmp_path))
+    assert memory.read(THING) == []
+    assert FILE in caplog.text
+    memory.write(THING, {"a": "Container:a"})
+    assert memory.read(THING) == ["a"]
+
+
+def test_the_file_of_an_early_version_is_taken_over(tmp_path):
+    (tmp_path / "sup_back_acme.test_gw-01:edge:containers.json").write_text('{"a":"Container:a"}')
+    assert Memory(str(tmp_path)).read(THING) == ["a"]
+    assert os.listdir(tmp_path) == [FILE]
+
+
+def test_a_home_that_cannot_be_used_is_logged_and_harms_nothing(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    memory = Memory(str(tmp_path / "file" / "things"))
+    memory.prepare()
+    memory.write(THING, {"a": "b"})
+    assert memory.read(THING) == []
+    assert caplog.text.count("things") >= 2
+
+
+def test_the_file_name_has_no_colon():
+    assert file_name(THING) == FILE

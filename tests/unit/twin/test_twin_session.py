@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session with the connector: announcement, devices, and what a loss of the connection means."""
+
+import json
+
+import pytest
+from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, World, container
+
+from pycm.twin.names import Device
+from pycm.twin.session import TRANSITIONS, Input, Phase, Session
+
+OTHER = {"deviceId": "acme.test:gw-02", "tenantId": "tenant-b"}
+REGISTERED = [
+    ("modify", "/features/SoftwareUpdatable"),
+    ("modify", f"/features/Container:{C1}"),
+    ("modify", "/features/ContainerFactory"),
+    ("modify", "/features/Metrics"),
+]
+
+
+def edge(world, message):
+    world.send({"topic": "edge/thing/response", "payload": message})
+
+
+def test_the_list_comes_first_then_the_details_then_metrics_and_then_commands_are_listened_to():
+    world = World([container()], edge_response=None)
+    edge(world, DEVICE)
+    assert world.took() == [*REGISTERED, ("subscribe", COMMANDS)]
+
+
+def test_the_same_answer_again_changes_nothing():
+    world = World([container()])
+    edge(world, DEVICE)
+    assert world.took() == []
+
+
+def test_another_policy_registers_anew_without_a_second_subscription():
+    world = World([container()])
+    edge(world, {**DEVICE, "policyId": "acme.test:other"})
+    assert world.took() == REGISTERED
+
+
+def test_another_device_is_moved_to_and_the_old_one_left():
+    world = World([container()])
+    edge(world, OTHER)
+    new = "acme.test:gw-02:edge:containers"
+    took = world.took()
+    assert took[0] == ("unsubscribe", COMMANDS)
+    assert took[1:] == [*REGISTERED, ("subscribe", f"command//{new}/req/#")]
+
+
+def test_after_a_reconnect_the_same_device_is_registered_anew():
+    world = World([container()])
+    world.stimulate("mqtt-reconnect")
+    assert world.took() == [("subscribe", "edge/thing/response"), ("publish", "edge/thing/request")]
+    edge(world, DEVICE)
+    assert world.took() == [*REGISTERED, ("subscribe", COMMANDS)]
+
+
+def test_while_there_is_no_session_nothing_is_told_and_then_the_truth_is():
+    world = World([container(status="RUNNING"), container(C2)])
+    world.carry_out(world.core.disconnected())
+    for number in range(1000):
+        world.containers.rename_now(C1, f"name-{number}")
+    world.containers.remove_now(C2)
+    assert world.took() == []
+    world.carry_out(world.core.connected())
+    edge(world, DEVICE)
+    names = [
+        json.loads(item.payload)["value"]["properties"]["status"]["name"]
+        for item in world.seen
+        if b"Container:1" in item.payload[:200] and b"modify" in item.payload
+    ]
+    assert names == ["name-999"]
+    assert ("delete", f"/features/Container:{C2}") in world.took()
+
+
+def test_a_retry_announces_and_registers_anew_without_waiting_for_the_connector():
+    world = World([container()])
+    world.carry_out(world.core.retry())
+    assert world.took() == [
+        ("subscribe", "edge/thing/response"),
+        ("publish", "edge/thing/request"),
+        *REGISTERED,
+        ("subscribe", COMMANDS),
+    ]
+
+
+def test_leaving_ends_both_subscriptions():
+    world = World()
+    world.carry_out(world.core.leave())
+    assert world.took() == [("unsubscribe", "edge/thing/response"), ("unsubscribe", COMMANDS)]
+    world.carry_out(world.core.leave())
+    assert world.took() == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"tenantId": "t"},
+        {"deviceId": "no-colon", "tenantId": "t"},
+        {"deviceId": ":name", "tenantId": "t"},
+        {"deviceId": "ns:", "tenantId": "t"},
+        {"deviceId": "ns:a"},
+        {"deviceId": "ns:a", "tenantId": ""},
+        {"deviceId": 5, "tenantId": "t"},
+        {"deviceId": "ns:a", "tenantId": ["t"]},
+        {"deviceId": "ns:../../x", "tenantId": "t"},
+        {"deviceId": "ns:a", "tenantId": "+"},
+        {"deviceId": "ns:a#", "tenantId": "t"},
+        {"deviceId": "ns:a\u0000", "tenantId": "t"},
+        {"deviceId": "ns:" + "a" * 300, "tenantId": "t"},
+        [],
+        "text",
+        None,
+    ],
+)
+def test_a_device_that_cannot_be_one_is_logged_in_one_line_and_changes_nothing(message):
+    world = World([container()])
+    edge(world, message)
+    assert world.took() == []
+    assert len(world.notes) == 1
+    assert "edge/thing/response" in world.notes[0].text
+    assert "\n" not in world.notes[0].text
+
+
+def test_keys_of_the_answer_count_in_any_case_and_unknown_ones_do_not_matter():
+    world = World(edge_response=None)
+    edge(world, {"DEVICEID": "ns:a:b", "TenantId": "t", "gatewayId": 7})
+    assert ("subscribe", "command//ns:a:b:edge:containers/req/#") in world.took()
+
+
+def test_a_recall_that_comes_late_for_another_thing_is_not_used():
+    world = World()
+    thing = world.core.thing
+    edge(world, OTHER)
+    world.took()
+    world.carry_out(world.core.recalled(thing, [C1]))
+    assert world.took() == []
+
+
+def test_only_enabled_features_are_registered_and_answer():
+    world = World([container()], features=["SoftwareUpdatable", "Nonsense"])
+    assert world.ask("/features/Metrics/inbox/messages/request", {})[0][0] == 400
+    assert world.ask(f"/features/Container:{C1}/inbox/messages/start", {})[0][0] == 400
+    world.containers.run_now(C1)
+    assert world.took() == []
+
+
+def test_every_phase_ends_offline_on_a_loss_and_what_is_not_in_the_table_changes_nothing():
+    for phase in Phase:
+        for event in Input:
+            session = Session()
+            session.phase = phase
+            session.device = Device("ns:a", "t")
+            steps = session.feed(event)
+            expected = TRANSITIONS.get((phase, event))
+            assert (session.phase, steps) == (expected or (phase, ()))
+            if event is Input.LOST:
+                assert session.phase is Phase.OFFLINE
+
+
+def test_everything_is_published_under_tenant_and_thing():
+    world = World([container()], edge_response=None)
+    edge(world, DEVICE)
+    assert {item.topic for item in world.seen if item.kind == "publish"} == {EVENTS}
