@@ -120,7 +120,7 @@ class AgentProcess:
         self.end(signal.SIGKILL)
 
     def call(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from pycm.cli.main import kanto_cm; kanto_cm()"]
+        command = [sys.executable, "-c", "import sys; from pycm.cli.main import kanto_cm; sys.exit(kanto_cm())"]
         return subprocess.run(
             [*command, "--host", str(self.socket), *map(str, arguments)], capture_output=True, text=True, check=False
         )
