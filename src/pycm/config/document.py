@@ -104,9 +104,11 @@ def _loads(text: str, twice: list[str]) -> Any:
 
 def _merged(earlier: Any, later: Any) -> Any:
     """A section given twice counts as one, as in the original; of two values the last."""
-    if isinstance(earlier, dict) and isinstance(later, dict):
-        return earlier | {key: _merged(earlier.get(key), value) for key, value in later.items()}
-    return later
+    if not (isinstance(earlier, dict) and isinstance(later, dict)):
+        return later
+    for key, value in later.items():
+        earlier[key] = _merged(earlier.get(key), value)
+    return earlier
 
 
 def _no_constant(word: str) -> Any:
@@ -126,7 +128,7 @@ def _json_places(text: str) -> dict[Path, int]:
         if found == "\n":
             line += 1
         elif found == ":":
-            stack[-1] = json.loads(last, strict=False).casefold()
+            stack[-1] = (json.loads(last) if "\\" in last else last[1:-1]).casefold()
             if len(stack) <= _DEEPEST:
                 places[tuple(stack)] = line
         elif found in "{[":
@@ -156,7 +158,16 @@ def _toml_loads() -> Callable[[str], dict[str, Any]]:
     return loads
 
 
+#: Parsers take time with the square of a key's parts: 1 MiB of "a.a.a" would be hours.
+_MOST_PARTS = 64
+_DOTTED = re.compile(r"""(?:\.[ \t]*[\w"'-]+[ \t]*)+""")
+
+
 def _parse_toml(text: str, name: str) -> dict[str, Any]:
+    for match in _DOTTED.finditer(text):
+        if match.group().count(".") >= _MOST_PARTS:
+            line = text.count("\n", 0, match.start()) + 1
+            raise located(name, line, f"not valid: a key of more than {_MOST_PARTS} parts")
     try:
         return _toml_loads()(text)
     except ValueError as error:  # TOMLDecodeError is one; others come from dates and digits out of range

@@ -344,9 +344,8 @@ def render_flags(flags: Iterable[Flag]) -> str:
     for flag in sorted(flags, key=_by_name):
         head = f"  -{flag.short}, --{flag.name}" if flag.short else f"      --{flag.name}"
         default = render_default(flag)
-        rows.append(
-            (f"{head} {flag.word}".rstrip(), flag.about + (f" (default {default})" if default else ""))
-        )
+        about = f"{flag.about} (default {default})".lstrip() if default else flag.about
+        rows.append((f"{head} {flag.word}".rstrip(), about))
     width = max((len(head) for head, _ in rows), default=0)
     return "\n".join(f"{head:{width}}   {text}".rstrip() for head, text in rows)
 

@@ -16,6 +16,7 @@ from pycm.config.values import MASK
 
 _KEY = re.compile(r'[ \t\r\n,]*"([\w-]{1,64})"[ \t\r\n]*:[ \t\r\n]*')
 _LONGEST = 64 * 1024  # characters of a piece; longer ones are not converted
+_LONGEST_ANSWER = 4096  # characters: more than a screen helps nobody
 _SECRETS = frozenset(key.path[-1] for key in BY_FLAG.values() if key.option.hide) | {"password"}
 
 
@@ -41,7 +42,8 @@ def as_toml(text: str, line: int) -> str:
             _add(blocks, (key,), value)
     except RecursionError:
         return ""
-    return "\n\n".join(blocks)
+    text = "\n\n".join(blocks)
+    return text if len(text) <= _LONGEST_ANSWER else ""
 
 
 def _members(text: str) -> dict[str, Any]:

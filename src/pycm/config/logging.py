@@ -8,7 +8,9 @@ matter more; an error is written to standard error, and the log goes to standard
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import sys
 import time
@@ -39,6 +41,7 @@ _WORDS = {
 }
 MAX_LINE = 8192  # characters of a message; what is beyond is cut
 _ROOT = "pycm"
+_STDOUT = 1
 TAG = "container-management"  # what journalctl -t and syslog know the agent by
 SYSLOG = "/dev/log"
 _DAEMON = 3 << 3  # syslog's facility
@@ -65,7 +68,7 @@ def _open(log: Log) -> tuple[logging.Handler, str]:
             warning = "log.syslog has no effect since log.log_file is set" if log.syslog else ""
             return _formatted(RotatingFile(log)), warning
         if log.syslog:
-            return _formatted(Syslog()), ""
+            return _formatted(Syslog(SYSLOG)), ""
     except OSError as error:
         target = log.log_file or SYSLOG
         text = f"cannot log to {target}: {error.strerror}; logging to standard output instead"
@@ -112,20 +115,18 @@ def _room(logger: str) -> str:
 
 
 class Output(logging.Handler):
-    """Standard output. When its reader is gone, lines are dropped: there is nobody to tell."""
+    """Standard output, one write a line. When its reader is gone, lines are dropped: there is nobody to tell."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            sys.stdout.write(self.format(record) + "\n")
-            sys.stdout.flush()
-        except (OSError, ValueError):  # ValueError: closed, or not the locale's characters
-            return
+        data = (self.format(record) + "\n").encode("utf-8", "replace")
+        with contextlib.suppress(OSError):
+            os.write(_STDOUT, data)  # not sys.stdout: after a failure that keeps what it could not write
 
 
 class Syslog(logging.Handler):
     """The local syslog; a line that it does not take at once is dropped, so that the agent never waits for it."""
 
-    def __init__(self, path: str = SYSLOG) -> None:
+    def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
         self._socket = _connect(path)

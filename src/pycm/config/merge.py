@@ -79,7 +79,7 @@ class _FileReader:
 
     def section(self, path: Path, raw: Any, record: Any) -> None:
         if not isinstance(raw, dict):
-            raise self.error(path, f"{show_raw(raw)} is not a {'object' if self.document.json else 'table'}")
+            raise self.no_table(path, raw)
         known = {name: (option, default) for name, option, default in members(record)}
         for name, (word, value) in self.matched(path, raw, known).items():
             option, default = known[name]
@@ -117,7 +117,7 @@ class _FileReader:
 
     def registries(self, path: Path, raw: Any) -> None:
         if not isinstance(raw, dict):
-            raise self.error(path, f"{show_raw(raw)} is not a {'object' if self.document.json else 'table'}")
+            raise self.no_table(path, raw)
         found = {}
         for host, value in raw.items():
             here = (*path, host)
@@ -130,6 +130,9 @@ class _FileReader:
         self.values[path] = MappingProxyType(found)
 
     def warn_unknown(self, path: Path, known: Mapping[str, str]) -> None:
+        if len(self.warnings) >= _MOST_NOTES:  # the search for a near one is work
+            self.more += 1
+            return
         from difflib import get_close_matches  # slow to import, and only needed here
 
         near = get_close_matches(path[-1].casefold()[:100], known, 1)
@@ -141,6 +144,9 @@ class _FileReader:
             self.warnings.append(str(self.error(path, reason)))
         else:
             self.more += 1
+
+    def no_table(self, path: Path, raw: Any) -> ConfigError:
+        return self.error(path, f"{show_raw(raw)} is not {'an object' if self.document.json else 'a table'}")
 
     def error(self, path: Path, reason: str) -> ConfigError:
         name = printable(".".join(path))

@@ -27,7 +27,7 @@ _DAY = 24 * 3600
 #: What 0 means: for the size as in the original, for the count a bound, since every file of ours has one.
 DEFAULT_SIZE = 100
 MOST_FILES = 1000
-_STAMP = r"-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?"
+_STAMP = r"-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.(?P<number>\d{1,9}))?"
 
 
 class RotatingFile(logging.Handler):
@@ -130,8 +130,11 @@ def rotated(path: str) -> list[str]:
     directory, name = os.path.split(path)
     stem, suffix = os.path.splitext(name)
     ours = re.compile(re.escape(stem) + _STAMP + re.escape(suffix) + r"(\.gz)?")
-    found = [os.path.join(directory, entry) for entry in os.listdir(directory) if ours.fullmatch(entry)]
-    return sorted(found, key=lambda each: (os.stat(each).st_mtime_ns, each), reverse=True)
+    found = []
+    for match in filter(None, map(ours.fullmatch, os.listdir(directory))):
+        where = os.path.join(directory, match.group())
+        found.append((os.stat(where).st_mtime_ns, int(match["number"] or 0), where))
+    return [where for _, _, where in sorted(found, reverse=True)]
 
 
 def _compress(name: str) -> None:

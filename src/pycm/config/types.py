@@ -314,6 +314,7 @@ class UpdateAgent:
 class Connection:
     broker_url: str = field(
         default="tcp://localhost:1883",
+        repr=False,
         metadata=_string("conn-broker-url", "address of the MQTT broker", hide="login"),
     )
     keep_alive: float = field(

@@ -24,6 +24,7 @@ UNITS = {
 }
 _LIMIT = 1 << 63  # of the magnitude; only a negative duration may reach it
 _MAX_DIGITS = 19  # that _LIMIT has: longer numbers overflow, and are not worth converting
+_MAX_FRACTION = 100  # digits after the point that are looked at: what is beyond is far below a nanosecond
 _MAX_SHOWN = 200  # characters of a wrong text that are repeated in an error
 
 
@@ -80,9 +81,14 @@ def _scaled(number: str, unit: int, whole: str) -> int:
 
 
 def _fraction(digits: str, unit: int) -> int:
-    """Go computes this part in floating point; so does this, to end in the same nanosecond."""
-    digits = digits[: _MAX_DIGITS - 1]
-    return int(float(int(digits)) * (unit / 10.0 ** len(digits))) if digits else 0
+    """Go computes this part in floating point; so does this, to end in the same nanosecond. Digits beyond 63 bits are ignored."""
+    value = used = 0
+    for digit in digits[:_MAX_FRACTION]:
+        longer = value * 10 + int(digit)
+        if longer > _LIMIT:
+            break
+        value, used = longer, used + 1
+    return int(float(value) * (unit / 10.0**used))
 
 
 def _invalid(text: str) -> InvalidInputError:
@@ -95,7 +101,7 @@ def _quote(text: str) -> str:
     out = []
     for byte in shown.encode("utf-8", "surrogateescape"):
         char = chr(byte)
-        if byte >= 0x80 or byte < 0x20:
+        if not 0x20 <= byte < 0x7F:
             out.append(f"\\x{byte:02x}")
         else:
             out.append("\\" + char if char in '"\\' else char)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`container-management`: what it answers by itself, and what it hands over to the agent."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pycm import __version__
+from pycm.cli.daemon import main
+from pycm.config.types import Config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.fixture
+def agent(monkeypatch):
+    """A stand-in that keeps what it was given."""
+    calls = []
+
+    def run(config, notes):
+        calls.append((config, notes))
+        return 7
+
+    monkeypatch.setitem(sys.modules, "pycm.agent", SimpleNamespace(run=run))
+    return calls
+
+
+def test_agent_gets_configuration_and_notes_and_gives_the_exit_code(agent, tmp_path, capsys):
+    assert main(["--deployment-ctr-dir", str(tmp_path), "--conn-keep-alive=x"], etc=str(tmp_path)) == 7
+    config, notes = agent[0]
+    assert isinstance(config, Config)
+    assert [note.level for note in notes] == [20, 30]
+    assert "--conn-keep-alive" in notes[1].text
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--x"], ["x"], ["--cfg-file", "/nonexistent/x"], ["--net-br-mtu=-1"], ["--cfg-file"]]
+)
+def test_wrong_line_is_one_line_on_stderr_and_exit_code_1(agent, tmp_path, capsys, argv):
+    assert main(argv, etc=str(tmp_path)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert agent == []
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_works_with_a_broken_file_too(agent, tmp_path, capsys, flag):
+    (tmp_path / "config.toml").write_text("broken")
+    assert main(["--log-level", "DEBUG", flag], etc=str(tmp_path)) == 0
+    out, err = capsys.readouterr()
+    assert "Usage:\n  container-management [flags]" in out
+    assert "--cm-live-restore" in out
+    assert (err, agent) == ("", [])
+
+
+def test_version_is_printed(agent, tmp_path, capsys):
+    assert main(["--version"], etc=str(tmp_path)) == 0
+    assert capsys.readouterr().out == f"container-management (pycm) {__version__}\n"
+
+
+def test_check_prints_toml_on_stdout_and_warnings_on_stderr(agent, tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("[connection]\nclient_password = 'geheim'\n[log]\nlog_fil = ''")
+    assert main(["--check-config", "--deployment-ctr-dir", str(tmp_path)], etc=str(tmp_path)) == 0
+    out, err = capsys.readouterr()
+    assert tomllib.loads(out)["connection"]["client_password"] == "***"
+    assert err == (
+        f"Warning: {tmp_path}/config.toml, line 4: log.log_fil: this key is not known; is log.log_file meant?\n"
+    )
+    assert agent == []
+
+
+def test_check_of_a_broken_file_fails(agent, tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("[log]\nsyslog = 5")
+    assert main(["--check-config"], etc=str(tmp_path)) == 1
+    assert (
+        capsys.readouterr().err
+        == f"Error: {tmp_path}/config.toml, line 2: log.syslog: 5 is not true or false\n"
+    )
