@@ -100,7 +100,9 @@ class AgentProcess:
     def start(self, **environment: str) -> None:
         command = [sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **environment})
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **environment}
+            )
         wait_until(self._answers, READY, f"agent answers; its log is\n{self.text()}")
 
     def _answers(self) -> bool:
@@ -120,9 +122,16 @@ class AgentProcess:
         self.end(signal.SIGKILL)
 
     def call(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "import sys; from pycm.cli.main import kanto_cm; sys.exit(kanto_cm())"]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from pycm.cli.main import kanto_cm; sys.exit(kanto_cm())",
+        ]
         return subprocess.run(
-            [*command, "--host", str(self.socket), *map(str, arguments)], capture_output=True, text=True, check=False
+            [*command, "--host", str(self.socket), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def cm(self, *arguments: str | Path) -> str:
@@ -161,7 +170,9 @@ class AgentProcess:
     def logged(self, container_id: str) -> list[str]:
         """What the container wrote, line by line, rotated files included."""
         directory = self.home / "containers" / container_id
-        files = sorted(directory.glob("json.log*"), key=lambda p: int(p.suffix[1:]) if p.suffix[1:].isdigit() else 0)
+        files = sorted(
+            directory.glob("json.log*"), key=lambda p: int(p.suffix[1:]) if p.suffix[1:].isdigit() else 0
+        )
         lines = []
         for file in reversed(files):
             lines += [json.loads(line)["log"].rstrip("\n") for line in file.read_text().splitlines()]

@@ -36,7 +36,9 @@ def run(agent: AgentProcess, script: str, *flags: str, name: str = "") -> str:
     return agent.run_container(IMAGE, "/bin/sh", "-c", script, name=name, flags=flags)
 
 
-def test_a_container_lives_its_life_on_the_command_line(agent: AgentProcess, containerd: ContainerdServer) -> None:
+def test_a_container_lives_its_life_on_the_command_line(
+    agent: AgentProcess, containerd: ContainerdServer
+) -> None:
     agent.cm("create", "--network", "host", "--rp", "no", "-n", "a", IMAGE, "/bin/sh", "-c", FOREVER)
     assert agent.cm("list", "-q", "-n", "a") == agent.ids()[0]
     (container_id,) = agent.ids()
@@ -94,7 +96,9 @@ def test_sighup_ends_the_agent_and_leaves_containers(agent: AgentProcess) -> Non
     assert agent.state(container_id)["pid"] == pid
 
 
-def test_an_end_while_no_agent_runs_is_found_with_its_code_and_last_words(agent: AgentProcess, tmp_path: Path) -> None:
+def test_an_end_while_no_agent_runs_is_found_with_its_code_and_last_words(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     gate.mkdir()
     script = "echo first; while [ ! -e /gate/open ]; do sleep 0.05; done; echo last; exit 9"
@@ -109,7 +113,9 @@ def test_an_end_while_no_agent_runs_is_found_with_its_code_and_last_words(agent:
     wait_until(lambda: agent.logged(container_id) == ["first", "last"], 10, "both lines are logged")
 
 
-def test_without_live_restore_the_agent_takes_its_containers_along(tmp_path: Path, containerd: ContainerdServer) -> None:
+def test_without_live_restore_the_agent_takes_its_containers_along(
+    tmp_path: Path, containerd: ContainerdServer
+) -> None:
     with AgentProcess(tmp_path, containerd, manager="live_restore = false") as agent:
         ids = [agent.cm("create", "--network", "host", IMAGE, "/bin/sh", "-c", FOREVER) for _ in range(3)]
         for container_id in ids:
@@ -121,7 +127,9 @@ def test_without_live_restore_the_agent_takes_its_containers_along(tmp_path: Pat
             agent.wait_for(container_id, running=True)
 
 
-def test_containerd_killed_and_back_an_exit_in_between_is_not_missed(agent: AgentProcess, containerd: ContainerdServer, tmp_path: Path) -> None:
+def test_containerd_killed_and_back_an_exit_in_between_is_not_missed(
+    agent: AgentProcess, containerd: ContainerdServer, tmp_path: Path
+) -> None:
     gate = tmp_path / "gate"
     gate.mkdir()
     script = "while [ ! -e /gate/open ]; do sleep 0.05; done; exit 9"
@@ -153,7 +161,9 @@ def test_a_container_out_of_memory_says_so(agent: AgentProcess) -> None:
         (("--network", "host", "-n", "../x"), "invalid container name format : ../x"),
     ],
 )
-def test_what_cannot_be_is_refused_with_one_line(agent: AgentProcess, flags: tuple[str, ...], said: str) -> None:
+def test_what_cannot_be_is_refused_with_one_line(
+    agent: AgentProcess, flags: tuple[str, ...], said: str
+) -> None:
     done = agent.call("create", *flags, IMAGE)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
@@ -174,7 +184,10 @@ def test_a_second_agent_on_the_same_directories_does_not_start(agent: AgentProce
     import sys
 
     done = subprocess.run(
-        [sys.executable, "-m", "pycm", "daemon", "--cfg-file", agent.config], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pycm", "daemon", "--cfg-file", agent.config],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "Error: resource temporarily unavailable: another agent holds" in done.stderr
