@@ -335,6 +335,7 @@ class JsonSink:
 
     def close(self, *, final: bool) -> None:
         """*final*: the output has ended. What cannot be stored then is kept in the spool for the next time."""
+        fail_point("logs.before-final")
         done = final and self.store(final=True)
         self._log.close()
         self._state_file.close()
