@@ -130,9 +130,10 @@ def test_list_details_and_metrics_reach_the_cloud(
         told = [m["value"] for m in side.messages(EVENTS) if m["path"] == state_path]
         assert told[-1]["status"] == "STOPPED"
         agent.cm("remove", container_id)
-        deleted = lambda: [
-            m["path"] for m in side.messages(EVENTS) if m["topic"].endswith("/commands/delete")
-        ]  # noqa: E731
+
+        def deleted() -> list[str]:
+            return [m["path"] for m in side.messages(EVENTS) if m["topic"].endswith("/commands/delete")]
+
         wait_until(lambda: deleted() == [f"/features/Container:{container_id}"], 10, "the feature is deleted")
 
 
@@ -157,14 +158,17 @@ def test_a_broker_that_goes_and_comes_back_gets_everything_again(
             later.close()
 
 
+TO_NOBODY = (
+    '{"topic":"dummy-namespace/dummy-gateway:dummy-device-id:edge:containers/t","headers":{"correlation-id":"c",'
+    '"response-required":true},"path":"/features/Container:../../x/inbox/messages/start"}'
+)
 HOSTILE = [
     b"{not json",
     b"\xff\xfe\x00",
     b"[" * 10_000 + b"]" * 10_000,
     b'{"topic": 5, "path": [], "headers": "x"}',
-    b'{"topic":"a/b/c","path":"/features/Nope/inbox/messages/x","headers":{"correlation-id":5,"response-required":"yes"}}',
-    b'{"topic":"dummy-namespace/dummy-gateway:dummy-device-id:edge:containers/t","headers":{"correlation-id":"c",'
-    b'"response-required":true},"path":"/features/Container:../../x/inbox/messages/start"}',
+    b'{"topic":"a/b/c","path":"/features/Nope/inbox/messages/x","headers":{"correlation-id":5}}',
+    TO_NOBODY.encode(),
     b'{"value":NaN,"topic":"\\ud800"}',
     b" ",
 ]
@@ -184,6 +188,6 @@ def test_nothing_that_comes_in_over_mqtt_ends_the_agent(
         side.request({"frequency": "0s"}, "after-all")
         wait_until(lambda: side.answered(204, "after-all"), 10, "the next command is answered")
         assert agent.process.poll() is None
-        written = agent.text().splitlines()[before:]
+        written = [line for line in agent.text().splitlines()[before:] if "level=debug" not in line]
         assert not [line for line in written if "Traceback" in line]
-        assert len(written) <= 4 * len(HOSTILE) + 8
+        assert len(HOSTILE) <= len(written) <= 2 * len(HOSTILE)  # at most one line a message
