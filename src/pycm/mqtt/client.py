@@ -81,11 +81,12 @@ class MqttClient:
         except UnavailableError as error:
             return str(error)
         self._up(link)
-        reason = await asyncio.shield(link.lost)
+        # the loss wakes this task before those that wait for acknowledgements: listeners know of it when their calls fail
+        await asyncio.wait({link.lost})
         self._link = None
         for listener in self._listeners:
             listener.mqtt_disconnected()
-        return f"connection lost: {reason}"
+        return f"connection lost: {link.lost.result()}"
 
     def _up(self, link: Link) -> None:
         self._link = link

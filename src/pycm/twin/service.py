@@ -101,8 +101,7 @@ class TwinService:
         self._decided(self._core.leave())
         await self._drain()
         self._online = False
-        if self._retry_timer:
-            self._retry_timer.cancel()
+        self._cancel_retry()
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -132,6 +131,7 @@ class TwinService:
     def mqtt_disconnected(self) -> None:
         self._online = False
         self._outbox.clear()
+        self._cancel_retry()
         self._idle.set()
         self._decided(self._core.disconnected())
 
@@ -234,6 +234,11 @@ class TwinService:
         log.warning("the twin is out of step, it is told anew in %g s: %s", self._retry_pause, error)
         self._retry_timer = asyncio.get_running_loop().call_later(self._retry_pause, self._retry)
         self._retry_pause = min(LONGEST_RETRY_PAUSE, self._retry_pause * 2)
+
+    def _cancel_retry(self) -> None:
+        if self._retry_timer:
+            self._retry_timer.cancel()
+            self._retry_timer = None
 
     def _retry(self) -> None:
         self._retry_timer = None

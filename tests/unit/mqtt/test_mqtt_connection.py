@@ -131,6 +131,23 @@ async def test_who_waits_for_an_acknowledgement_gets_an_error_when_the_connectio
             await waiting
 
 
+async def test_listeners_know_of_a_loss_when_a_call_fails_through_it(connect):
+    async with RudeBroker(acknowledges=False) as broker:
+        client, listener = await connect(broker)
+        await until(lambda: client.connected)
+
+        async def publish():
+            try:
+                await client.publish("a/b", b"x")
+            except UnavailableError:
+                return list(listener.events)
+
+        waiting = [asyncio.create_task(publish()) for _ in range(3)]
+        await until(lambda: broker.count(PUBLISH) == 3)
+        broker.hang_up()
+        assert await asyncio.gather(*waiting) == [["up", "down"]] * 3
+
+
 async def test_a_broker_that_does_not_acknowledge_in_time_is_left_for_a_new_connection(connect):
     async with RudeBroker(acknowledges=False) as broker:
         client, listener = await connect(broker, acknowledge_timeout=0.1)

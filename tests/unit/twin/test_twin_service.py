@@ -141,17 +141,38 @@ async def test_an_unchanged_list_is_not_written_again(world):
 
 async def test_what_waits_at_a_loss_of_the_connection_is_dropped(world):
     await world.register()
-    world.mqtt.gate.clear()
-    world.containers.rename_now(C1, "one")
-    world.containers.rename_now(C1, "two")
-    world.twin.mqtt_disconnected()
-    world.mqtt.failing = lambda _: UnavailableError("lost")
-    world.mqtt.gate.set()
-    await until(lambda: not world.twin._work.is_set())
-    world.mqtt.failing = lambda _: None
     world.mqtt.sent.clear()
+    world.mqtt.gate.clear()
+    for name in ("on its way", "waits", "waits too"):
+        world.containers.rename_now(C1, name)
+    await asyncio.sleep(0)  # the worker has the first in its hands
+    world.twin.mqtt_disconnected()
+    world.mqtt.gate.set()
     await world.register()
-    assert not [path for path in world.mqtt.paths() if path.endswith("/name")]
+    assert [path for path in world.mqtt.paths() if path.endswith("/name")] == [
+        f"/features/Container:{C1}/properties/status/name"
+    ]
+
+
+async def test_what_waits_behind_a_refused_message_is_dropped_too(world):
+    await world.register()
+    world.mqtt.sent.clear()
+    refusals = [UnavailableError("no")]
+    world.mqtt.failing = lambda _: refusals.pop() if refusals else None
+    for name in ("one", "two", "three"):
+        world.containers.rename_now(C1, name)
+    await world.twin.idle()
+    assert world.mqtt.sent == []
+
+
+async def test_a_loss_of_the_connection_makes_a_pending_retry_needless(world):
+    await world.register()
+    world.mqtt.failing = lambda _: UnavailableError("no")
+    world.containers.rename_now(C1, "one")
+    await world.twin.idle()
+    assert world.twin._retry_timer is not None
+    world.twin.mqtt_disconnected()
+    assert world.twin._retry_timer is None
 
 
 async def test_a_slow_broker_is_spared_superseded_values_and_gets_the_last_one(world):
