@@ -88,10 +88,7 @@ class Link:
         error: Exception | None = None
         context: tls.Context | None = None
         try:
-            if self._settings.client_username:
-                self._client.username_pw_set(
-                    self._settings.client_username, self._settings.client_password or None
-                )
+            self._log_in()
             if self._address.tls:
                 context = tls.make_context(self._settings)
                 self._client.tls_set_context(context)
@@ -104,6 +101,13 @@ class Link:
             self._loop.call_soon_threadsafe(self._connected, done, error)
         except RuntimeError:  # the loop was closed meanwhile
             self._close_socket(self._client.socket())
+
+    def _log_in(self) -> None:
+        settings, address = self._settings, self._address
+        if settings.client_username:
+            self._client.username_pw_set(settings.client_username, settings.client_password or None)
+        elif address.user:
+            self._client.username_pw_set(address.user, address.password or None)
 
     def _connected(self, done: asyncio.Future[None], error: Exception | None) -> None:
         if done.done():  # nobody waits any more

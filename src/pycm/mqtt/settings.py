@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pycm.errors import ConfigError, shorten
 
@@ -41,12 +41,14 @@ class MqttSettings:
 
 @dataclass(frozen=True)
 class Address:
-    """`shown` is the address as it may stand in a log: without user and password, should somebody have put them there."""
+    """`shown` is the address as it may stand in a log. user and password: as in tcp://user:password@host, where they may stand too."""
 
     host: str
     port: int
     tls: bool
     shown: str
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
 
 
 def parse_address(url: str) -> Address:
@@ -63,7 +65,8 @@ def parse_address(url: str) -> Address:
         raise _wrong(url, "there is no host in it, as in tcp://localhost:1883")
     tls = SCHEMES[scheme]
     port = port or (TLS_PORT if tls else PLAIN_PORT)
-    return Address(parts.hostname, port, tls, f"{scheme}://{parts.hostname}:{port}")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return Address(parts.hostname, port, tls, f"{scheme}://{parts.hostname}:{port}", user, password)
 
 
 def _wrong(url: str, reason: str) -> ConfigError:

@@ -274,3 +274,29 @@ async def test_payloads_are_only_logged_for_debugging_and_shortened(connect, cap
     shown = [record for record in caplog.records if "secret" in record.message]
     assert len(shown) == 2
     assert all(record.levelno == logging.DEBUG and len(record.message) < 200 for record in shown)
+
+
+@pytest.mark.parametrize(
+    ("login", "settings", "sent"),
+    [
+        ("", {}, []),
+        ("", {"client_username": "me", "client_password": "pw"}, [b"me", b"pw"]),
+        ("", {"client_username": "me"}, [b"me"]),
+        ("", {"client_password": "pw"}, []),
+        ("you:p%40w@", {}, [b"you", b"p@w"]),
+        ("you:other@", {"client_username": "me", "client_password": "pw"}, [b"me", b"pw"]),
+    ],
+)
+async def test_credentials_are_sent_only_with_a_user_name(connect, login, settings, sent):
+    async with RudeBroker() as broker:
+        broker.url = broker.url.replace("tcp://", f"tcp://{login}")
+        client, _ = await connect(broker, **settings)
+        await until(lambda: client.connected)
+        body = broker.received[0][1][10:]
+        fields = []
+        while body:
+            size = 2 + int.from_bytes(body[:2], "big")
+            fields.append(body[2:size])
+            body = body[size:]
+        assert fields[0] == client.client_id.encode()
+        assert fields[1:] == sent
