@@ -126,7 +126,6 @@ class _FileReader:
             elif value is not None:
                 self.section(here, value, Registry)
                 found[host] = build(self.values, Registry, here)
-                _drop_under(here, self.values)
         self.values[path] = MappingProxyType(found)
 
     def warn_unknown(self, path: Path, known: Mapping[str, str]) -> None:
@@ -156,8 +155,3 @@ class _FileReader:
 def _elsewhere(word: str) -> str:
     """The key of this name in any section; "" if there is none."""
     return next((key.name for key in keys() if key.path[-1] == word.casefold()), "")
-
-
-def _drop_under(path: Path, values: dict[Path, Any]) -> None:
-    for key in [key for key in values if key[: len(path)] == path]:
-        del values[key]

@@ -24,7 +24,6 @@ UNITS = {
 }
 _LIMIT = 1 << 63  # of the magnitude; only a negative duration may reach it
 _MAX_DIGITS = 19  # that _LIMIT has: longer numbers overflow, and are not worth converting
-_MAX_FRACTION = 100  # digits after the point that are looked at: what is beyond is far below a nanosecond
 _MAX_SHOWN = 200  # characters of a wrong text that are repeated in an error
 
 
@@ -81,14 +80,9 @@ def _scaled(number: str, unit: int, whole: str) -> int:
 
 
 def _fraction(digits: str, unit: int) -> int:
-    """Go computes this part in floating point; so does this, to end in the same nanosecond. Digits beyond 63 bits are ignored."""
-    value = used = 0
-    for digit in digits[:_MAX_FRACTION]:
-        longer = value * 10 + int(digit)
-        if longer > _LIMIT:
-            break
-        value, used = longer, used + 1
-    return int(float(value) * (unit / 10.0**used))
+    """Go computes this part in floating point; so does this, to end in the same nanosecond."""
+    used = digits[:_MAX_DIGITS]  # what is beyond is far below a nanosecond
+    return int(float(int(used)) * (unit / 10.0 ** len(used))) if used else 0
 
 
 def _invalid(text: str) -> InvalidInputError:

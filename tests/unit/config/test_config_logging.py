@@ -132,8 +132,10 @@ def test_setting_up_again_leaves_one_handler_and_no_open_file(tmp_path):
     log.info("x")
     assert (tmp_path / "a").read_text() == ""
     assert (tmp_path / "b").read_text().count("\n") == 1
-    handlers = logging.getLogger("pycm").handlers
-    assert len(handlers) == 1
+    assert len(logging.getLogger("pycm").handlers) == 1
+    links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    held = [os.readlink(link) for link in links if os.path.lexists(link)]
+    assert [path for path in held if path.startswith(str(tmp_path))] == [str(tmp_path / "b")]
 
 
 def test_relative_file_is_where_the_agent_was_started(tmp_path, monkeypatch):
