@@ -35,9 +35,13 @@ def test_the_running_containers_are_told_as_running(observed: Observed) -> None:
 @pytest.mark.parametrize("name", ALIVE)
 def test_a_container_outlives_the_killed_agent_as_the_same_process(observed: Observed, name: str) -> None:
     container, after = observed.containers[name], observed.restart
-    assert after["states"][name]["running"]
-    assert after["states"][name]["pid"] == container["pid"]
+    assert after["pids"][name] == container["pid"]
     assert after["started_at"][name] == container["started_at"]
+
+
+def test_the_command_line_finds_a_container_of_the_killed_agent_running(observed: Observed) -> None:
+    state = observed.restart["holder"]
+    assert (state["running"], state["pid"]) == (True, observed.containers["holder"]["pid"])
 
 
 def test_the_ended_container_stays_ended_for_the_new_agent(observed: Observed) -> None:

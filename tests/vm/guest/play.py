@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "registry.test/demo/busybox:1"
 NAMESPACE = "kanto-cm"
+AGENT_SOCKET = "/run/container-management/container-management.sock"
 DEVICE, TENANT = "acme.test:guest", "tenant-a"
 THING = f"{DEVICE}:edge:containers"
 SAMPLES = 14
@@ -39,13 +41,13 @@ CGROUP_FILES = (
     "pids.current",
 )
 
-# name, further options of `create`, program
+# name, further options of `create`, program; the busy one comes last, since until it is capped it slows the others' start
 CONTAINERS = (
-    ("busy", ["--rp", "no"], "while :; do :; done"),
-    ("holder", ["--rp", "no"], "dd if=/dev/zero of=/dev/shm/file bs=1M count=32; sleep 3600"),
+    ("victim", ["--rp", "no", "-m", "16M"], "exec dd if=/dev/zero of=/dev/null bs=64M count=1"),
     # Its first process lives on when the kernel kills the greedy child: the count of OOM kills can be read.
     ("survivor", ["--rp", "no", "-m", "16M"], "dd if=/dev/zero of=/dev/null bs=64M count=1; sleep 3600"),
-    ("victim", ["--rp", "no", "-m", "16M"], "exec dd if=/dev/zero of=/dev/null bs=64M count=1"),
+    ("holder", ["--rp", "no"], "dd if=/dev/zero of=/dev/shm/file bs=1M count=32; sleep 3600"),
+    ("busy", ["--rp", "no"], "while :; do :; done"),
 )
 STANDARD = ("cpu.utilization", "memory.*", "io.*", "net.*", "pids")
 BEYOND_KANTO = ("cpu.throttled", "cpu.pressure", "memory.pressure", "io.pressure", "memory.oomKills")
@@ -107,12 +109,15 @@ def start_agent() -> subprocess.Popen[bytes]:
 
 
 def answers(agent: subprocess.Popen[bytes]) -> bool:
+    """Whether somebody listens on the agent's socket, which it opens when its containers are loaded."""
     if agent.poll() is not None:
         raise RuntimeError(f"the agent ended with {agent.returncode}")
-    try:
-        return "Engine" in kanto_cm("--timeout", "5", "sysinfo")
-    except RuntimeError:
-        return False
+    return listens(socket.AF_UNIX, AGENT_SOCKET)
+
+
+def listens(family: int, address: Any) -> bool:
+    with socket.socket(family) as client:
+        return client.connect_ex(address) == 0
 
 
 def state(container_id: str) -> dict[str, Any]:
@@ -146,15 +151,16 @@ class Cloud:
         observed["messages"].append(
             {"at": at, "topic": message.topic, "payload": json.loads(text) if text else None}
         )
+        if message.topic == "edge/thing/request":
+            self.client.publish(
+                "edge/thing/response", json.dumps({"deviceId": DEVICE, "tenantId": TENANT}), qos=1
+            )
         if '"path":"/features/Metrics/outbox/messages/data"' in text:
             files = {name: read_cgroup(path) for name, path in self.cgroups.items()}
             observed["samples"].append({"at": at, "message": len(observed["messages"]) - 1, "files": files})
 
     def publish(self, topic: str, payload: object) -> None:
         self.client.publish(topic, json.dumps(payload), qos=1).wait_for_publish(30)
-
-    def introduce(self) -> None:
-        self.publish("edge/thing/response", {"deviceId": DEVICE, "tenantId": TENANT})
 
     def request_metrics(self, frequency: str, request_id: str) -> None:
         headers = {
@@ -172,13 +178,22 @@ class Cloud:
         }
         self.publish(f"command//{THING}/req/{request_id}/request", envelope)
 
-    def count(self, *parts: str) -> int:
-        """Messages so far whose topic or payload has each of *parts*."""
-        texts = [
-            f"{m['topic']} {json.dumps(m['payload'], separators=(',', ':'))}"
-            for m in tuple(observed["messages"])
-        ]
+    def count(self, *parts: str, since: int = 0) -> int:
+        """Messages, from number *since* on, whose topic or payload has each of *parts*."""
+        messages = observed["messages"][since:]
+        texts = [f"{m['topic']} {json.dumps(m['payload'], separators=(',', ':'))}" for m in messages]
         return sum(all(part in text for part in parts) for text in texts)
+
+    def pid(self, container_id: str, since: int = 0) -> int:
+        """First process of a container as the twin last told it, from message number *since* on; 0 if it did not."""
+        known = 0
+        for message in observed["messages"][since:]:
+            payload = message["payload"] or {}
+            value = payload.get("value")
+            feature, _, part = payload.get("path", "").removeprefix("/features/Container:").partition("/")
+            if feature == container_id and value and part in {"", "properties/status/state"}:
+                known = (value if part else value["properties"]["status"]["state"]).get("pid", 0)
+        return max(known, 0)
 
 
 def read_cgroup(path: Path) -> dict[str, Any]:
@@ -191,28 +206,25 @@ def read_cgroup(path: Path) -> dict[str, Any]:
     return files
 
 
-def create(item: tuple[str, Sequence[str], str]) -> None:
+def launch(cloud: Cloud, item: tuple[str, Sequence[str], str]) -> None:
+    """Create and start a container and find its first process and cgroup; the busy one gets its cap as soon as that is known."""
     name, options, program = item
     container_id = kanto_cm(
         "create", "-n", name, "--network", "host", *options, REFERENCE, "sh", "-c", program
     )
-    observed["containers"][name] = {"id": container_id}
-
-
-def launch(name: str) -> None:
-    """Start a container and find its first process and cgroup; the busy one gets its cap as soon as that is known."""
-    container = observed["containers"][name]
-    kanto_cm("start", container["id"])
+    container = observed["containers"][name] = {"id": container_id}
+    kanto_cm("start", container_id)
+    say(f"{name} started")
     if name == "victim":
         return
-    container["pid"] = pid = state(container["id"])["pid"]
+    container["pid"] = pid = wait_for(f"{name}'s pid is told", lambda: cloud.pid(container_id))
     container["cgroup"] = cgroup = Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition(":")[2]
     container["started_at"] = started_at(pid)
     if name == "busy":
         Path(f"/sys/fs/cgroup{cgroup}/cpu.max").write_text("50000 100000")
 
 
-def prepare() -> subprocess.Popen[bytes]:
+def prepare() -> tuple[subprocess.Popen[bytes], Cloud]:
     Path("/run/containerd.toml").write_text(
         'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[debug]\nlevel = "warn"\n'
     )
@@ -220,11 +232,13 @@ def prepare() -> subprocess.Popen[bytes]:
     Path("/run/mosquitto.conf").write_text("user root\nlistener 1883 127.0.0.1\nallow_anonymous true\n")
     start("mosquitto", "mosquitto", "-c", "/run/mosquitto.conf")
     wait_for("containerd's socket is there", lambda: Path("/run/containerd/containerd.sock").exists())
+    wait_for("mosquitto's port is open", lambda: listens(socket.AF_INET, ("127.0.0.1", 1883)))
+    cloud = Cloud()
     agent = start_agent()
     run("ctr", "-n", NAMESPACE, "images", "import", "--no-unpack", "/app/image.tar")
     say("image imported")
     wait_for("the agent answers", lambda: answers(agent))
-    return agent
+    return agent, cloud
 
 
 def measure(cloud: Cloud) -> None:
@@ -247,30 +261,25 @@ def kill_agent_and_return(agent: subprocess.Popen[bytes], cloud: Cloud) -> None:
     before = len(observed["messages"])
     new = start_agent()
     wait_for("the new agent answers", lambda: answers(new))
-    wait_for("the new agent asks for the device", lambda: cloud.count("edge/thing/request") > 1)
-    cloud.introduce()
-    wait_for("the twin is there again", lambda: cloud.count('"path":"/features/Metrics"') > 1)
+    wait_for("the new agent asks for the device", lambda: cloud.count("edge/thing/request", since=before))
+    wait_for("the twin is there again", lambda: cloud.count('"path":"/features/Metrics"', since=before))
     cloud.request_metrics("1s", "second")
     samples = len(observed["samples"])
     wait_for("data messages of the new agent", lambda: len(observed["samples"]) > samples + 1)
-    alive = [name for name, container in observed["containers"].items() if "pid" in container]
+    alive = {name: container for name, container in observed["containers"].items() if "pid" in container}
     observed["restart"] = {
         "first_message": before,
-        "states": {name: state(observed["containers"][name]["id"]) for name in alive},
-        "started_at": {name: started_at(observed["containers"][name]["pid"]) for name in alive},
+        "pids": {name: cloud.pid(container["id"], before) for name, container in alive.items()},
+        "started_at": {name: started_at(container["pid"]) for name, container in alive.items()},
+        "holder": state(alive["holder"]["id"]),
     }
 
 
 def play() -> None:
-    agent = prepare()
-    cloud = Cloud()
-    with ThreadPoolExecutor(2) as pool:  # two CPUs: the command line's start-up is what takes the time
-        list(pool.map(create, CONTAINERS))
-        say("containers created")
-        cloud.introduce()
-        list(pool.map(launch, [name for name, _options, _program in CONTAINERS]))
-    say("containers started")
+    agent, cloud = prepare()
     wait_for("the twin is there", lambda: cloud.count('"path":"/features/Metrics"'))
+    with ThreadPoolExecutor(2) as pool:  # two CPUs: the command line's start-up is what takes the time
+        list(pool.map(lambda item: launch(cloud, item), CONTAINERS))
     victim = observed["containers"]["victim"]["id"]
     wait_for("the victim's end is told", lambda: cloud.count(f"Container:{victim}", '"status":"EXITED"'))
     observed["containers"]["victim"]["state"] = state(victim)
