@@ -216,11 +216,11 @@ class Demo:
     def show(self, seconds: float | None) -> None:
         """Answer the agent as a connector does, and show what it sends."""
         device, screen = Device(), Screen()
-        end: float | None = None
+        end = float("inf")
         heard = time.monotonic()
         self.introduce()
-        while end is None or time.monotonic() < end:
-            line = self.receive(heard + SILENCE_LIMIT - time.monotonic())
+        while (now := time.monotonic()) < end:
+            line = self.receive(heard + SILENCE_LIMIT - now)
             topic, _, payload = line.partition(" ")
             if topic == "edge/thing/request":
                 self.introduce()
@@ -228,7 +228,7 @@ class Demo:
                 known = device.metrics_features
                 if device.feed(payload):
                     heard = time.monotonic()
-                    end = end or (heard + seconds if seconds else None)
+                    end = min(end, heard + (seconds or end))
                     screen.show(device)
                 if device.metrics_features > known:
                     self.request_metrics()

@@ -66,11 +66,14 @@ def test_processes_are_counted_as_the_cgroup_counts_them(observed: Observed) -> 
         assert observed.series(name, "pids")[-1] == int(observed.file_series(name, "pids.current")[-1][1])
 
 
-def test_io_is_told_only_where_the_cgroup_has_entries(observed: Observed) -> None:
+@pytest.mark.parametrize(("measurement", "key"), [("io.readBytes", "rbytes"), ("io.writeBytes", "wbytes")])
+def test_io_is_told_only_where_the_cgroup_has_entries(observed: Observed, measurement: str, key: str) -> None:
     for name in ("busy", "holder", "survivor"):
         text = observed.file_series(name, "io.stat")[-1][1]
-        written = [int(part[7:]) for part in text.split() if part.startswith("wbytes=")]
-        assert observed.series(name, "io.writeBytes")[-1:] == ([sum(written)] if written else [])
+        entries = [
+            int(value) for part in text.split() for word, _, value in [part.partition("=")] if word == key
+        ]
+        assert observed.series(name, measurement)[-1:] == ([sum(entries)] if entries else [])
 
 
 def test_an_oom_kill_that_the_container_survives_is_counted(observed: Observed) -> None:

@@ -153,9 +153,6 @@ class FileSpool:
     def next(self, used: int) -> FileSpool:
         directory, stream, generation = self._place
         successor = FileSpool(directory, stream, generation + 1)
-        if successor.size:  # of a process that died before it was recorded
-            os.ftruncate(successor._descriptor, 0)
-            successor.size = 0
         try:
             successor.append(self.read(used, self.size - used))
         except OSError:

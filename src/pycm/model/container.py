@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pycm.model.fields import NOTHING, Record, flag, integer, many, mapping, one, text, texts
+from pycm.model.fields import NOTHING, Record, always, flag, integer, many, mapping, one, port, text, texts
 from pycm.model.states import NO_PID, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NANOSECONDS = 1_000_000_000
-_U16 = {"low": 0, "high": 65535}
 
 HOOK_TYPES = ("Prestart", "Poststart", "Poststop", "Unknown")
 
@@ -85,10 +84,10 @@ class RestartPolicy(Record):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortMapping(Record):
     proto: str = text("proto", "protocol")
-    container_port: int = integer("container_port", **_U16)
+    container_port: int = port("container_port")
     host_ip: str = text("host_ip")
-    host_port: int = integer("host_port", **_U16)
-    host_port_end: int = integer("host_port_end", **_U16)
+    host_port: int = port("host_port")
+    host_port_end: int = port("host_port_end")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +187,7 @@ class State(Record):
 class Container(Record):
     id: str = text("container_id", "id")
     name: str = text("container_name", "name")
-    image: Image = one("image", Image)
+    image: Image = always("image", Image)
     domain_name: str = text("domain_name")
     host_name: str = text("host_name")
     resolv_conf_path: str = text("resolv_conf_path", omit=True)
@@ -200,18 +199,11 @@ class Container(Record):
     host_config: HostConfig | None = one("host_config", HostConfig)
     io_config: IOConfig | None = one("io_config", IOConfig)
     network_settings: NetworkSettings | None = one("network_settings", NetworkSettings)
-    state: State = one("state", State)
+    state: State = always("state", State)
     created: str = text("created", omit=True)
     restart_count: int = integer("restart_count")
     manually_stopped: bool = flag("manually_stopped")
     started_successfully_before: bool = flag("started_successfully_before", "")
-
-    def __post_init__(self) -> None:
-        # absent in a descriptor or message, but every reader needs them
-        if self.image is None:
-            object.__setattr__(self, "image", Image())
-        if self.state is None:
-            object.__setattr__(self, "state", State())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,12 +77,21 @@ def integer(
     return _declare(default, form)
 
 
+def port(json: str) -> Any:
+    return integer(json, low=0, high=65535)
+
+
 def texts(json: str, wire: str | None = None, *, omit: bool = False) -> Any:
     return _declare((), Form(json, json if wire is None else wire, "texts", omit))
 
 
 def one(json: str, record: type[Record], wire: str | None = None, *, omit: bool = False) -> Any:
     return _declare(None, Form(json, json if wire is None else wire, "one", omit, record=record))
+
+
+def always(json: str, record: type[Record]) -> Any:
+    """A Record that readers need: absent or null is the empty one."""
+    return dataclasses.field(default_factory=record, metadata={_META: Form(json, json, "one", record=record)})
 
 
 def many(json: str, record: type[Record], wire: str | None = None, *, omit: bool = False) -> Any:

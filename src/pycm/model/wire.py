@@ -43,7 +43,9 @@ def from_message(record: type[T], message: Any, path: str = "") -> T:
     for attribute, form in forms(record):
         if form.wire:
             where = f"{path}.{form.wire}" if path else form.wire
-            values[attribute] = _value(form, message, where)
+            value = _value(form, message, where)
+            if value is not None:
+                values[attribute] = value
     return record(**values)
 
 

@@ -644,7 +644,7 @@ async def test_the_socket_is_for_owner_and_group_and_gone_at_the_end(world: Worl
     assert stat.S_IMODE(os.stat(world.path).st_mode) == 0o660
     assert stat.S_IMODE(os.stat(os.path.dirname(world.path)).st_mode) == 0o711
     await world.server.close()
-    assert not Path(world.path).exists()  # noqa: ASYNC240 - nothing else runs
+    assert not Path(world.path).exists()
     await world.server.close()
 
 

@@ -263,7 +263,11 @@ async def test_a_paused_container_is_thawed_to_be_stopped() -> None:
     async with world() as w:
         await started(w)
         await w.manager.pause("c1")
-        assert (w.state("c1").status, w.state("c1").running, w.state("c1").pid) == (Status.PAUSED, False, 4242)
+        assert (w.state("c1").status, w.state("c1").running, w.state("c1").pid) == (
+            Status.PAUSED,
+            False,
+            4242,
+        )
         await w.manager.stop("c1", StopOptions(force=True))
         assert w.state("c1").status is Status.STOPPED
         assert ("resume", "c1") in w.runtime.calls

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plays containerd's shim: opens each output FIFO for writing and for reading, as containerd-shim-runc-v2 does, and writes.
 
-Imported: `Shim`, in the test's own process. As a program: writes the text of `output` to stdout and stderr in chunks of odd sizes,
-waiting whenever a FIFO is full, then ends: python logs_shim.py STDOUT STDERR LINES
+Imported: `Shim`, in the test's own process. As a program: says "open", writes the text of `output` to stdout and stderr in chunks
+of odd sizes, waiting whenever a FIFO is full, then ends: python logs_shim.py STDOUT STDERR LINES
 """
 
 import os
 import random
 import sys
 import threading
+
+from pycm.ports import TaskIO
 
 
 class Shim:
@@ -40,27 +42,26 @@ def output(stream, lines):
     return "\n".join(texts)
 
 
-def _write_all(path, data, seed):
-    descriptor = os.open(path, os.O_WRONLY)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+def _write_all(descriptor, data, seed):
     generator = random.Random(seed)
     while data:
         written = os.write(descriptor, data[: generator.choice((1, 100, 5000, 70_000))])
         data = data[written:]
-    os.close(descriptor)
-    os.close(reader)
 
 
 def main():
-    *paths, lines = sys.argv[1:]
+    stdout, stderr, lines = sys.argv[1:]
+    shim = Shim(TaskIO(stdout=stdout, stderr=stderr))
+    print("open", flush=True)
     threads = [
-        threading.Thread(target=_write_all, args=(path, output(stream, int(lines)).encode(), stream))
-        for stream, path in zip(("stdout", "stderr"), paths, strict=True)
+        threading.Thread(target=_write_all, args=(descriptor, output(stream, int(lines)).encode(), stream))
+        for stream, descriptor in shim.writers.items()
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    shim.end()
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Scene:
         self.io = self.logs.make_fifos(CONTAINER, terminal=False, stdin=False)
         self.agents = _program("logs_agent.py", home, run, MAX_SIZE)
         self.shim = _program("logs_shim.py", self.io.stdout, self.io.stderr, str(lines))
+        assert self.shim.stdout.readline() == "open\n"
 
     def run(self, command, point=""):
         """Start an agent; its pid."""
@@ -128,7 +129,9 @@ def test_a_new_run_first_writes_what_the_run_before_left(scene):
 def test_the_last_words_of_a_container_that_ends_while_no_agent_runs_are_kept(tmp_path):
     scene = Scene(tmp_path, lines=50)
     try:
-        scene.logs._prepared.pop(CONTAINER).close()  # as by a kill: only shim and keeper have the FIFOs open now
+        scene.logs._prepared.pop(
+            CONTAINER
+        ).close()  # as by a kill: only shim and keeper have the FIFOs open now
         assert scene.shim.wait(LIMIT) == 0
         scene.finish()
         scene.check()

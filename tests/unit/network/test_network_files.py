@@ -54,5 +54,5 @@ def test_bridge_is_refused_with_what_to_do(network: HostNetwork) -> None:
 
 async def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
-    with pytest.raises(OperationFailedError, match="cannot write .*home"):
+    with pytest.raises(OperationFailedError, match=r"cannot write .*home"):
         await HostNetwork(str(tmp_path / "home")).connect(host_container())

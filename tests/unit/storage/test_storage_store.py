@@ -36,7 +36,9 @@ def test_what_is_saved_is_loaded(store: ContainerStore) -> None:
     assert oct(file_of(store, "c1").parent.stat().st_mode & 0o777) == "0o711"
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"{", b"[]", b'{"container_id": 5}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, b"{", b"[]", b'{"container_id": 5}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_a_damaged_file_is_set_aside_and_named_and_the_rest_is_loaded(
     store: ContainerStore, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,7 +106,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, step, full)
-        with pytest.raises(OperationFailedError, match="cannot store container c1 in .*: No space left on device"):
+        with pytest.raises(
+            OperationFailedError, match=r"cannot store container c1 in .*: No space left on device"
+        ):
             store.save(Container(id="c1", name="other", image=Image(name="i:1")))
     assert file_of(store, "c1").read_bytes() == before
     assert os.listdir(store.directory("c1")) == ["config.json"]
