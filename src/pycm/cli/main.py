@@ -163,7 +163,7 @@ def _help(program: str, words: list[str]) -> str:
 
 
 def root_help(program: str) -> str:
-    listed = dict(COMMANDS, about="Print the help of a command")
+    listed = {**COMMANDS, "help": "Print the help of a command"}
     if program == "pycm":
         listed[DAEMON] = DAEMON_HELP
     return render_help(

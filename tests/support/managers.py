@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container manager on faked peers, what it told, and containers to give it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from pycm.containers.manager import Manager
+from pycm.containers.settings import Settings
+from pycm.model.container import (
+    Container,
+    HostConfig,
+    Image,
+    RestartPolicy,
+    State,
+)
+from support.fakes import IMAGE, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from pycm.ports import Event
+
+
+class World:
+    """A manager, its fakes, and what it told."""
+
+    def __init__(self, runtime: FakeRuntime, store: FakeStore, settings: Settings) -> None:
+        self.runtime, self.store = runtime, store
+        self.logs, self.metrics = FakeLogs(), FakeMetrics()
+        self.manager = Manager(
+            store=store,  # type: ignore[arg-type]
+            runtime=runtime,
+            logs=self.logs,
+            metrics=self.metrics,
+            network=FakeNetwork(),
+            settings=settings,
+        )
+        self.events: list[Event] = []
+        self.manager.subscribe(self.events.append)
+
+    @property
+    def actions(self) -> list[str]:
+        return [event.action.value for event in self.events]
+
+    def state(self, container_id: str) -> State:
+        container = self.manager.get(container_id)
+        assert container is not None
+        return container.state
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(2000):
+            if condition():
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"in vain: {self.actions}")
+
+
+@asynccontextmanager
+async def world(
+    *stored: Container, runtime: FakeRuntime | None = None, store: FakeStore | None = None, **settings: object
+) -> AsyncIterator[World]:
+    values = {"stop_timeout": 0.2, **settings}
+    made = World(runtime or FakeRuntime(), store or FakeStore(stored), Settings(**values))  # type: ignore[arg-type]
+    await made.manager.load()
+    task = asyncio.create_task(made.manager.run())
+    await made.until(lambda: made.manager._booted)
+    try:
+        yield made
+    finally:
+        await made.manager.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def described(container_id: str = "c1", policy: str = "no", **host: object) -> Container:
+    return Container(
+        id=container_id,
+        image=Image(name=IMAGE),
+        host_config=HostConfig(network_mode="host", restart_policy=RestartPolicy(type=policy), **host),  # type: ignore[arg-type]
+    )
+
+
+async def started(w: World, container_id: str = "c1", policy: str = "no", **host: object) -> State:
+    await w.manager.create(described(container_id, policy, **host))
+    await w.manager.start(container_id)
+    return w.state(container_id)
