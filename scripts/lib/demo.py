@@ -9,6 +9,7 @@ left is removed by the next one. Needs root.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
@@ -267,11 +268,21 @@ def program(name: str) -> str:
 
 
 def hints(demo: Demo) -> str:
+    """How to look from elsewhere; a wrapper in the demo's directory knows the socket."""
+    wrapper = demo.place / "kanto-cm"
+    wrapper.write_text(f'#!/bin/sh\nexec {program("kanto-cm")} --host {demo.host} "$@"\n')
+    wrapper.chmod(0o755)
     return (
         f"\nCPU is percent of all CPUs. The same from another terminal:\n"
-        f"  {program('kanto-cm')} --host {demo.host} list\n"
-        f"  mosquitto_sub -p {demo.port} -v -t 'e/#'"
+        f"  {wrapper} list\n  mosquitto_sub -p {demo.port} -v -t 'e/#'"
     )
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
 
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -303,7 +314,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage=argparse.SUPPRESS,
     )
-    parser.add_argument("--seconds", type=float, metavar="N", help="show figures for N seconds, then end")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="show figures for N seconds, then end")
     return parser.parse_args()
 
 
@@ -319,6 +330,8 @@ def main() -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
         run(place, options.seconds)
     except Stop:
+        with contextlib.suppress(BrokenPipeError):  # Ctrl-C ends the reader of a pipe too
+            say("\nending")
         return 0
     except (
         BrokenPipeError

@@ -117,6 +117,7 @@ def packaging() -> bytes:
 
 
 def build(place: Path, python: Python, extra: str, constraints: Path | None) -> None:
+    print(f"Making a virtual environment with Python {python}: {place}", file=sys.stderr, flush=True)
     shutil.rmtree(place, ignore_errors=True)
     run([python.path, "-m", "venv", str(place)])
     package = f"{REPOSITORY}[{extra}]" if extra else str(REPOSITORY)
