@@ -101,7 +101,7 @@ def test_directory_or_pipe_as_file_ends_the_start(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match=r"it is no regular file$"):
         load(["--cfg-file", str(tmp_path / "pipe")])
-    with pytest.raises(ConfigError, match="null byte"):
+    with pytest.raises(ConfigError, match="the name has a NUL character"):
         load(["--cfg-file", "a\0b"])
 
 
