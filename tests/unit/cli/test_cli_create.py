@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""create and create --file against a served agent: what they send, and what they refuse before anything is sent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pycm.model.container import (
+    ContainerConfiguration,
+    DeviceMapping,
+    IOConfig,
+    LogConfiguration,
+    LogDriverConfiguration,
+    LogModeConfiguration,
+    MountPoint,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+)
+from support.command_line import Cli, Result, container
+from support.fakes import IMAGE
+from support.served_agent import ServedAgent
+
+
+def test_create_sends_every_flag(agent: ServedAgent, cli: Cli) -> None:
+    words = [
+        "-n=x",
+        "--t",
+        "--i",
+        "--rp",
+        "on-failure",
+        "--rp-cnt",
+        "5",
+        "--rp-to",
+        "7",
+        "--devices",
+        "/dev/a:/dev/b:rw,/dev/c:/dev/c",
+        "--ports",
+        "1.2.3.4:80-82:8080/udp",
+        "--ports",
+        "90:91",
+        "--mp",
+        "/a:/b:shared",
+        "--e",
+        "A=1,2",
+        "--e",
+        "B",
+        "--log-max-files",
+        "3",
+        "--log-max-size",
+        "5M",
+        "--log-path",
+        "/var/log/x",
+        "--log-mode",
+        "non-blocking",
+        "--log-max-buffer-size",
+        "2M",
+        "-m",
+        "64M",
+        "--memory-reservation",
+        "32M",
+        "--memory-swap",
+        "-1",
+        "--cap-add",
+    ]
+    result = cli("create", *words[:-1], "--hosts", "a:container_a-host, b:1.2.3.4", IMAGE, "run", "-n", "--x")
+    assert result.code == 0, result.err
+    made = container(agent, result.out.strip())
+    host = made.host_config
+    assert host is not None
+    assert (made.name, made.image.name) == ("x", IMAGE)
+    assert made.io_config == IOConfig(tty=True, open_stdin=True)
+    assert made.config == ContainerConfiguration(env=("A=1,2", "B"), cmd=("run", "-n", "--x"))
+    assert made.mount_points == (MountPoint(source="/a", destination="/b", propagation_mode="shared"),)
+    assert host.restart_policy == RestartPolicy(
+        type="on-failure", maximum_retry_count=5, retry_timeout=7_000_000_000
+    )
+    assert host.devices == (
+        DeviceMapping(path_on_host="/dev/a", path_in_container="/dev/b", cgroup_permissions="rw"),
+        DeviceMapping(path_on_host="/dev/c", path_in_container="/dev/c", cgroup_permissions="rwm"),
+    )
+    assert host.port_mappings == (
+        PortMapping(proto="udp", container_port=8080, host_ip="1.2.3.4", host_port=80, host_port_end=82),
+        PortMapping(proto="tcp", container_port=91, host_ip="0.0.0.0", host_port=90, host_port_end=90),
+    )
+    assert host.extra_hosts == ("a:container_a-host", "b:1.2.3.4")
+    assert host.log_config == LogConfiguration(
+        driver_config=LogDriverConfiguration(
+            type="json-file", max_files=3, max_size="5M", root_dir="/var/log/x"
+        ),
+        mode_config=LogModeConfiguration(mode="non-blocking", max_buffer_size="2M"),
+    )
+    assert host.resources == Resources(memory="64M", memory_reservation="32M")
+
+
+def test_create_leaves_to_the_agent_what_is_not_given(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make())
+    assert made.config is None
+    assert made.name == made.id
+    assert made.host_config is not None
+    assert made.host_config.resources is None
+    assert made.host_config.restart_policy == RestartPolicy(type="unless-stopped")
+
+
+def test_count_and_timeout_are_sent_for_on_failure_only(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make("--rp", "always", "--rp-cnt", "3", "--rp-to", "9"))
+    assert made.host_config is not None
+    assert made.host_config.restart_policy == RestartPolicy(type="always")
+
+
+def test_a_log_driver_of_none_needs_no_sizes(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make("--log-driver", "none"))
+    assert made.host_config is not None
+    assert made.host_config.log_config is not None
+    assert made.host_config.log_config.driver_config == LogDriverConfiguration(type="none")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "container image argument is expected"),
+        (("--log-driver", "syslog", IMAGE), "unsupported log driver configuration"),
+        (("--log-mode", "async", IMAGE), "unsupported log mode configuration"),
+        (("--e", "1=2", IMAGE), "invalid environmental variable declaration provided : 1=2"),
+        (("--devices", "/dev/x", IMAGE), "incorrect configuration value for device mapping /dev/x"),
+        (("--mp", "/a", IMAGE), "Incorrect number of parameters of the mount point /a"),
+        (("--mp", "/a:/b:no", IMAGE), "propagation mode must be set to one of the supported modes"),
+        (("--rp-cnt", "x", IMAGE), 'invalid argument "x" for "--rp-cnt" flag: strconv.ParseInt: parsing "x": invalid syntax'),
+        (("--name",), "flag needs an argument: --name"),
+        (("-x",), "unknown shorthand flag: 'x' in -x"),
+    ],
+)  # fmt: skip
+def test_create_refuses_before_anything_is_sent(cli: Cli, words: tuple[str, ...], text: str) -> None:
+    result = cli("--host", "/nowhere", "create", *words)
+    assert result == (1, "", f"Error: {text}\n")
+
+
+# ── create --file ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def from_file(cli: Cli, tmp_path: Path) -> Callable[..., Result]:
+    def create(descriptor: object, *words: str) -> Result:
+        path = tmp_path / "d.json"
+        path.write_text(descriptor if isinstance(descriptor, str) else json.dumps(descriptor))
+        return cli("create", "--file", str(path), *words)
+
+    return create
+
+
+def test_a_descriptor_needs_only_an_image(agent: ServedAgent, from_file: Callable[..., Result]) -> None:
+    result = from_file({"image": {"name": IMAGE}})
+    assert result.code == 0, result.err
+    made = container(agent, result.out.strip())
+    assert made.host_config is not None
+    assert made.host_config.network_mode == "bridge"
+
+
+def test_a_descriptor_may_leave_defaults_open_and_use_both_spellings(
+    agent: ServedAgent, from_file: Callable[..., Result]
+) -> None:
+    result = from_file(
+        {
+            "container_id": "databroker",
+            "container_name": "db",
+            "image": {"name": IMAGE},
+            "mount_points": [{"source": "/a", "destination": "/b"}],
+            "host_config": {
+                "port_mappings": [{"protocol": "udp", "container_port": 1, "host_port": 2}],
+                "devices": [{"path_on_host": "/dev/x"}],
+                "restart_policy": {"type": "on-failure", "maximum_retry_count": 1, "retry_timeout": 30},
+            },
+        }
+    )
+    assert result == (0, "databroker\n", "")
+    made = container(agent, "databroker")
+    assert made.mount_points[0].propagation_mode == "rprivate"
+    assert made.host_config is not None
+    assert made.host_config.port_mappings[0].proto == "udp"
+    assert made.host_config.devices[0].cgroup_permissions == "rwm"
+    assert made.host_config.restart_policy is not None
+    assert made.host_config.restart_policy.retry_timeout == 30_000_000_000
+
+
+def test_nothing_may_stand_beside_a_descriptor_but_global_flags(from_file: Callable[..., Result]) -> None:
+    minimal = {"image": {"name": IMAGE}}
+    arguments = "no arguments are expected when creating a container from file"
+    flags = "no other flags are expected when creating a container from file"
+    assert from_file(minimal, "image").err == f"Error: {arguments}\n"
+    assert from_file(minimal, "--privileged").err == f"Error: {flags}\n"
+    assert from_file(minimal, "--privileged", "true").err == f"Error: {arguments}\n"
+    assert from_file(minimal, "--timeout", "5").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "document: [] is not an object"),
+        ('{"image": {"name": 5}}', "image.name: 5 is not a string"),
+        ('{"image": {}}', "the containers image configuration is invalid"),
+        ('{"image": {"name": "x:1"}, "host_config": {"network_mode": "none"}}', "unsupported network mode none"),
+        ("[" * 10000, "levels deep"),
+        (" " * (1024 * 1024 + 1), "longer than"),
+    ],
+)  # fmt: skip
+def test_a_wrong_descriptor_is_one_line_that_says_what_is_wrong(
+    from_file: Callable[..., Result], text: str, part: str
+) -> None:
+    result = from_file(text)
+    assert (result.code, result.out) == (1, "")
+    assert part in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_a_missing_descriptor_is_named(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "none.json"
+    assert cli("create", "-f", str(path)) == (1, "", f"Error: open {path}: no such file or directory\n")
+    assert cli("create", "-f", str(tmp_path)).err == f"Error: open {tmp_path}: Is a directory\n"
