@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pycm.logs.fifos import waiting
+from pycm.logs.sink import NullSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,6 +80,11 @@ class Drain:
             return True
         return False
 
+    def give_up(self) -> None:
+        """Go on without the log, so that the container does not wait."""
+        sink, self.sink = self.sink, NullSink()
+        sink.close(final=False)
+
     def close(self, *, final: bool) -> None:
         """*final*: the output has ended; what the FIFOs hold now is all there is."""
         while final and self.turn(time.monotonic()):
@@ -133,10 +139,8 @@ class Pump:
         def command() -> None:
             self._stopped = stopped
 
-        if self._thread is None:
+        if self._thread is None or not self.post(command):
             stopped()
-        else:
-            self.post(command)
         self._closing = True
 
     # ── commands ──
@@ -206,10 +210,14 @@ class Pump:
     def _serve(self, container_id: str) -> None:
         del self._ready[container_id]
         drain = self._drains.get(container_id)
-        if drain is not None and not self._guarded(
-            lambda: self._turn(drain), f"the log of container {container_id}"
-        ):
+        if drain is None or self._guarded(lambda: self._turn(drain), f"the log of container {container_id}"):
+            return
+        if isinstance(drain.sink, NullSink):
             self.detach(container_id, final=False)
+        else:
+            log.error("container %s: its output is dropped until the agent starts again", container_id)
+            self._guarded(drain.give_up, f"the log of container {container_id}")
+            self._ready[container_id] = None
 
     def _turn(self, drain: Drain) -> None:
         now = time.monotonic()
