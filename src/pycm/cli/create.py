@@ -25,7 +25,7 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import BRIDGE, descriptor_policy, fill_defaults
 from pycm.model.parse import parse_device, parse_mount, parse_port
-from pycm.model.validation import validate
+from pycm.model.validation import check_id, validate
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ FLAGS = (
 MOST_ARGUMENTS = None
 #: What follows the image is the container's command, flags of its own included.
 INTERSPERSED = False
+#: Keys of a descriptor that say how a container was, not what it should be.
+FOUND_OUT = frozenset({"state", "network_settings"})
 #: A descriptor longer than this is none.
 MAX_DESCRIPTOR = 1024 * 1024
 
@@ -103,7 +105,9 @@ def _from_file(line: Line) -> Container:
         raise InvalidInputError("no other flags are expected when creating a container from file")
     path = line.values["file"]
     try:
-        container = json_form.decode(Container, json_form.parse(_read(path)), aliases=True)
+        container = json_form.decode(Container, _wanted(json_form.parse(_read(path))), aliases=True)
+        if container.id:
+            check_id(container.id)
     except InvalidInputError as error:
         raise InvalidInputError(f"descriptor {shorten(path)}: {error}") from None
     host = container.host_config or HostConfig()
@@ -111,6 +115,13 @@ def _from_file(line: Line) -> Container:
     return descriptor_policy(
         replace(container, host_config=host, io_config=container.io_config or IOConfig())
     )
+
+
+def _wanted(descriptor: Any) -> Any:
+    """Without what the agent finds out itself: Leda's manifests carry it in forms of their own (a status that is a text)."""
+    if not isinstance(descriptor, dict):
+        return descriptor
+    return {key: value for key, value in descriptor.items() if key.lower() not in FOUND_OUT}
 
 
 def _read(path: str) -> bytes:

@@ -19,6 +19,7 @@ from pycm.model.container import (
     Resources,
     RestartPolicy,
 )
+from pycm.model.states import Status
 from support.command_line import Cli, Result, container
 from support.fakes import IMAGE
 from support.served_agent import ServedAgent
@@ -184,6 +185,15 @@ def test_a_descriptor_may_leave_defaults_open_and_use_both_spellings(
     assert made.host_config.restart_policy.retry_timeout == 30_000_000_000
 
 
+def test_what_a_descriptor_says_of_an_earlier_state_is_not_even_read(
+    agent: ServedAgent, from_file: Callable[..., Result]
+) -> None:
+    left = {"State": {"pid": -1, "status": "", "oom_killed": False}, "network_settings": []}
+    result = from_file({"container_id": "seat", "image": {"name": IMAGE}, **left})
+    assert result == (0, "seat\n", "")
+    assert container(agent, "seat").state.status is Status.CREATED
+
+
 def test_nothing_may_stand_beside_a_descriptor_but_global_flags(from_file: Callable[..., Result]) -> None:
     minimal = {"image": {"name": IMAGE}}
     arguments = "no arguments are expected when creating a container from file"
@@ -202,6 +212,7 @@ def test_nothing_may_stand_beside_a_descriptor_but_global_flags(from_file: Calla
         ('{"image": {"name": 5}}', "image.name: 5 is not a string"),
         ('{"image": {}}', "the containers image configuration is invalid"),
         ('{"image": {"name": "x:1"}, "host_config": {"network_mode": "none"}}', "unsupported network mode none"),
+        ('{"image": {"name": "x:1"}, "container_id": "../x"}', "invalid container id format : ../x"),
         ("[" * 10000, "levels deep"),
         (" " * (1024 * 1024 + 1), "longer than"),
     ],
