@@ -79,7 +79,8 @@ def _find(parsed: Parsed, etc: str) -> tuple[str, list[Note]]:
     if named:
         return named, []
     paths = [os.path.join(etc, name) for name in NAMES]
-    there = [path for path in paths if os.path.exists(path)]
+    # a link to nowhere is there too: defaults in place of what somebody wrote must not go unnoticed
+    there = [path for path in paths if os.path.lexists(path)]
     if not there:
         return "", [Note(logging.INFO, f"no configuration file in {etc}: flags and defaults are used")]
     if len(there) == 1:

@@ -105,6 +105,12 @@ def test_directory_or_pipe_as_file_ends_the_start(tmp_path):
         load(["--cfg-file", "a\0b"])
 
 
+def test_a_link_to_nowhere_in_the_usual_place_ends_the_start(etc):
+    (etc / "config.toml").symlink_to("gone")
+    with pytest.raises(ConfigError, match=r"config\.toml: No such file or directory"):
+        load([], etc=str(etc))
+
+
 def test_file_in_the_usual_place_that_is_a_directory_ends_the_start(etc):
     (etc / "config.toml").mkdir()
     with pytest.raises(ConfigError, match=r"it is a directory$"):
