@@ -96,7 +96,9 @@ def _read(path: str, notes: list[Note]) -> Document:
         hint = "; check --cfg-file" if isinstance(error, FileNotFoundError) else ""
         raise ConfigError(f"cannot read the configuration file {name}: {error.strerror}{hint}") from None
     except ValueError:
-        raise ConfigError(f"cannot read the configuration file {name}: the name has a NUL character") from None
+        raise ConfigError(
+            f"cannot read the configuration file {name}: the name has a NUL character"
+        ) from None
     if len(data) > MAX_FILE:
         raise ConfigError(
             f"the configuration file {name} is larger than {MAX_FILE} bytes; is it the right one?"
