@@ -1,0 +1,46 @@
+# nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR
+# SPDX-License-Identifier: Apache-2.0
+SUMMARY = "What pycm needs on an Eclipse Leda image"
+SUMMARY:${PN}-data = "Keeps pycm's state on Leda's data partition"
+SUMMARY:${PN}-conf = "pycm's configuration as Leda has Kanto's"
+DESCRIPTION = "The state on the data partition, since an update replaces a root slot with all on it; config.json for Leda's scripts."
+HOMEPAGE = "https://github.com/eclipse-leda/pycm"
+BUGTRACKER = "https://github.com/eclipse-leda/pycm/issues"
+SECTION = "console/network"
+LICENSE = "Apache-2.0"
+# nooelint: oelint.var.licenseremotefile
+LIC_FILES_CHKSUM = "file://${COMMON_LICENSE_DIR}/Apache-2.0;md5=89aea4e17d99a7cacdbeed46a0096b10"
+
+SRC_URI = "\
+    file://config.json \
+    file://data.mount \
+"
+# The files lie directly where they are unpacked to; releases differ in the name of that place.
+PYCM_FILES = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
+S = "${PYCM_FILES}"
+
+CVE_PRODUCT = "pycm"
+
+inherit allarch
+
+PACKAGES = "${PN}-data ${PN}-conf"
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+
+do_install() {
+    install -d ${D}${sysconfdir}/container-management ${D}${systemd_system_unitdir}
+    # the mount point: on a read-only root nobody else can make it
+    install -d ${D}${localstatedir}/lib/container-management
+    install -m 0644 ${PYCM_FILES}/config.json ${D}${sysconfdir}/container-management/
+    # A mount unit is named by its path, and systemd writes a dash in a path as \x2d.
+    install -m 0644 ${PYCM_FILES}/data.mount '${D}${systemd_system_unitdir}/var-lib-container\x2dmanagement.mount'
+}
+
+FILES:${PN}-data += "${systemd_system_unitdir} ${localstatedir}/lib/container-management"
+FILES:${PN}-conf += "${sysconfdir}/container-management"
+CONFFILES:${PN}-conf += "${sysconfdir}/container-management/config.json"
+
+RDEPENDS:${PN}-data = "pycm"
+# config.toml would win over config.json.
+RCONFLICTS:${PN}-conf = "pycm-conf"

@@ -1,0 +1,111 @@
+# nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR
+# SPDX-License-Identifier: Apache-2.0
+SUMMARY = "Container manager for vehicles and edge devices"
+SUMMARY:${PN}-cli = "Command line of pycm"
+SUMMARY:${PN}-conf = "Default configuration of pycm"
+SUMMARY:${PN}-kanto = "Makes pycm the image's container-management"
+DESCRIPTION = "Runs the containers of one device on top of containerd, in the place of Eclipse Kanto container management."
+HOMEPAGE = "https://github.com/eclipse-leda/pycm"
+BUGTRACKER = "https://github.com/eclipse-leda/pycm/issues"
+SECTION = "console/network"
+LICENSE = "Apache-2.0"
+LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
+
+# A mirror or a work tree: PYCM_GIT_URI = "git:///path/to/pycm;protocol=file" and PYCM_GIT_BRANCH, in local.conf.
+PYCM_GIT_URI ?= "git://github.com/eclipse-leda/pycm.git;protocol=https"
+PYCM_GIT_BRANCH ?= "branch=main"
+SRC_URI = "\
+    ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
+    file://run-ptest \
+"
+SRCREV = "90e3c66745df8315c288329a51cc3b8b42841132"
+
+CVE_PRODUCT = "pycm"
+
+inherit python_flit_core pycm_bytecode systemd ptest
+
+# Optional parts; each line is a part's run-time dependencies.
+PACKAGECONFIG ?= "cgroup1 network twin"
+PACKAGECONFIG[cgroup1] = ",,,python3-cgroupspy"
+PACKAGECONFIG[network] = ",,,${PYCM_CNI} iptables"
+PACKAGECONFIG[twin] = ",,,python3-paho-mqtt"
+
+# pycm.inc gives the name of a package with only the plugins that are used.
+PYCM_CNI ?= "cni"
+# The package with the configuration; an image may bring its own: PYCM_CONF = "my-conf".
+PYCM_CONF ?= "pycm-conf"
+
+PACKAGES =+ "${PN}-cli ${PN}-conf ${PN}-kanto"
+
+do_install:append() {
+    install -d ${D}${sysconfdir}/container-management ${D}${systemd_system_unitdir} ${D}${datadir}/pycm
+    install -m 0644 ${S}/conf/config.toml ${D}${sysconfdir}/container-management/
+    install -m 0644 ${S}/conf/container-management.service ${D}${systemd_system_unitdir}/
+    # Small configurations of what stands beside pycm, for images that want to use them.
+    install -m 0644 ${S}/conf/containerd.toml ${S}/conf/mosquitto.conf ${D}${datadir}/pycm/
+}
+
+do_install_ptest() {
+    install -d ${D}${PTEST_PATH}/tests
+    cp -r --no-preserve=ownership ${S}/tests/unit ${S}/tests/support ${S}/tests/vectors ${D}${PTEST_PATH}/tests/
+}
+
+# The subcommands of the command line, each a module of its own; the agent starts without them.
+def pycm_command_files(d):
+    names = "create get list logs pause remove rename restart start stop sysinfo unpause update".split()
+    places = ("${PYTHON_SITEPACKAGES_DIR}/pycm/cli/{}.py", "${PYTHON_SITEPACKAGES_DIR}/pycm/cli/__pycache__/{}.*")
+    return d.expand(" ".join(place.replace("{}", name) for name in names for place in places))
+
+FILES:${PN}-cli += "${bindir}/pycm ${@pycm_command_files(d)}"
+FILES:${PN}-conf += "${sysconfdir}/container-management"
+FILES:${PN}-kanto += "${bindir}/kanto-cm"
+
+CONFFILES:${PN}-conf += "${sysconfdir}/container-management/config.toml"
+
+SYSTEMD_SERVICE:${PN} = "container-management.service"
+
+# Python's split packages for what the code imports: computed and compared by tests/yocto/test_yocto_dependencies.py.
+# Those of the older releases have moved to python3-core, or into the library, since.
+def pycm_python_packages(d):
+    names = "asyncio compression crypt datetime difflib io json logging math netclient resource"
+    older = {"3.10": " fcntl profile shell tomli", "3.12": " fcntl shell"}
+    names += older.get(d.getVar("PYTHON_BASEVERSION"), "")
+    return " ".join("python3-" + name for name in names.split())
+
+RDEPENDS:${PN} = "\
+    ${@pycm_python_packages(d)} \
+    python3-core \
+    python3-grpclib \
+    python3-h2 \
+    python3-hpack \
+    python3-protobuf \
+    virtual-containerd \
+    virtual-runc \
+"
+RDEPENDS:${PN}-cli = "${PN} python3-core"
+RDEPENDS:${PN}-kanto = "${PN} ${PN}-cli"
+RDEPENDS:${PN}-ptest += "${PN}-cli python3-hypothesis python3-pytest"
+# run-ptest runs by itself, too.
+RDEPENDS:${PN}-ptest:remove = "ptest-runner"
+RRECOMMENDS:${PN}-ptest += "ptest-runner"
+
+# The configuration, and modules where the kernel has them as such; built in is as good.
+RRECOMMENDS:${PN} += "\
+    ${PYCM_CONF} \
+    kernel-module-bridge \
+    kernel-module-br-netfilter \
+    kernel-module-nf-conntrack \
+    kernel-module-nf-nat \
+    kernel-module-overlay \
+    kernel-module-veth \
+    kernel-module-xt-addrtype \
+    kernel-module-xt-comment \
+    kernel-module-xt-conntrack \
+    kernel-module-xt-masquerade \
+"
+
+# The names under which images and packages ask for the original, which has the same unit, socket and store: never both. Not on
+# ${PN} itself: a conflict with a name is one with each package that provides it, and so with ${PN}-kanto.
+RPROVIDES:${PN}-kanto = "container-management kanto/container-management"
+RREPLACES:${PN}-kanto = "container-management"
+RCONFLICTS:${PN}-kanto = "container-management"
