@@ -170,8 +170,8 @@ class Logs(Protocol):
     async def finish(self, container_id: str) -> None:
         """The task has been deleted: pump what is left (bounded in time), close, remove the FIFOs."""
 
-    def forget(self, container_id: str) -> None:
-        """The container was removed: delete what is kept outside its own directory."""
+    def forget(self, container_id: str, config: LogConfiguration | None = None) -> None:
+        """The container was removed: delete what is kept outside its own directory; with *config*, its logs in a root_dir too."""
 
     def path(self, container_id: str, config: LogConfiguration | None) -> str:
         """The live log file of the container."""

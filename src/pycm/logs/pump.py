@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 #: How long output is awaited of a container whose task has been deleted.
 FINISH_LIMIT = 10.0
+#: Output that comes line by line would cost a wake-up a line: where less than LITTLE bytes came, and did within the last CHATTY
+#: seconds too, the thread rests for REST seconds before it looks again. The FIFOs hold what comes meanwhile.
+LITTLE = 8 * 1024
+CHATTY = 0.008
+REST = 0.005
 log = logging.getLogger("pycm.logs")
 
 
@@ -38,21 +43,22 @@ class Drain:
         self.outputs = dict(outputs)
         self.sink = sink
         self._held = held
+        self.found = 0  # bytes that waited at the last turn
         self.deadline: float | None = None
         self._done: Callable[[], None] | None = None
 
     def turn(self, now: float) -> bool:
         """Serve both streams once; True if more output waits."""
-        taken = False
+        self.found = 0
         for stream, descriptor in self.outputs.items():
             count = waiting(descriptor)
             if count:
                 self.sink.take(stream, descriptor, count)
-                taken = True
+                self.found += count
         retry_at = self.sink.retry_at
-        if (taken and retry_at is None) or (retry_at is not None and now >= retry_at):
+        if (self.found and retry_at is None) or (retry_at is not None and now >= retry_at):
             self.sink.store()
-        return taken and any(map(waiting, self.outputs.values()))
+        return self.found > 0 and any(map(waiting, self.outputs.values()))
 
     @property
     def due(self) -> float | None:
@@ -116,6 +122,7 @@ class Pump:
         self._timed: dict[str, Drain] = {}  # those that want a turn at some time
         self._stopped: Callable[[], None] | None = None
         self._closing = False
+        self._served_at = 0.0
 
     # ── for other threads ──
 
@@ -128,6 +135,8 @@ class Pump:
             self._epoll = select.epoll()
             self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._epoll.register(self._bell, select.EPOLLIN)
+            self._bell_only = select.poll()
+            self._bell_only.register(self._bell, select.POLLIN)
             self._thread = threading.Thread(target=self._run, name="pycm-logs", daemon=True)
             self._thread.start()
         os.eventfd_write(self._bell, 1)
@@ -184,13 +193,22 @@ class Pump:
                 self._noticed(descriptor)
             while self._commands:
                 self._guarded(self._commands.popleft(), "a command of the agent")
-            for container_id in tuple(self._ready):
-                self._serve(container_id)
+            self._round()
         for container_id in tuple(self._drains):
             self.detach(container_id, final=False)
         self._epoll.close()
         os.close(self._bell)
         self._stopped()
+
+    def _round(self) -> None:
+        served = [self._drains[key] for key in self._ready if key in self._drains]
+        for container_id in tuple(self._ready):
+            self._serve(container_id)
+        if 0 < sum(drain.found for drain in served) < LITTLE:
+            now = time.monotonic()
+            if now - self._served_at < CHATTY and not self._ready and not self._commands:
+                self._bell_only.poll(REST * 1000)
+            self._served_at = now
 
     def _noticed(self, descriptor: int) -> None:
         if descriptor == self._bell:

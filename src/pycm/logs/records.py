@@ -75,9 +75,10 @@ def encode(piece: Piece, stream: str, time: str) -> bytes:
     foot = b'","time":"%s"}\n' % time.encode()
     if piece.kind is Kind.PART:
         return head + escape(piece.raw) + foot
-    raw = piece.raw.removesuffix(b"\n").replace(b"\r\n", b"\n")
-    if piece.raw.endswith(b"\r\n"):
-        raw = raw.removesuffix(b"\r")
+    raw = piece.raw.removesuffix(b"\n")
+    if b"\r" in raw:  # a search for one character is ten times faster than one for two
+        raw = raw.replace(b"\r\n", b"\n")
+        raw = raw.removesuffix(b"\r") if piece.raw.endswith(b"\r\n") else raw
     foot = b"\\n" + foot
     return head + escape(raw).replace(b"\n", foot + head) + foot
 
@@ -92,8 +93,9 @@ _SHORT = (
     (b"&", rb"\u0026"),
 )
 _SEPARATORS = (("\u2028".encode(), rb"\u2028"), ("\u2029".encode(), rb"\u2029"))
-_CONTROLS = bytes(set(range(0x20)) - set(b"\t\n\r"))
-_CONTROL = re.compile(b"[" + re.escape(_CONTROLS) + b"]")
+_CONTROLS = [bytes([number]) for number in range(0x20) if number not in b"\t\n\r"]
+_ALL_CONTROLS = b"".join(_CONTROLS)
+_CONTROL = re.compile(b"[" + re.escape(_ALL_CONTROLS) + b"]")
 #: surrogateescape turns a byte that is no UTF-8 into one of these.
 _INVALID = dict.fromkeys(range(0xDC80, 0xDD00), r"\ufffd")
 
@@ -103,7 +105,7 @@ def escape(raw: bytes) -> bytes:
     text = raw
     for character, replacement in _SHORT:
         text = text.replace(character, replacement)
-    if len(text.translate(None, _CONTROLS)) != len(text):
+    if _has_controls(text):
         text = _CONTROL.sub(lambda match: b"\\u%04x" % match[0][0], text)
     if text.isascii():
         return text
@@ -114,3 +116,10 @@ def escape(raw: bytes) -> bytes:
     except UnicodeDecodeError:
         return text.decode("utf-8", "surrogateescape").translate(_INVALID).encode()
     return text
+
+
+def _has_controls(text: bytes) -> bool:
+    """29 searches with memchr, or for a short text one look at each character: whichever costs less."""
+    if len(text) > 2048:
+        return any(map(text.__contains__, _CONTROLS))
+    return len(text.translate(None, _ALL_CONTROLS)) != len(text)

@@ -39,8 +39,9 @@ from pycm.model.times import format_ns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Bytes that a turn takes from one FIFO: what keeps one noisy container from starving the others.
-TURN_BYTES = 128 * 1024
+#: Bytes that a turn takes from one FIFO: what keeps one noisy container from starving the others. More would cost more: bigger
+#: blocks come from the kernel page by page.
+TURN_BYTES = 32 * 1024
 #: Bytes of a stream that wait for json.log to be writable again.
 BACKLOG_LIMIT = 1024 * 1024
 RETRY = 1.0
@@ -254,8 +255,9 @@ class JsonSink:
             end = records.find(b"\n", begin + self._log.room - 1) + 1 or len(records)
             self._log.append(records[begin:end])
             fail_point("logs.after-append")
-            lines = records.count(b"\n", begin, end)
-            raw_end = len(piece.raw) if end == len(records) else _after_lines(piece.raw, raw, lines)
+            raw_end = len(piece.raw)
+            if end < len(records):
+                raw_end = _after_lines(piece.raw, raw, records.count(b"\n", begin, end))
             mark.used += raw_end - raw
             mark.line_time = moment if piece.kind is Kind.PART else 0
             self._remember()

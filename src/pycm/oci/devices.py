@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: Below /dev, but made by the runtime for each container.
 _NOT_SHARED = frozenset({"pts", "shm", "fd", "mqueue", "console", ".udev", ".lxc", ".lxd-mounts"})
-#: More nodes than this below one mapped directory is a mistake (for instance "/").
-MAX_NODES = 4096
+#: A mapped directory with more entries than this is a mistake (for instance "/").
+MAX_ENTRIES = 16_384
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,20 @@ class HostDevices:
         if device is not None:
             yield device
         elif os.path.isdir(source):
-            found = list(self._below(source, mapping.path_in_container, mapping.cgroup_permissions))
-            if len(found) > MAX_NODES:
-                raise InvalidInputError(
-                    f"device directory {shorten(source)} holds more than {MAX_NODES} nodes"
-                )
-            yield from found
+            yield from self._below(source, mapping.path_in_container, mapping.cgroup_permissions)
         else:
             raise InvalidInputError(
                 f"device {shorten(mapping.path_on_host)} is not a device node of this machine"
             )
 
     def _below(self, source: str, target: str, access: str) -> Iterator[Device]:
+        entries = 0
         for directory, names, files in os.walk(source):
+            entries += len(names) + len(files)
+            if entries > MAX_ENTRIES:
+                raise InvalidInputError(
+                    f"device directory {shorten(source)} holds more than {MAX_ENTRIES} entries: map the devices that are needed"
+                )
             names[:] = [name for name in names if name not in _NOT_SHARED]
             inside = target + directory[len(source) :]
             for name in files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pycm.errors import InvalidInputError
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
 from pycm.model.defaults import HOST
 from pycm.oci.resources import memory_limits
@@ -72,7 +73,8 @@ class HostFacts:
     """What the spec needs to know of the machine.
 
     cgroups_path: "/<namespace>/<id>", or "<slice>:<namespace>:<id>" for the systemd driver. devices: nodes to add.
-    network_namespace: path of the container's own, "" for the host's. capabilities: all that the kernel knows.
+    network_namespace: path of one that was made for the container, "" for a new
+    one; in network mode host there is none. capabilities: all that the kernel knows.
     """
 
     cgroups_path: str
@@ -115,6 +117,10 @@ def _process(
 def arguments(container: Container, image: ImageConfig) -> list[str]:
     """ENTRYPOINT of the image, then the container's cmd or, without one, the image's."""
     cmd = (container.config or ContainerConfiguration()).cmd or image.cmd
+    if not image.entrypoint and not cmd:
+        raise InvalidInputError(
+            f"there is no command to run: image {container.image.name} names none, and the container's cmd is empty"
+        )
     return [*image.entrypoint, *cmd]
 
 
@@ -196,7 +202,8 @@ def _linux(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
 def _namespaces(host: HostConfig, facts: HostFacts) -> list[dict[str, str]]:
     namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
     if host.network_mode != HOST:
-        namespaces.append({"type": "network", "path": facts.network_namespace})
+        path = {"path": facts.network_namespace} if facts.network_namespace else {}
+        namespaces.append({"type": "network", **path})
     return namespaces
 
 

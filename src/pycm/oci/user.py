@@ -30,7 +30,7 @@ def _entries(content: bytes, fields: int) -> Iterator[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    if text.isascii() and text.isdigit() and int(text) <= _MAX_ID:
+    if text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_ID)) and int(text) <= _MAX_ID:
         return int(text)
     return None
 
@@ -38,7 +38,8 @@ def _number(text: str) -> int | None:
 def resolve_user(user: str, passwd: bytes, group: bytes) -> ProcessUser:
     """*user*: "", "name", "uid", "name:group", "uid:gid" of the image's configuration. InvalidInputError for unknown names.
 
-    Without USER the process is root, with root's groups. An explicit group switches the supplementary groups off.
+    Without USER the process is root. The supplementary groups are those that name the login in /etc/group, as containerd gives
+    them, also beside an explicit group.
     """
     name, separator, group_name = user.partition(":")
     found = _find_user(name or "0", passwd)
@@ -46,7 +47,7 @@ def resolve_user(user: str, passwd: bytes, group: bytes) -> ProcessUser:
         raise InvalidInputError(f"the image's user {shorten(user)} is not in its /etc/passwd")
     login, uid, gid = found
     if separator and group_name:
-        return ProcessUser(uid, _find_group(group_name, group, user))
+        gid = _find_group(group_name, group, user)
     return ProcessUser(uid, gid, tuple(_supplementary(login, group)))
 
 
