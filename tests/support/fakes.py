@@ -8,7 +8,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
+from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableError
 from pycm.model import times
 from pycm.ports import (
     ContainerMeasurements,
@@ -22,6 +22,7 @@ from pycm.ports import (
     TaskRequest,
     TaskStatus,
 )
+from pycm.storage.store import DiskFullError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -241,7 +242,7 @@ class FakeStore:
 
     def save(self, container: Container) -> None:
         if self.full:
-            raise OperationFailedError(f"cannot store container {container.id}: No space left on device")
+            raise DiskFullError(f"cannot store container {container.id}: No space left on device")
         self.saved[container.id] = container
 
     def delete(self, container_id: str) -> None:

@@ -24,6 +24,7 @@ from pycm.containerd.events import EventStream, delays
 from pycm.containerd.images import Images
 from pycm.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
+from pycm.failpoints import fail_point
 from pycm.ports import TaskStatus
 
 if TYPE_CHECKING:
@@ -128,10 +129,12 @@ class ContainerdRuntime:
         mounts = await self._mounts(request.id)
         async with contextlib.AsyncExitStack() as undo:
             await self._create_record(request)
+            fail_point("containerd.record-made")
             undo.push_async_callback(self._undo, self._delete_record, request.id)
             # before the call: a task that was made for a call that timed out goes too
             undo.push_async_callback(self._undo, self._destroy_task, request.id)
             await self._call(rpc.TASK_CREATE, _task_request(request, mounts))
+            fail_point("containerd.task-made")
             started = await self._call(rpc.TASK_START, tasks_pb2.StartRequest(container_id=request.id))
             undo.pop_all()
         return started.pid
@@ -162,6 +165,7 @@ class ContainerdRuntime:
 
     async def remove(self, container_id: str) -> None:
         await self._destroy_task(container_id)
+        fail_point("containerd.task-destroyed")
         await self._delete_record(container_id)
         await self._remove_snapshot(container_id)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds between attempts to write records that a full disk refused.
 RETRY_SAVE = 10.0
+#: Seconds that the last attempt at the agent's end may take.
+LAST_SAVE = 5.0
 log = logging.getLogger("pycm.containers")
 
 
@@ -41,6 +43,13 @@ class Entry:
     out_of_memory: bool = False
     restart_timer: asyncio.TimerHandle | None = None
     restart_delay: float = 0.0
+    #: The record has been compared with what containerd has; False until then, and after a start that containerd left unanswered.
+    known: bool = False
+    #: The last automatic start failed for want of containerd: it is tried again as soon as that is back.
+    waits_for_runtime: bool = False
+    #: Loop time at which the present run began, and seconds that the last one took: the wall clock may jump.
+    running_since: float | None = None
+    ran_for: float = 0.0
 
     @property
     def id(self) -> str:
@@ -50,6 +59,15 @@ class Entry:
         if self.restart_timer is not None:
             self.restart_timer.cancel()
             self.restart_timer = None
+
+    def run_begins(self) -> None:
+        self.exit = asyncio.get_running_loop().create_future()
+        self.running_since = asyncio.get_running_loop().time()
+
+    def run_ends(self) -> None:
+        since, self.running_since = self.running_since, None
+        self.ran_for = asyncio.get_running_loop().time() - since if since is not None else 0.0
+        self.exit, self.early_exit, self.out_of_memory = None, None, False
 
 
 class Catalog:
@@ -140,6 +158,8 @@ class Catalog:
                 self._unsaved.discard(container_id)
                 continue
             async with entry.lock:
+                if self._entries.get(container_id) is not entry:
+                    continue  # removed meanwhile: its record must not come back
                 try:
                     await self.save(entry.container)
                 except OperationFailedError:
@@ -154,8 +174,14 @@ class Catalog:
             self._retry = None
 
     async def close(self) -> None:
-        """One last attempt to write what a full disk refused."""
+        """One last attempt to write what a full disk refused; an operation that does not end must not keep the agent from ending."""
         self._cancel_retry()
+        try:
+            await asyncio.wait_for(self._save_last(), LAST_SAVE)
+        except asyncio.TimeoutError:
+            log.error("records of %s could not be written before the end", ", ".join(sorted(self._unsaved)))
+        self._cancel_retry()
+
+    async def _save_last(self) -> None:
         await asyncio.gather(*self._saving)
         await self.save_refused()
-        self._cancel_retry()

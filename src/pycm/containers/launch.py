@@ -8,7 +8,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pycm.errors import ConflictError
+from pycm.errors import ConflictError, InvalidInputError, shorten
 from pycm.model.container import Container, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.oci.devices import Devices, HostDevices
@@ -58,6 +58,7 @@ class Launcher:
 
     async def request(self, container: Container, io: TaskIO) -> TaskRequest:
         image = await self._runtime.image(container.image.name)
+        await asyncio.to_thread(_check_sources, container)
         user = await self._user(container.id, image.user)
         host = container.host_config or HostConfig()
         facts = HostFacts(
@@ -81,3 +82,12 @@ class Launcher:
         passwd = await self._runtime.read_rootfs_file(container_id, "/etc/passwd", MAX_USER_FILE)
         group = await self._runtime.read_rootfs_file(container_id, "/etc/group", MAX_USER_FILE)
         return resolve_user(user, passwd or b"", group or b"")
+
+
+def _check_sources(container: Container) -> None:
+    """The runtime would say the same in many words; what is missing is not made, as in the original."""
+    for mount in container.mount_points:
+        if not os.path.isabs(mount.source):
+            raise InvalidInputError(f"mount source {shorten(mount.source)} is not an absolute path")
+        if not os.path.lexists(mount.source):
+            raise InvalidInputError(f"mount source {shorten(mount.source)} does not exist on this machine")

@@ -12,7 +12,15 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError, PycmError
+from pycm.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+)
+from pycm.failpoints import fail_point
 from pycm.model import restart, states, times
 from pycm.model.container import Container, StopOptions
 from pycm.model.signals import parse_signal, signal_name
@@ -54,6 +62,8 @@ class Lifecycle:
         self._settings = settings
         #: Set by the manager: runs a coroutine in a task that close() waits for.
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = asyncio.ensure_future
+        #: The agent ends: nothing is started any more.
+        self.closing = False
 
     # ── start ──
 
@@ -66,13 +76,18 @@ class Lifecycle:
             entry.restart_delay = 0.0
             container = replace(container, restart_count=0, manually_stopped=False)
         await self._catalog.record(entry, container)
+        fail_point("containers.start-recorded")
         entry.early_exit, entry.out_of_memory = None, False
         try:
             pid = await self._launch(container)
         except PycmError as error:
+            entry.known = not isinstance(error, UnavailableError)
             await self._failed_start(entry, error)
             raise
+        fail_point("containers.start-launched")
+        entry.waits_for_runtime = False
         await self._run(entry, pid, times.now())
+        fail_point("containers.start-told")
 
     async def _launch(self, container: Container) -> int:
         io_config = container.io_config
@@ -81,11 +96,15 @@ class Lifecycle:
             terminal=bool(io_config and io_config.tty),
             stdin=bool(io_config and io_config.open_stdin),
         )
+        fail_point("containers.start-fifos")
         try:
             request = await self._launcher.request(container, io)
             log_config = container.host_config.log_config if container.host_config else None
             self._logs.attach(container.id, io, log_config)
+            fail_point("containers.start-attached")
             return await self._runtime.start(request)
+        except UnavailableError:
+            raise  # the task may run: its output is still read, until containerd says (`reconcile`)
         except BaseException:
             await self._logs.finish(container.id)
             await self._network.disconnect(container.id)
@@ -94,10 +113,11 @@ class Lifecycle:
     async def _failed_start(self, entry: Entry, error: PycmError) -> None:
         state = states.stopped(entry.container.state, exit_code=0, finished_at=times.now(), error=str(error))
         stopped = replace(entry.container, state=state, network_settings=None)
+        entry.ran_for = 0.0
         await self._catalog.record(entry, stopped, Action.STOPPED)
 
     async def _run(self, entry: Entry, pid: int, started_at: str) -> None:
-        entry.exit = asyncio.get_running_loop().create_future()
+        entry.run_begins()
         self._metrics.open(entry.id, pid)
         state = states.running(entry.container.state, pid=pid, started_at=started_at)
         container = replace(entry.container, state=state, started_successfully_before=True)
@@ -133,9 +153,11 @@ class Lifecycle:
         else:
             state = states.exited(state, exit_code=exit_.code, finished_at=exit_.at, error=error, oom=oom)
             action = Action.EXITED
-        entry.exit, entry.early_exit, entry.out_of_memory = None, None, False
+        entry.run_ends()
         container = replace(entry.container, state=state, network_settings=None)
+        fail_point("containers.end-seen")
         await self._catalog.record(entry, container, action)
+        fail_point("containers.end-recorded")
         await self._release(entry)
 
     async def _release(self, entry: Entry) -> None:
@@ -144,18 +166,23 @@ class Lifecycle:
             await self._runtime.delete_task(entry.id)
         except PycmError as error:
             log.warning("container %s: its ended task is left to the next start: %s", entry.id, error)
+        fail_point("containers.end-deleted")
         await self._logs.finish(entry.id)
         await self._network.disconnect(entry.id)
 
     # ── stop ──
 
     async def stop(self, entry: Entry, options: StopOptions | None) -> None:
-        """Stop by hand. The wish is stored before the signal, so that an agent that dies here does not bring the container back."""
+        """Stop by hand. The wish is stored before the signal, so that an agent that dies here does not bring the container back.
+
+        A full disk does not refuse it: the container to be stopped may be the one that fills it.
+        """
         timeout, number = self.stop_values(options)
         check_allowed(Operation.STOP, entry.container)
         entry.cancel_restart()
         before = entry.container.manually_stopped
-        await self._catalog.commit(entry, replace(entry.container, manually_stopped=True))
+        await self._catalog.record(entry, replace(entry.container, manually_stopped=True))
+        fail_point("containers.stop-recorded")
         try:
             exit_ = await self.terminate(entry, number, timeout, force=bool(options and options.force))
         except PycmError:
@@ -198,6 +225,7 @@ class Lifecycle:
             pass  # it ended by itself just now: its exit is on the way
         else:
             await self._thaw(entry)
+        fail_point("containers.stop-signalled")
         done, _ = await asyncio.wait({entry.exit}, timeout=timeout)
         return entry.exit.result() if done else None
 
@@ -217,12 +245,11 @@ class Lifecycle:
     def consider_restart(self, entry: Entry) -> None:
         """Ask the policy, and start the container again after its delay."""
         container = entry.container
-        if not self._wanted(container) or entry.restart_timer is not None:
+        if self.closing or not self._wanted(container) or entry.restart_timer is not None:
             return
         assert container.host_config is not None
         assert container.host_config.restart_policy is not None
-        ran_for = times.seconds_between(container.state.started_at, container.state.finished_at)
-        delay = restart.next_delay(container.host_config.restart_policy, entry.restart_delay, ran_for)
+        delay = restart.next_delay(container.host_config.restart_policy, entry.restart_delay, entry.ran_for)
         entry.restart_delay = delay
         loop = asyncio.get_running_loop()
         entry.restart_timer = loop.call_later(delay, lambda: self.spawn(self._restart(entry)))
@@ -240,15 +267,45 @@ class Lifecycle:
         async with entry.lock:
             timer, entry.restart_timer = entry.restart_timer, None
             gone = self._catalog.find(entry.id) is not entry
-            if timer is None or gone or entry.container.state.status in ALIVE:
+            if timer is None or gone or self.closing or entry.container.state.status in ALIVE:
                 return
-            counted = replace(entry.container, restart_count=entry.container.restart_count + 1)
-            await self._catalog.record(entry, counted)
             try:
+                await self.know(entry)
+                if entry.container.state.status in ALIVE:
+                    return
+                counted = replace(entry.container, restart_count=entry.container.restart_count + 1)
+                await self._catalog.record(entry, counted)
                 await self.start(entry, by_hand=False)
             except PycmError as error:
-                log.warning("container %s: automatic start failed: %s", entry.id, error)
-                self.consider_restart(entry)
+                await self._failed_restart(entry, error)
+
+    async def _failed_restart(self, entry: Entry, error: PycmError) -> None:
+        """A try for which containerd was away does not count among those that a policy allows, and is repeated at its return."""
+        if isinstance(error, UnavailableError):
+            if not entry.waits_for_runtime:
+                log.warning("container %s: automatic start waits for containerd: %s", entry.id, error)
+            entry.waits_for_runtime = True
+            if entry.container.restart_count:
+                fewer = replace(entry.container, restart_count=entry.container.restart_count - 1)
+                await self._catalog.record(entry, fewer)
+        else:
+            log.warning("container %s: automatic start failed: %s", entry.id, error)
+        self.consider_restart(entry)
+
+    async def boot_start(self, entry: Entry) -> None:
+        """Start what its policy starts with the agent. What cannot be started as it is described is not tried again."""
+        if self.closing or not self.due_at_boot(entry.container):
+            return
+        try:
+            await self.know(entry)
+            if entry.container.state.status not in ALIVE:
+                await self.start(entry, by_hand=True)
+        except (ConflictError, InvalidInputError):
+            raise
+        except PycmError as error:
+            log.error("container %s: start with the agent failed, it is tried again: %s", entry.id, error)
+            entry.waits_for_runtime = isinstance(error, UnavailableError)
+            self.consider_restart(entry)
 
     def due_at_boot(self, container: Container) -> bool:
         """Does the container's policy start it when the agent starts and finds it not running?"""
@@ -259,17 +316,41 @@ class Lifecycle:
 
     # ── found again ──
 
+    async def know(self, entry: Entry) -> None:
+        """Before an operation on a container whose record may not be true: ask containerd. UnavailableError while it is away."""
+        if not entry.known:
+            await self.reconcile(entry, await self._task(entry))
+
+    async def _task(self, entry: Entry) -> Task | None:
+        return next((task for task in await self._runtime.tasks() if task.id == entry.id), None)
+
     async def reconcile(self, entry: Entry, task: Task | None) -> None:
-        """Bring the record in line with what containerd has, after a start of the agent or a loss of containerd."""
+        """Bring the record in line with what containerd has, after a start of the agent or a loss of containerd.
+
+        *task* may be of a list that is older than an operation which has ended since: where it contradicts the record, it is asked
+        for again.
+        """
+        if not _agree(entry.container, task):
+            task = await self._task(entry)
+        await self._align(entry, task)
+        entry.known = True
+        if entry.waits_for_runtime and entry.restart_timer is not None:
+            entry.cancel_restart()
+            entry.restart_delay = 0.0
+            self.consider_restart(entry)
+
+    async def _align(self, entry: Entry, task: Task | None) -> None:
         alive = entry.container.state.status in ALIVE
         if task is None:
             if alive:
                 await self._lost(entry)
+            else:  # what a start or an end left that was cut short
+                await self._logs.finish(entry.id)
         elif task.status is TaskStatus.STOPPED:
             await self._ended_meanwhile(entry, task, alive=alive)
         elif task.status in (TaskStatus.RUNNING, TaskStatus.PAUSED):
             await self._adopt(entry, task)
-        elif not alive:  # CREATED: a start that a dead agent did not finish
+        elif task.status is TaskStatus.CREATED and not alive:  # a start that a dead agent did not finish
             await self._discard(entry)
 
     async def _lost(self, entry: Entry) -> None:
@@ -301,7 +382,7 @@ class Lifecycle:
             log.warning("container %s: runs as pid %d unknown to its record; adopted", entry.id, task.pid)
             await self._run(entry, task.pid, times.now())
         else:
-            entry.exit = asyncio.get_running_loop().create_future()
+            entry.run_begins()
             self._metrics.open(entry.id, task.pid)
         await self._align_pause(entry, task)
 
@@ -319,3 +400,11 @@ class Lifecycle:
         except (NotFoundError, ConflictError):
             pass
         await self._release(entry)
+
+
+def _agree(container: Container, task: Task | None) -> bool:
+    state = container.state
+    if task is None or state.status not in ALIVE:
+        return task is None and state.status not in ALIVE
+    status = TaskStatus.PAUSED if state.status is Status.PAUSED else TaskStatus.RUNNING
+    return (task.pid, task.status) == (state.pid, status)

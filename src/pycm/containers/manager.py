@@ -16,9 +16,10 @@ from pycm.containers.catalog import Catalog, Entry
 from pycm.containers.launch import Launcher
 from pycm.containers.lifecycle import Lifecycle
 from pycm.containers.settings import PARALLEL, Settings
-from pycm.errors import ConflictError, PycmError
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
+from pycm.failpoints import fail_point
 from pycm.model import states, times
-from pycm.model.container import Container, State, StopOptions, UpdateOptions
+from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap
 from pycm.model.signals import DEFAULT as SIGTERM
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
@@ -38,12 +39,15 @@ from pycm.ports import (
     TaskExited,
     TaskOOM,
 )
+from pycm.storage.store import DiskFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from pycm.storage.store import ContainerStore
 
+#: Seconds between attempts to use a containerd that answers, but not as it should (its own disk is full, for instance).
+RETRY_CONNECT = 5.0
 log = logging.getLogger("pycm.containers")
 T = TypeVar("T")
 
@@ -74,10 +78,12 @@ class Manager:
         self._launcher = launcher
         self._reserved: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._unfinished: list[Container] = []
+        #: Records of creations and removals that were cut short; what they made is removed as soon as containerd answers.
+        self._unfinished: dict[str, Container] = {}
+        self._undoing = asyncio.Lock()
         self._strangers: set[str] = set()
         self._booted = False
-        self._closing = False
+        self._lost = False
 
     # ── reading ──
 
@@ -115,7 +121,7 @@ class Manager:
     async def rename(self, container_id: str, name: str) -> None:
         entry = self._catalog.entry(container_id)
         check_name(name)
-        await self._locked(entry, lambda: self._rename(entry, name))
+        await self._locked(entry, lambda: self._rename(entry, name), ask=False)
 
     async def update(self, container_id: str, options: UpdateOptions) -> None:
         entry = self._catalog.entry(container_id)
@@ -130,10 +136,17 @@ class Manager:
         entry = self._catalog.entry(container_id)
         await self._locked(entry, lambda: self._remove(entry, force=force, options=options))
 
-    async def _locked(self, entry: Entry, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _locked(
+        self, entry: Entry, work: Callable[[], Coroutine[Any, Any, None]], *, ask: bool = True
+    ) -> None:
+        """*ask*: the operation wants to know what containerd has."""
+
         async def locked() -> None:
             async with entry.lock:
-                self._catalog.entry(entry.id)  # it may have been removed while we waited
+                if self._catalog.find(entry.id) is not entry:  # removed while we waited, perhaps made anew
+                    raise NotFoundError(f"no such container with id = {entry.id} exists")
+                if ask:
+                    await self._lifecycle.know(entry)
                 await work()
 
         await self._finish(locked())
@@ -168,36 +181,48 @@ class Manager:
         self._launcher.check_policy(container)
         self._reserved.add(container.id)
         try:
+            await self._undo_unfinished(container.id)
             return await self._make(replace(container, created=times.now()))
         finally:
             self._reserved.discard(container.id)
 
     async def _make(self, container: Container) -> Container:
         """The record comes first: a creation that a kill cuts short is found and undone at the next start."""
-        await self._catalog.save(container)
         try:
+            await self._catalog.save(container)
+            fail_point("containers.create-recorded")
             await self._runtime.prepare(container.id, container.image.name)
+            fail_point("containers.create-prepared")
             container = replace(container, state=states.created(container.state))
             await self._catalog.save(container)
+            fail_point("containers.create-stored")
         except BaseException:
-            await self._undo(container.id)
+            self._unfinished[container.id] = container
+            await self._try_undo(container.id)
             raise
-        self._catalog.add(container)
+        self._catalog.add(container).known = True
         self._catalog.tell(Action.CREATED, container)
         return container
 
-    async def _undo(self, container_id: str) -> None:
+    async def _undo_unfinished(self, container_id: str) -> None:
+        """Remove what an interrupted creation or removal left of this container, if there was one."""
+        async with self._undoing:
+            if container_id in self._unfinished:
+                await self._runtime.remove(container_id)
+                await self._network.disconnect(container_id)
+                self._logs.forget(container_id)
+                await asyncio.to_thread(self._store.delete, container_id)
+                del self._unfinished[container_id]
+
+    async def _try_undo(self, container_id: str) -> None:
         try:
-            await self._runtime.remove(container_id)
+            await self._undo_unfinished(container_id)
         except PycmError as error:
             log.warning(
-                "container %s: what its failed creation made is removed at the next start: %s",
+                "container %s: what is left of it is removed when containerd can do it: %s",
                 container_id,
                 error,
             )
-            return
-        self._logs.forget(container_id)
-        await asyncio.to_thread(self._store.delete, container_id)
 
     # ── pause, rename, update ──
 
@@ -231,11 +256,28 @@ class Manager:
         if changed.resources != host.resources and entry.container.state.status in ALIVE:
             await self._runtime.update(entry.id, update_resources(host.resources, changed.resources))
             self._metrics.limits_changed(entry.id)
-        await self._catalog.commit(entry, replace(entry.container, host_config=changed), Action.UPDATED)
+            fail_point("containers.update-applied")
+        try:
+            await self._catalog.commit(entry, replace(entry.container, host_config=changed), Action.UPDATED)
+        except OperationFailedError:
+            await self._restore_limits(entry, changed.resources)
+            raise
+        fail_point("containers.update-stored")
         if changed.restart_policy != host.restart_policy:
             entry.cancel_restart()
             if entry.container.state.status in (Status.STOPPED, Status.EXITED):
                 self._lifecycle.consider_restart(entry)
+
+    async def _restore_limits(self, entry: Entry, applied: Resources | None) -> None:
+        """The record could not be written: the running container gets its recorded limits back."""
+        host = entry.container.host_config
+        if host is None or applied == host.resources or entry.container.state.status not in ALIVE:
+            return
+        try:
+            await self._runtime.update(entry.id, update_resources(applied, host.resources))
+        except PycmError as error:
+            log.warning("container %s: runs with limits that are not recorded: %s", entry.id, error)
+        self._metrics.limits_changed(entry.id)
 
     # ── remove ──
 
@@ -257,20 +299,28 @@ class Manager:
     async def _destroy(self, entry: Entry) -> None:
         """The record says DEAD before anything is deleted: a removal that a kill cuts short is finished at the next start."""
         dead = replace(entry.container, state=states.enter(entry.container.state, Status.DEAD))
-        await self._catalog.save(dead)
-        self._metrics.close(entry.id)
+        try:
+            await self._catalog.save(dead)
+        except DiskFullError as error:  # removing containers is how one makes room
+            log.warning("%s; the container is removed all the same", error)
+        fail_point("containers.remove-recorded")
         try:
             await self._runtime.remove(entry.id)
         except PycmError:
-            await self._catalog.save(entry.container)
+            await self._catalog.record(entry, entry.container)
             raise
+        fail_point("containers.remove-runtime")
+        self._metrics.close(entry.id)
         await self._logs.finish(entry.id)
         await self._network.disconnect(entry.id)
         self._logs.forget(entry.id)
+        fail_point("containers.remove-logs")
+        # while the id is still taken, so that nobody's new record is deleted
+        await asyncio.to_thread(self._store.delete, entry.id)
+        fail_point("containers.remove-deleted")
         entry.container, entry.exit = dead, None
         self._catalog.drop(entry)
         self._catalog.tell(Action.REMOVED, dead)
-        await asyncio.to_thread(self._store.delete, entry.id)
 
     # ── start and end of the agent ──
 
@@ -280,7 +330,7 @@ class Manager:
         for container in await asyncio.to_thread(self._store.load):
             filled = fill_defaults(container)
             if filled.state.status in (Status.DEAD, Status.CREATING):
-                self._unfinished.append(filled)
+                self._unfinished[filled.id] = filled
                 continue
             entry = self._catalog.add(filled)
             if filled is not container:
@@ -288,9 +338,20 @@ class Manager:
 
     async def run(self) -> None:
         """Follow containerd for ever; it may be away now and at any time."""
-        log.info("containerd %s, namespace %s", await self._runtime.connect(), self._settings.namespace)
+        log.info("containerd %s, namespace %s", await self._connect(), self._settings.namespace)
         async for event in self._runtime.events():
             self._handle(event)
+
+    async def _connect(self) -> str:
+        told = ""
+        while True:
+            try:
+                return await self._runtime.connect()
+            except PycmError as error:
+                if str(error) != told:
+                    log.error("containerd cannot be used now, it is tried again: %s", error)
+                told = str(error)
+            await asyncio.sleep(RETRY_CONNECT)
 
     def _handle(self, event: RuntimeEvent) -> None:
         if isinstance(event, TaskExited):
@@ -302,16 +363,29 @@ class Manager:
             if entry is not None:
                 entry.out_of_memory = True
         elif isinstance(event, RuntimeConnected):
-            self._spawn(self._reconcile(event.tasks))
+            self._connected(event.tasks)
         elif isinstance(event, RuntimeLost):
+            self._lost = True
             log.warning("containerd is lost, containers go on: %s", event.reason)
+
+    def _connected(self, tasks: Iterable[Task]) -> None:
+        if self._lost:
+            log.info("containerd is back")
+            self._lost = False
+        for task in tasks:  # now, since a stop that waits for the exit holds the lock that reconciling needs
+            entry = self._catalog.find(task.id)
+            if entry is not None and task.exit is not None:
+                self._lifecycle.task_exited(entry, task.pid, task.exit)
+        self._spawn(self._reconcile(tasks))
 
     async def _reconcile(self, tasks: Iterable[Task]) -> None:
         by_id = {task.id: task for task in tasks}
-        await self._undo_unfinished()
-        entries = list(self._catalog)
-        await self._each(entries, lambda entry: self._reconcile_one(entry, by_id))
-        for stranger in by_id.keys() - {entry.id for entry in entries} - self._reserved - self._strangers:
+        ours = {entry.id for entry in self._catalog} | self._reserved | self._unfinished.keys()
+        for container in tuple(self._unfinished.values()):
+            log.info("container %s: its interrupted %s is undone", container.id, _interrupted(container))
+            await self._try_undo(container.id)
+        await self._each(list(self._catalog), lambda entry: self._reconcile_one(entry, by_id))
+        for stranger in by_id.keys() - ours - self._strangers:
             self._strangers.add(stranger)
             log.warning("containerd runs task %s that no stored container knows; it is left alone", stranger)
         if not self._booted:
@@ -319,20 +393,9 @@ class Manager:
             await self._boot_starts()
 
     async def _reconcile_one(self, entry: Entry, tasks: dict[str, Task]) -> None:
-        busy = entry.lock.locked()
         async with entry.lock:
-            if self._catalog.find(entry.id) is not entry:
-                return
-            task = tasks.get(entry.id)
-            if busy:  # an operation changed it after the list was made: ask again
-                task = next((t for t in await self._runtime.tasks() if t.id == entry.id), None)
-            await self._lifecycle.reconcile(entry, task)
-
-    async def _undo_unfinished(self) -> None:
-        unfinished, self._unfinished = self._unfinished, []
-        for container in unfinished:
-            log.info("container %s: its interrupted %s is undone", container.id, _interrupted(container))
-            await self._undo(container.id)
+            if self._catalog.find(entry.id) is entry:
+                await self._lifecycle.reconcile(entry, tasks.get(entry.id))
 
     async def _boot_starts(self) -> None:
         due = [entry for entry in self._catalog if self._lifecycle.due_at_boot(entry.container)]
@@ -340,8 +403,8 @@ class Manager:
 
     async def _boot_start(self, entry: Entry) -> None:
         async with entry.lock:
-            if self._lifecycle.due_at_boot(entry.container):
-                await self._lifecycle.start(entry, by_hand=True)
+            if self._catalog.find(entry.id) is entry:
+                await self._lifecycle.boot_start(entry)
 
     async def _each(
         self, entries: Iterable[Entry], work: Callable[[Entry], Coroutine[Any, Any, None]]
@@ -360,13 +423,20 @@ class Manager:
 
     async def close(self) -> None:
         """End of the agent. Containers run on with `live_restore`, else all are stopped; what operations began is finished."""
-        self._closing = True
+        self._lifecycle.closing = True
+        limit = self._settings.stop_timeout
         for entry in self._catalog:
             entry.cancel_restart()
+            if not self._settings.live_restore:  # all at once: waiting for the stubborn costs nothing
+                self._spawn(self._stop_at_end(entry))
         if not self._settings.live_restore:
-            await self._each(list(self._catalog), self._stop_at_end)
+            limit *= 2  # for SIGTERM, then for SIGKILL
         if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=self._settings.stop_timeout)
+            _, late = await asyncio.wait(tuple(self._tasks), timeout=limit)
+            if late:
+                log.warning(
+                    "%d operations have not ended within %g s; the agent ends without them", len(late), limit
+                )
         await self._catalog.close()
 
     async def _stop_at_end(self, entry: Entry) -> None:
@@ -374,10 +444,14 @@ class Manager:
         async with entry.lock:
             if entry.container.state.status not in ALIVE:
                 return
-            exit_ = await self._lifecycle.terminate(
-                entry, int(SIGTERM), self._settings.stop_timeout, force=True
-            )
-            await self._lifecycle.ended(entry, exit_, Status.STOPPED)
+            try:
+                await self._lifecycle.know(entry)
+                if entry.exit is not None:
+                    timeout = self._settings.stop_timeout
+                    exit_ = await self._lifecycle.terminate(entry, int(SIGTERM), timeout, force=True)
+                    await self._lifecycle.ended(entry, exit_, Status.STOPPED)
+            except PycmError as error:
+                log.error("container %s could not be stopped at the agent's end: %s", entry.id, error)
 
 
 def _as_new(container: Container) -> Container:

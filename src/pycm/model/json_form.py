@@ -137,6 +137,8 @@ def parse(text: str | bytes) -> Any:
         ) from None
     except RecursionError:
         raise InvalidInputError("not valid JSON: nested too deep") from None
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise InvalidInputError("not valid JSON: a number has too many digits") from None
     return value
 
 

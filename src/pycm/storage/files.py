@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import stat
+
+from pycm.failpoints import fail_point
 
 #: Suffix of half-written files; left-overs of a cut are ignored and overwritten.
 TEMPORARY = ".tmp"
@@ -22,6 +25,7 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        fail_point("storage.before-rename")
         os.rename(temporary, path)
     except OSError:
         discard(temporary)
@@ -52,6 +56,10 @@ def discard(path: str) -> None:
 
 
 def make_directory(path: str, mode: int = 0o711) -> None:
-    """Make *path* and its parents; *path* itself gets *mode* even if it was there, as the original does."""
+    """Make *path* and its parents; *path* itself gets *mode* even if it was there, as the original does.
+
+    One that is as it should be is not touched, so that an agent can start on a disk that has become read-only.
+    """
     os.makedirs(path, exist_ok=True)
-    os.chmod(path, mode)
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:
+        os.chmod(path, mode)

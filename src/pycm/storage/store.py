@@ -7,16 +7,18 @@ Directories without a config.json are left alone: they may be anybody's.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, OperationFailedError
+from pycm.failpoints import fail_point
 from pycm.model.container import Container
 from pycm.model.json_form import decode, parse, stored
 from pycm.model.validation import check_id
-from pycm.storage.files import discard, make_directory, sync_directory, write_atomic
+from pycm.storage.files import TEMPORARY, discard, make_directory, sync_directory, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +27,13 @@ _FILE = "config.json"
 _DAMAGED = "config.json.damaged"
 #: No record is larger; a file that is, is damaged.
 MAX_SIZE = 4 * 1024 * 1024
+#: A directory that holds at most this was left by a first save, or a deletion, that was cut short.
+_REMAINS = frozenset({_FILE + TEMPORARY})
 log = logging.getLogger("pycm.storage")
+
+
+class DiskFullError(OperationFailedError):
+    """No room to write a record; what makes room must not be refused for it."""
 
 
 class ContainerStore:
@@ -50,14 +58,30 @@ class ContainerStore:
         return list(self._load_each())
 
     def _load_each(self) -> Iterator[Container]:
-        for name in sorted(os.listdir(self._root)):
+        for name in sorted(self._names()):
             path = os.path.join(self._root, name, _FILE)
             if not os.path.isfile(path):
+                self._sweep(os.path.join(self._root, name))
                 continue
             try:
                 yield self._read(path, name)
             except (InvalidInputError, OSError) as error:
                 self._set_aside(path, error)
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self._root)
+        except OSError as error:
+            raise OperationFailedError(f"cannot read {self._root}: {error.strerror}") from error
+
+    def _sweep(self, directory: str) -> None:
+        """Remove what a cut left of a container that was not yet, or no more, on record. Anything else there is left alone."""
+        try:
+            if not os.path.islink(directory) and _REMAINS.issuperset(os.listdir(directory)):
+                discard(os.path.join(directory, _FILE + TEMPORARY))
+                os.rmdir(directory)
+        except OSError:
+            pass  # a file, or a disk that refuses: it does no harm where it is
 
     def _read(self, path: str, name: str) -> Container:
         with open(path, "rb") as file:
@@ -86,23 +110,25 @@ class ContainerStore:
             if not os.path.isdir(directory):
                 make_directory(directory)
                 sync_directory(self._root)
+                fail_point("storage.directory-made")
             write_atomic(os.path.join(directory, _FILE), stored(container))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise OperationFailedError(
-                f"cannot store container {container.id} in {directory}: {reason}"
-            ) from error
+            kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OperationFailedError
+            raise kind(f"cannot store container {container.id} in {directory}: {reason}") from error
 
     def delete(self, container_id: str) -> None:
         """Delete the container's directory with log and network files; config.json goes last, so that a cut leaves a record."""
         directory = self.directory(container_id)
         if not os.path.isdir(directory) or os.path.islink(directory):
             return
-        for name in os.listdir(directory):
-            if name != _FILE:
-                _remove(os.path.join(directory, name))
-        discard(os.path.join(directory, _FILE))
         try:
+            for name in os.listdir(directory):
+                if name != _FILE:
+                    _remove(os.path.join(directory, name))
+            fail_point("storage.delete-files")
+            discard(os.path.join(directory, _FILE))
+            fail_point("storage.delete-record")
             os.rmdir(directory)
             sync_directory(self._root)
         except OSError as error:

@@ -10,7 +10,7 @@ from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.model.container import Container, Image
 from pycm.storage import files
 from pycm.storage.files import write_atomic
-from pycm.storage.store import ContainerStore
+from pycm.storage.store import ContainerStore, DiskFullError
 
 
 @pytest.fixture
@@ -126,3 +126,64 @@ def test_the_data_is_synced_before_the_rename_and_the_directory_after(
     write_atomic(str(tmp_path / "f"), b"x", 0o600)
     assert order == ["fsync", "rename", "fsync"]
     assert oct((tmp_path / "f").stat().st_mode & 0o777) == "0o600"
+
+
+@pytest.mark.parametrize("remains", [(), ("config.json.tmp",)])
+def test_what_a_cut_left_of_a_container_without_a_record_is_swept(
+    store: ContainerStore, remains: tuple[str, ...]
+) -> None:
+    directory = Path(store.directory("c1"))
+    directory.mkdir()
+    for name in remains:
+        (directory / name).write_bytes(b"{")
+    assert store.load() == []
+    assert not directory.exists()
+
+
+def test_a_number_that_python_does_not_read_is_damage(store: ContainerStore) -> None:
+    store.save(container("good"))
+    store.save(container("bad"))
+    file_of(store, "bad").write_bytes(b'{"container_id": ' + b"1" * 5000 + b"}")
+    assert store.load() == [container("good")]
+
+
+@pytest.mark.parametrize(
+    ("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EROFS, False)]
+)
+def test_a_full_disk_is_told_from_other_faults(
+    store: ContainerStore, monkeypatch: pytest.MonkeyPatch, number: int, full: bool
+) -> None:
+    def write(_descriptor: int, _data: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.os, "write", write)
+    with pytest.raises(OperationFailedError, match=os.strerror(number)) as caught:
+        store.save(container())
+    assert isinstance(caught.value, DiskFullError) == full
+
+
+def test_directories_that_are_as_they_should_be_are_not_touched(
+    store: ContainerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So an agent can start on a disk that has become read-only."""
+
+    def chmod(_path: str, _mode: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files.os, "chmod", chmod)
+    store.prepare()
+
+
+def test_a_directory_that_cannot_be_deleted_is_named_and_no_error(
+    store: ContainerStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.save(container())
+
+    def listdir(_path: str) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    store.delete("c1")
+    assert [record.message for record in caplog.records] == [
+        f"cannot remove {store.directory('c1')}: {os.strerror(errno.EIO)}"
+    ]

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent killed between any two steps of an operation: the next one finds its way, the command repeated reaches its goal, and
+nothing is left over in containerd, in the agent's directories or among the processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from agent_process import AgentProcess
+from containerd_server import ContainerdServer, private_containerd, wait_until
+from images import Image, write_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+IMAGE = "registry.test/pycm/app:1.0"
+ID = "c1"
+FOREVER = "trap 'exit 143' TERM; echo begun; while :; do sleep 0.1; done"
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
+    with private_containerd() as server:
+        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
+        server.ctr("images", "import", archive)
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path, containerd) as process:
+        yield process
+
+
+def create(agent: AgentProcess) -> bool:
+    """With an id of its own, which the command line's flags cannot give."""
+    file = agent.directory / "c1.json"
+    description = {
+        "container_id": ID,
+        "image": {"name": IMAGE},
+        "host_config": {"network_mode": "host", "restart_policy": {"type": "no"}},
+        "config": {"cmd": ["/bin/sh", "-c", FOREVER]},
+    }
+    file.write_text(json.dumps(description))
+    return agent.call("create", "--file", file).returncode == 0
+
+
+def restarted(agent: AgentProcess, point: str) -> None:
+    """The same agent once more, which is going to die at *point*."""
+    assert agent.end() == 0
+    agent.start(PYCM_FAIL_POINT=point)
+
+
+def dies(agent: AgentProcess, *command: str) -> None:
+    agent.call(*command)
+    assert agent.process
+    assert agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    agent.start()
+
+
+def keepers(agent: AgentProcess) -> list[str]:
+    """Pids of the sleeping processes that hold this agent's FIFOs open; agent and shims do so too."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/3"):
+        with contextlib.suppress(OSError):
+            ours = os.readlink(link).startswith(f"{agent.run}/fifo/")
+            if ours and (link.parents[1] / "comm").read_text() == "sleep\n":
+                found.append(link.parts[2])
+    return found
+
+
+def assert_running_as_one(agent: AgentProcess, containerd: ContainerdServer) -> None:
+    state = agent.wait_for(ID, status=2)
+    tasks = containerd.ctr("tasks", "ls").splitlines()[1:]
+    assert [line.split()[:3] for line in tasks] == [[ID, str(state["pid"]), "RUNNING"]]
+    assert len(keepers(agent)) == 1
+    wait_until(lambda: agent.logged(ID)[-1:] == ["begun"], 10, "its output is logged")
+
+
+def assert_stopped(agent: AgentProcess, containerd: ContainerdServer) -> None:
+    assert containerd.ctr("tasks", "ls", "-q").split() == []
+    assert containerd.ctr("containers", "ls", "-q").split() == []
+    wait_until(lambda: not keepers(agent), 10, "the keeper ends")
+    assert not list((agent.run / "fifo").rglob("*"))
+    assert not list((agent.run / "spool").rglob("*"))
+
+
+def assert_nothing_left(agent: AgentProcess, containerd: ContainerdServer) -> None:
+    assert agent.ids() == []
+    assert_stopped(agent, containerd)
+    assert f"{ID}-snapshot" not in containerd.ctr("snapshots", "ls")
+    assert list((agent.home / "containers").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "storage.directory-made",
+        "storage.before-rename",
+        "containers.create-recorded",
+        "containers.create-prepared",
+        "storage.before-rename:2",
+        "containers.create-stored",
+    ],
+)
+def test_killed_while_it_creates(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
+    restarted(agent, point)
+    assert not create(agent)
+    assert agent.process
+    assert agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    agent.start()
+    if agent.ids() == []:
+        wait_until(lambda: not list((agent.home / "containers").iterdir()), 20, "the half of it is undone")
+        assert f"{ID}-snapshot" not in containerd.ctr("snapshots", "ls")
+        assert create(agent)
+    assert agent.ids() == [ID]
+    agent.cm("start", ID)
+    assert_running_as_one(agent, containerd)
+    agent.cm("remove", "-f", "-t", "1s", ID)
+    assert_nothing_left(agent, containerd)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "containers.start-recorded",
+        "containers.start-fifos",
+        "containers.start-attached",
+        "containerd.record-made",
+        "containerd.task-made",
+        "containers.start-launched",
+        "containers.start-told",
+    ],
+)
+def test_killed_while_it_starts(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
+    assert create(agent)
+    restarted(agent, point)
+    dies(agent, "start", ID)
+    agent.call("start", ID)  # refused where the container is found to run
+    assert_running_as_one(agent, containerd)
+    agent.cm("stop", ID)
+    assert_stopped(agent, containerd)
+    agent.cm("remove", ID)
+    assert_nothing_left(agent, containerd)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "containers.stop-recorded",
+        "containers.stop-signalled",
+        "containers.end-seen",
+        "containers.end-recorded",
+        "containers.end-deleted",
+        "logs.before-final",
+    ],
+)
+def test_killed_while_it_stops(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
+    assert create(agent)
+    agent.cm("start", ID)
+    restarted(agent, point)
+    dies(agent, "stop", ID)
+    agent.call("stop", ID)  # refused where the container is found to have ended
+    state = agent.wait_for(ID, status=3)
+    assert (state["exit_code"], state["pid"]) == (143, -1)
+    assert_stopped(agent, containerd)
+    assert agent.logged(ID) == ["begun"]
+    agent.cm("remove", ID)
+    assert_nothing_left(agent, containerd)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "containers.stop-signalled",
+        "containers.remove-recorded",
+        "containerd.task-destroyed",
+        "containers.remove-runtime",
+        "containers.remove-logs",
+        "storage.delete-files",
+        "storage.delete-record",
+        "containers.remove-deleted",
+    ],
+)
+def test_killed_while_it_removes(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
+    assert create(agent)
+    agent.cm("start", ID)
+    restarted(agent, point)
+    dies(agent, "remove", "-f", ID)
+    agent.call("remove", "-f", ID)  # refused where the removal is found to be finished
+    wait_until(lambda: not list((agent.home / "containers").iterdir()), 20, "the removal is finished")
+    assert_nothing_left(agent, containerd)
+
+
+@pytest.mark.parametrize("point", ["containers.update-applied", "containers.update-stored"])
+def test_killed_while_it_updates(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
+    assert create(agent)
+    agent.cm("start", ID)
+    pid = agent.state(ID)["pid"]
+    restarted(agent, point)
+    dies(agent, "update", "-m", "64M", ID)
+    agent.cm("update", "-m", "64M", ID)
+    assert agent.get(ID)["host_config"]["resources"]["memory"] == "64M"
+    assert agent.state(ID)["pid"] == pid
