@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import pathlib
 import re
 import tempfile
@@ -327,11 +326,3 @@ def play(vector: Mapping[str, Any], patience: float = PATIENCE) -> str:
         MosquittoServer(pathlib.Path(directory)) as broker,
     ):
         return asyncio.run(_play_bounded(broker, vector, patience))
-
-
-def play_all(vectors: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    for vector in vectors:
-        try:
-            yield vector.get("name", "?"), play(vector)
-        except Exception as error:  # noqa: BLE001  a vector that breaks the runner has failed, the others go on
-            yield vector.get("name", "?"), f"{type(error).__name__}: {error} ({json.dumps(vector)[:200]})"

@@ -134,7 +134,7 @@ def match_seen(expected: Mapping[str, Any], seen: Seen, bindings: Bindings) -> B
             return _match_text(expected[kind], seen.topic, bindings)
     if seen.kind != "publish":
         return None
-    topic = re.search(_text_pattern(expected.get("topic_pattern", ""), bindings, is_regex=True), seen.topic)
+    topic = re.fullmatch(_text_pattern(expected["topic_pattern"], bindings, is_regex=True), seen.topic)
     if topic is None:
         return None
     bindings = {**bindings, **{name: value for name, value in topic.groupdict().items() if value}}
@@ -165,6 +165,36 @@ def _match_payload(expected: Mapping[str, Any], payload: bytes, bindings: Bindin
 
 
 # ── a vector as a whole ──
+
+_MEMBERS = (
+    ("name", str, "a string"),
+    ("given", dict, "an object"),
+    ("expect", list, "a list of MQTT messages"),
+    ("send", (dict, type(None)), "an object or null"),
+    ("order", (str, type(None)), "a string"),
+)
+_TOPICS = ("subscribe", "unsubscribe", "topic_pattern")
+_ENTRY = {
+    *_TOPICS, "qos", "retain", "payload_subset", "absent", "payload_exact_text", "payload_contains_text", "after_response",
+}  # fmt: skip
+
+
+def malformed(vector: Any) -> str:
+    """What is wrong with a vector's form, or "". A misspelt word would otherwise be a condition that always holds."""
+    if not isinstance(vector, dict):
+        return "not an object"
+    for key, kind, wanted in _MEMBERS:
+        if not isinstance(vector.get(key), kind):
+            return f"{key} is not {wanted}"
+    if vector.get("order") not in (None, "strict", "any"):
+        return f"order is {vector['order']!r}, neither strict nor any"
+    for part in ("expect", "expect_any_position", "forbid"):
+        for entry in vector.get(part) or []:
+            if not isinstance(entry, dict) or not any(key in entry for key in _TOPICS):
+                return f"{part}: {json.dumps(entry)[:100]} has none of {', '.join(_TOPICS)}"
+            if unknown := set(entry) - _ENTRY:
+                return f"{part}: {', '.join(sorted(unknown))} is not known"
+    return ""
 
 
 def find_all(vector: Mapping[str, Any], seen: Sequence[Seen]) -> Bindings | None:
