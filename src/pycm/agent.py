@@ -9,6 +9,7 @@ End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): API closed first, so that nothing new be
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import fcntl
 import gc
 import logging
@@ -28,9 +29,11 @@ from pycm.containers.settings import Settings
 from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.logs.files import JsonFileLogs
 from pycm.metrics.sampler import Sampler
+from pycm.model.states import ALIVE
 from pycm.network.files import HostNetwork
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
+from pycm.systemd import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +54,8 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 def run(config: Config, notes: Sequence[Note]) -> int:
     """Run the agent until a signal ends it; the exit code. One line on stderr where the start fails."""
+    # systemd's watchdog ends an agent that hangs by SIGABRT: with this, where it hung stands in the journal
+    faulthandler.enable(2)
     try:
         set_up_logging(config.log)
         for note in notes:
@@ -136,6 +141,16 @@ class Agent:
         if self.twin is not None:
             await self.twin.start()
 
+    def healthy(self) -> bool:
+        """Whether the part works that all else depends on; that this is asked at all shows that the loop turns."""
+        return self._follow is not None and not self._follow.done()
+
+    def status(self) -> str:
+        """A line for `systemctl status`."""
+        known = self.containers.list()
+        alive = sum(container.state.status in ALIVE for container in known)
+        return f"pycm {__version__}: {alive} of {len(known)} containers run"
+
     async def ended(self) -> None:
         """Returns when a signal asks for the end, or a part has ended that must not."""
         loop = asyncio.get_running_loop()
@@ -190,6 +205,14 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinServ
 
 
 async def _serve(config: Config) -> int:
+    supervisor = Supervisor.from_environment()
+    try:
+        return await _supervised(config, supervisor)
+    finally:
+        supervisor.close()
+
+
+async def _supervised(config: Config, supervisor: Supervisor) -> int:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="worker"))
     agent = Agent(config)
@@ -201,5 +224,8 @@ async def _serve(config: Config) -> int:
     log.info("pycm %s is ready", __version__)
     gc.collect()
     gc.freeze()  # what exists now stays: later collections need not look at it
+    supervisor.ready(agent.status())
+    supervisor.watch(agent.healthy, agent.status)
     await agent.ended()
+    supervisor.stopping()
     return await agent.stop()
