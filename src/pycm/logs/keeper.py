@@ -68,3 +68,10 @@ def end(directory: str) -> None:
             os.kill(pid, signal.SIGKILL)
         with suppress(ChildProcessError):  # an earlier agent's keeper is not this one's child
             os.waitpid(pid, 0)
+
+
+def end_all(fifo_root: str) -> None:
+    """End the keepers of all containers below *fifo_root*: for those who take an agent's directories away under it."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(fifo_root):
+            end(os.path.join(fifo_root, name))

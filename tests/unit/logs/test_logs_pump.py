@@ -15,7 +15,7 @@ import pytest
 from logs_shim import Shim
 
 from pycm.errors import OperationFailedError
-from pycm.logs import files, pump
+from pycm.logs import files, keeper, pump
 from pycm.logs.fifos import PIPE_BYTES
 from pycm.logs.files import JsonFileLogs
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
@@ -316,26 +316,36 @@ async def test_a_defect_in_one_log_leaves_the_others_running(room, monkeypatch, 
 async def test_no_descriptor_and_no_process_is_left(room):
     for _ in range(2):
         io, shim = room.start(stdin=True)
-        keeper = int(Path(os.path.dirname(io.stdout), "keeper").read_text())
+        pid = int(Path(os.path.dirname(io.stdout), "keeper").read_text())
         shim.end()
         await room.logs.finish("c1")
         with pytest.raises(ProcessLookupError):
-            os.kill(keeper, 0)
+            os.kill(pid, 0)
         descriptors = len(os.listdir("/proc/self/fd"))
     room.start()[1].end()
     await room.logs.finish("c1")
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+async def test_all_keepers_can_be_ended_at_once(room):
+    pids = [
+        int(Path(os.path.dirname(room.start(name)[0].stdout), "keeper").read_text()) for name in ("a", "b")
+    ]
+    keeper.end_all(str(room.run / "fifo"))
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    keeper.end_all(str(room.run / "nowhere"))
+
+
 async def test_a_keeper_file_that_names_another_process_harms_nobody(room):
     io, _ = room.start()
-    keeper = Path(os.path.dirname(io.stdout), "keeper")
-    real = int(keeper.read_text())
+    record = Path(os.path.dirname(io.stdout), "keeper")
+    real = int(record.read_text())
     for text in (str(os.getpid()), "1", "-1", "rubbish", ""):
-        keeper.write_text(text)
+        record.write_text(text)
         room.logs.forget("c1")
-        keeper.parent.mkdir(parents=True, exist_ok=True)
-    keeper.write_text(str(real))
+        record.parent.mkdir(parents=True, exist_ok=True)
     _end(real)
 
 
