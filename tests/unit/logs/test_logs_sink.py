@@ -191,9 +191,11 @@ def test_an_unfinished_line_is_finished_by_the_next_process_and_a_long_one_keeps
     bench.crash()
     bench.write(b" end\n" + b"x" * 20_000)
     bench.crash()
-    bench.write(b"y" * 20_000 + b"\n")
+    bench.write(b"y" * 20_000)
+    bench.crash()
+    bench.write(b"z\n")
     assert bench.logs()[0] == "begin end\n"
-    assert "".join(bench.logs()[1:]) == "x" * 20_000 + "y" * 20_000 + "\n"
+    assert "".join(bench.logs()[1:]) == "x" * 20_000 + "y" * 20_000 + "z\n"
     records = list(map(json.loads, bench.path.read_text().splitlines()))
     assert len({record["time"] for record in records[1:]}) == 1
     assert records[0]["time"] != records[1]["time"]
