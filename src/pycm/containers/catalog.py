@@ -121,7 +121,8 @@ class Catalog:
         try:
             await self.save(container)
         except OperationFailedError as error:
-            log.error("%s; the container goes on, the record is written when that works again", error)
+            if entry.id not in self._unsaved:  # once: a container that restarts may change often
+                log.error("%s; the container goes on, the record is written when that works again", error)
             self._unsaved.add(entry.id)
             self._schedule_retry()
         else:

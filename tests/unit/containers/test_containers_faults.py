@@ -263,12 +263,13 @@ async def test_what_a_cut_start_left_of_fifos_goes_when_the_agent_has_looked() -
 # ── the disk ──
 
 
-async def test_a_full_disk_refuses_neither_stop_nor_removal() -> None:
+async def test_a_full_disk_refuses_neither_stop_nor_removal(caplog: pytest.LogCaptureFixture) -> None:
     async with world() as w:
         await started(w)
         w.store.full = True
         await w.manager.stop("c1")
         assert w.state("c1").status is Status.STOPPED
+        assert len(caplog.records) == 1, "told once, not for each of its records"
         await w.manager.remove("c1")
         assert w.manager.list() == []
         assert not w.runtime.snapshots
