@@ -10,22 +10,9 @@ from mosquitto_server import MosquittoServer
 
 from pycm.mqtt.client import MqttClient
 from pycm.mqtt.settings import MqttSettings
+from support.mqtt_listener import Listener
 
 pytestmark = pytest.mark.integration
-
-
-class Listener:
-    def __init__(self):
-        self.events = []
-
-    def mqtt_connected(self):
-        self.events.append("up")
-
-    def mqtt_disconnected(self):
-        self.events.append("down")
-
-    def mqtt_message(self, topic, payload):
-        self.events.append((topic, payload))
 
 
 async def until(condition, limit=10.0):

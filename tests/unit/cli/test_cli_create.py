@@ -2,6 +2,7 @@
 """create and create --file against a served agent: what they send, and what they refuse before anything is sent."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,52 +27,19 @@ from support.served_agent import ServedAgent
 
 
 def test_create_sends_every_flag(agent: ServedAgent, cli: Cli) -> None:
-    words = [
-        "-n=x",
-        "--t",
-        "--i",
-        "--rp",
-        "on-failure",
-        "--rp-cnt",
-        "5",
-        "--rp-to",
-        "7",
-        "--devices",
-        "/dev/a:/dev/b:rw,/dev/c:/dev/c",
-        "--ports",
-        "1.2.3.4:80-82:8080/udp",
-        "--ports",
-        "90:91",
-        "--mp",
-        "/a:/b:shared",
-        "--e",
-        "A=1,2",
-        "--e",
-        "B",
-        "--log-max-files",
-        "3",
-        "--log-max-size",
-        "5M",
-        "--log-path",
-        "/var/log/x",
-        "--log-mode",
-        "non-blocking",
-        "--log-max-buffer-size",
-        "2M",
-        "-m",
-        "64M",
-        "--memory-reservation",
-        "32M",
-        "--memory-swap",
-        "-1",
-        "--cap-add",
-    ]
-    result = cli("create", *words[:-1], "--hosts", "a:container_a-host, b:1.2.3.4", IMAGE, "run", "-n", "--x")
+    words = shlex.split(
+        "-n=x --t --i --rp on-failure --rp-cnt 5 --rp-to 7 --devices /dev/a:/dev/b:rw,/dev/c:/dev/c"
+        " --ports 1.2.3.4:80-82:8080/udp --ports 90:91 --mp /a:/b:shared --e A=1,2 --e B"
+        " --log-max-files 3 --log-max-size 5M --log-path /var/log/x --log-mode non-blocking --log-max-buffer-size 2M"
+        " -m 64M --memory-reservation 32M --memory-swap -1 --cap-add CAP_NET_ADMIN,CAP_SYS_TIME --cap-add CAP_SYS_NICE"
+    )
+    result = cli("create", *words, "--hosts", "a:container_a-host, b:1.2.3.4", IMAGE, "run", "-n", "--x")
     assert result.code == 0, result.err
     made = container(agent, result.out.strip())
     host = made.host_config
     assert host is not None
     assert (made.name, made.image.name) == ("x", IMAGE)
+    assert host.extra_capabilities == ("CAP_NET_ADMIN", "CAP_SYS_TIME", "CAP_SYS_NICE")
     assert made.io_config == IOConfig(tty=True, open_stdin=True)
     assert made.config == ContainerConfiguration(env=("A=1,2", "B"), cmd=("run", "-n", "--x"))
     assert made.mount_points == (MountPoint(source="/a", destination="/b", propagation_mode="shared"),)

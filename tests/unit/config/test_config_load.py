@@ -206,7 +206,7 @@ def test_value_in_any_form_that_is_in_use_is_understood(read, text, path, value)
 def test_registries_have_credentials_and_files_each_optional(read):
     text = """{"containers": {"registry_configurations": {
         "a:5000": {"credentials": {"user_id": "u", "password": "p"}},
-        "b.c": {"transport": {"root_ca": "/ca"}, "credentials": null}, "d": {}, "": {}}}}"""
+        "b.c": {"transport": {"root_ca": "/ca"}, "credentials": null}, "d": {}, "e": null, "": {}}}}"""
     loaded = read(text)
     registries = loaded.config.containers.registry_configurations
     assert set(registries) == {"a:5000", "b.c", "d"}

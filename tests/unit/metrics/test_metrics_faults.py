@@ -15,24 +15,11 @@ import pytest
 from pycm.metrics.sampler import Sampler
 from pycm.model import measurements as ids
 from support import cgroups
-from support.cgroups import Machine
 from support.sampling import everything, kept, values
 
 TICK = 1_000_000 // os.sysconf("SC_CLK_TCK")  # microseconds
 PID = 4711
 ETH0 = cgroups.net_dev(("eth0", 1236, 40))
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return Machine(tmp_path).boot(v2="cgroup")
-
-
-@pytest.fixture
-def sampler(machine):
-    sampler = Sampler(machine.proc)
-    yield sampler
-    sampler.close_all()
 
 
 @pytest.fixture

@@ -13,20 +13,7 @@ from pycm.mqtt import link
 from pycm.mqtt.backoff import Backoff
 from pycm.mqtt.client import MAX_WAITING, MqttClient
 from pycm.mqtt.settings import MqttSettings
-
-
-class Listener:
-    def __init__(self):
-        self.events = []
-
-    def mqtt_connected(self):
-        self.events.append("up")
-
-    def mqtt_disconnected(self):
-        self.events.append("down")
-
-    def mqtt_message(self, topic, payload):
-        self.events.append((topic, payload))
+from support.mqtt_listener import Listener
 
 
 async def until(condition):

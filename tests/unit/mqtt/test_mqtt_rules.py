@@ -69,6 +69,7 @@ def test_chance_only_shortens_a_pause_so_that_the_promise_of_ten_seconds_holds()
     pauses = [luckiest.next() for _ in range(8)]
     assert max(pauses) <= CAP < 10
     assert min(pauses) >= 0.5
+    assert pauses[0] < Backoff(chance=lambda: 0.0).next()
 
 
 @pytest.mark.parametrize(

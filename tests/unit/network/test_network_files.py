@@ -6,6 +6,7 @@ import pytest
 
 from pycm.errors import ConflictError, OperationFailedError
 from pycm.model.container import Container, HostConfig
+from pycm.network import files
 from pycm.network.files import HostNetwork
 
 
@@ -37,6 +38,19 @@ async def test_extra_hosts_stand_below_the_defaults(network: HostNetwork) -> Non
     lines = Path(connected.hosts_path).read_text().splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert lines[-2:] == ["192.0.2.9\tdb", "2001:db8::1\tsix"]
+
+
+async def test_a_resolver_that_listens_on_the_host_only_is_replaced_by_the_servers_it_asks(
+    network: HostNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc/resolv.conf").write_text("nameserver 127.0.0.53\n")
+    full = tmp_path / "full"
+    monkeypatch.setattr(files, "_RESOLVED", str(full))
+    connected = await network.connect(host_container())
+    assert Path(connected.resolv_conf_path).read_text() == "nameserver 127.0.0.53\n"
+    full.write_text("nameserver 192.0.2.7\n")
+    await network.connect(host_container())
+    assert Path(connected.resolv_conf_path).read_text() == "nameserver 192.0.2.7\n"
 
 
 async def test_a_second_start_writes_nothing_new(network: HostNetwork) -> None:

@@ -21,6 +21,7 @@ from pycm.oci.spec import (
     DEFAULT_CAPABILITIES,
     DEFAULT_PATH,
     MASKED_PATHS,
+    READONLY_PATHS,
     HostFacts,
     build_spec,
 )
@@ -181,6 +182,7 @@ def test_privileged_lifts_what_is_closed_but_keeps_no_new_privileges():
     assert privileged["process"]["noNewPrivileges"] is True
     assert not any("ro" in mount["options"] for mount in privileged["mounts"])
     assert spec()["linux"]["maskedPaths"] == list(MASKED_PATHS)
+    assert spec()["linux"]["readonlyPaths"] == list(READONLY_PATHS)
 
 
 def test_a_kernel_that_knows_fewer_capabilities_is_asked_for_no_more():

@@ -11,6 +11,7 @@ from pycm.oci.user import ProcessUser, resolve_user
 PASSWD = b"""\
 root:x:0:0:root:/root:/bin/sh
 # a comment:x:1:1
+#gone:x:1003:1003::/:
 broken line
 bad:x:one:two::/:
 app:x:1000:1001:App:/home/app:/bin/sh
@@ -50,7 +51,7 @@ def test_an_image_without_the_files_runs_as_root_or_as_a_number():
     assert resolve_user("5:6", b"", b"") == ProcessUser(5, 6)
 
 
-@pytest.mark.parametrize("user", ["nobody", "-1", "4294967295", "9" * 5000, "bad", "app\0", "á"])
+@pytest.mark.parametrize("user", ["nobody", "#gone", "-1", "4294967295", "9" * 5000, "bad", "app\0", "á"])
 def test_an_unknown_user_is_named(user):
     with pytest.raises(InvalidInputError, match="is not in its /etc/passwd") as error:
         resolve_user(user, PASSWD, GROUP)

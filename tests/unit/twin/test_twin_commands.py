@@ -24,6 +24,12 @@ def test_an_operation_without_a_value_is_answered_204_without_value_and_content_
     }
 
 
+def test_the_answer_goes_out_under_the_thing_that_the_request_is_for(world):
+    payload = {"topic": TOPIC, "headers": {"correlation-id": "c", "response-required": True}, "path": REQUEST}
+    world.send({"topic": "command//another:thing/req/r1/x", "payload": payload})
+    assert [item.topic for item in world.seen] == [f"command//{THING}/res/r1/204"]
+
+
 @pytest.mark.parametrize(
     "payload", [b"not json", b"[]", b'{"topic":5}', b"[" * 20_000, b"\xff", b'{"value":NaN}']
 )

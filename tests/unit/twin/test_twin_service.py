@@ -283,6 +283,15 @@ def test_a_newer_feature_supersedes_its_older_properties_but_no_answers_and_no_o
     assert left == [answer, other, Publish("e/t/t", b"deleted", "/features/Container:a")]
 
 
+def test_a_feature_supersedes_no_other_whose_name_begins_alike():
+    box = Outbox()
+    longer = Publish("e/t/t", b"", "/features/Container:ab")
+    box.add(longer)
+    for number in range(MAX_PENDING):
+        box.add(Publish("e/t/t", b"%d" % number, "/features/Container:a"))
+    assert box.take() == longer
+
+
 def test_answers_are_bounded_and_counted_down_again():
     box = Outbox()
     answer = Publish("command//t/res/r/204", b"")
