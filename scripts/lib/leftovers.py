@@ -67,12 +67,23 @@ def clean(place: Path) -> None:
     sockets = shim_sockets(place)
     end(contained(name), signal.SIGKILL)
     end(processes(name), signal.SIGKILL)
+    end(keepers(place), signal.SIGKILL)
     unmount(place)
     remove_cgroups(name)
     shutil.rmtree(RUNC_STATE / name, ignore_errors=True)
     for socket in sockets:
         socket.unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def keepers(place: Path) -> list[int]:
+    """Processes that hold the demo's FIFOs open (src/pycm/logs/keeper.py): the third descriptor of each leads below *place*."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/fd/3"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry).startswith(f"{place}/"):
+                found.append(int(entry.parts[2]))
+    return found
 
 
 def processes(name: str) -> list[int]:

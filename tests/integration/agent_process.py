@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from containerd_server import wait_until
 
+from pycm.logs.keeper import end_all
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -96,6 +98,7 @@ class AgentProcess:
         finally:
             if self.process and self.process.poll() is None:
                 self.kill()
+            end_all(str(self.run / "fifo"))
 
     def start(self, **environment: str) -> None:
         command = [sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]

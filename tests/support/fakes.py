@@ -168,7 +168,7 @@ class FakeLogs:
         self.attached.pop(container_id, None)
         self.finished.append(container_id)
 
-    def forget(self, container_id: str) -> None:
+    def forget(self, container_id: str, config: LogConfiguration | None = None) -> None:
         self.lines.pop(container_id, None)
 
     def path(self, container_id: str, config: LogConfiguration | None) -> str:

@@ -99,8 +99,7 @@ class Lifecycle:
         fail_point("containers.start-fifos")
         try:
             request = await self._launcher.request(container, io)
-            log_config = container.host_config.log_config if container.host_config else None
-            self._logs.attach(container.id, io, log_config)
+            self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
             return await self._runtime.start(request)
         except UnavailableError:
@@ -370,8 +369,7 @@ class Lifecycle:
         self.consider_restart(entry)
 
     def _attach(self, entry: Entry, task: Task) -> None:
-        log_config = entry.container.host_config.log_config if entry.container.host_config else None
-        self._logs.attach(entry.id, task.io, log_config)
+        self._logs.attach(entry.id, task.io, entry.container.log_config)
 
     async def _adopt(self, entry: Entry, task: Task) -> None:
         state = entry.container.state

@@ -210,7 +210,7 @@ class Manager:
             if container_id in self._unfinished:
                 await self._runtime.remove(container_id)
                 await self._network.disconnect(container_id)
-                self._logs.forget(container_id, log_config(self._unfinished[container_id]))
+                self._logs.forget(container_id, self._unfinished[container_id].log_config)
                 await asyncio.to_thread(self._store.delete, container_id)
                 del self._unfinished[container_id]
 
@@ -313,7 +313,7 @@ class Manager:
         self._metrics.close(entry.id)
         await self._logs.finish(entry.id)
         await self._network.disconnect(entry.id)
-        self._logs.forget(entry.id, log_config(entry.container))
+        self._logs.forget(entry.id, entry.container.log_config)
         fail_point("containers.remove-logs")
         # while the id is still taken, so that nobody's new record is deleted
         await asyncio.to_thread(self._store.delete, entry.id)

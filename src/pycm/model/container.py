@@ -205,6 +205,10 @@ class Container(Record):
     manually_stopped: bool = flag("manually_stopped")
     started_successfully_before: bool = flag("started_successfully_before", "")
 
+    @property
+    def log_config(self) -> LogConfiguration | None:
+        return self.host_config.log_config if self.host_config else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOptions(Record):
