@@ -85,9 +85,8 @@ RDEPENDS:${PN} = "\
 RDEPENDS:${PN}-cli = "${PN} python3-core"
 RDEPENDS:${PN}-kanto = "${PN} ${PN}-cli"
 RDEPENDS:${PN}-ptest += "${PN}-cli python3-hypothesis python3-pytest"
-# run-ptest runs by itself, too.
+# run-ptest runs by itself, too: no need to build a runner (the class asks for one, each release in its own way).
 RDEPENDS:${PN}-ptest:remove = "ptest-runner"
-RRECOMMENDS:${PN}-ptest += "ptest-runner"
 
 # The configuration, and modules where the kernel has them as such; built in is as good.
 RRECOMMENDS:${PN} += "\
@@ -103,6 +102,8 @@ RRECOMMENDS:${PN} += "\
     kernel-module-xt-conntrack \
     kernel-module-xt-masquerade \
 "
+RRECOMMENDS:${PN}-ptest:remove = "ptest-runner"
+RSUGGESTS:${PN}-ptest += "ptest-runner"
 
 # The names under which images and packages ask for the original, which has the same unit, socket and store: never both. Not on
 # ${PN} itself: a conflict with a name is one with each package that provides it, and so with ${PN}-kanto.

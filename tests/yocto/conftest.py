@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the layer share: tools in an environment of their own, the work tree as a git repository, the recipe built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from layer_support import HERE, LAYER, RECIPE, RELEASES, REPOSITORY, TASKS, Built, Release, git, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture(scope="session")
+def tools() -> Path:
+    """The bin directory of an environment with requirements.txt and, beside it, flit_core of each release (flit-VERSION).
+
+    Kept in the user's cache under the hash of what it is made of.
+    """
+    wanted = (HERE / "requirements.txt").read_bytes() + repr(RELEASES).encode() + sys.version.encode()
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = base / "pycm" / "yocto" / hashlib.sha256(wanted).hexdigest()[:12]
+    if not (place / "ready").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        run(sys.executable, "-m", "venv", place)
+        pip = (
+            place / "bin/python",
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "-q",
+            "install",
+            "--retries",
+            "5",
+        )
+        run(*pip, "-r", HERE / "requirements.txt")
+        for release in RELEASES:
+            run(*pip, "--target", place / f"flit-{release.flit}", f"flit_core=={release.flit}")
+        (place / "ready").touch()
+    os.utime(place)
+    return place / "bin"
+
+
+@pytest.fixture(scope="session")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work tree as it is now, as a git repository with one commit: what BitBake's fetcher gets."""
+    place = tmp_path_factory.mktemp("source") / "pycm"
+    for name in git("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=REPOSITORY).split(
+        "\0"
+    ):
+        if name and (REPOSITORY / name).is_file():
+            target = place / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, target)
+    git("init", "-q", "-b", "main", cwd=place)
+    git("add", "--all", cwd=place)
+    git("commit", "-q", "-m", "work tree", cwd=place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def read(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Built]:
+    """Read a recipe with BitBake's library as *release* would, run tasks, and get variables."""
+
+    def reader(
+        release: Release,
+        recipe: Path,
+        *get: str,
+        tasks: tuple[str, ...] = (),
+        variables: dict[str, str] | None = None,
+        include: tuple[str, ...] = (),
+    ) -> Built:
+        top = tmp_path_factory.mktemp(release.name)
+        (top / "bin").mkdir()
+        native = top / "bin/nativepython3"
+        native.write_text(
+            f"#!/bin/sh\nexport PYTHONPATH={tools.parent}/flit-{release.flit}\n"
+            f'exec {tools}/python -W ignore {HERE}/nativepython3.py "$@"\n'
+        )
+        native.chmod(0o755)
+        (top / "licenses").mkdir()
+        shutil.copy2(REPOSITORY / "LICENSE", top / "licenses/Apache-2.0")
+        request = {
+            "top": str(top),
+            "path": [str(HERE / "stubs"), str(LAYER)],
+            "recipe": str(recipe),
+            "set": {"PYTHON_BASEVERSION": release.python, **(variables or {})},
+            "include": include,
+            "tasks": tasks,
+            "get": ["D", "WORKDIR", "PN", "PACKAGES", "SRC_URI", "SRCREV", *get],
+        }
+        out = run(tools / "python", "-W", "ignore", HERE / "bitbake_run.py", input=json.dumps(request))
+        return Built(release, top, json.loads(out))
+
+    return reader
+
+
+@pytest.fixture(scope="session", params=RELEASES, ids=lambda release: release.name)
+def release(request: pytest.FixtureRequest) -> Release:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def built(release: Release, read: Callable[..., Built], snapshot: Path) -> Built:
+    """The recipe built from the work tree with the release's flit_core."""
+    packages = ("pycm", *(f"pycm-{part}" for part in ("cli", "conf", "kanto", "ptest")))
+    kinds = ("FILES", "RDEPENDS", "RRECOMMENDS", "RPROVIDES", "RCONFLICTS", "RREPLACES", "CONFFILES")
+    return read(
+        release,
+        RECIPE,
+        *(f"{kind}:{package}" for kind in kinds for package in packages),
+        "SYSTEMD_SERVICE:pycm",
+        tasks=TASKS,
+        variables={
+            "PYCM_GIT_URI": f"git://{snapshot};protocol=file",
+            "SRCREV:pn-pycm": git("rev-parse", "HEAD", cwd=snapshot).strip(),
+        },
+    )

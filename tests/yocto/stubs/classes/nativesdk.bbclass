@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+# For BBCLASSEXTEND: a variant is parsed beside the recipe, and not looked at.

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe, read and run by BitBake's own library from the work tree: what it installs, and which package gets what."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layer_support import RELEASES, REPOSITORY
+
+from pycm.cli.main import COMMANDS
+
+if TYPE_CHECKING:
+    from layer_support import Built
+
+SOURCES = REPOSITORY / "src"
+PROGRAMS = {
+    "usr/bin/pycm": "pycm-cli",
+    "usr/bin/kanto-cm": "pycm-kanto",
+    "usr/bin/container-management": "pycm",
+}
+OTHERS = {
+    "etc/container-management/config.toml": "pycm-conf",
+    "usr/lib/systemd/system/container-management.service": "pycm",
+    "usr/share/pycm/containerd.toml": "pycm",
+    "usr/share/pycm/mosquitto.conf": "pycm",
+}
+METADATA = ("INSTALLER", "LICENSE", "METADATA", "RECORD", "WHEEL", "entry_points.txt")
+TAG = sys.implementation.cache_tag
+
+
+def python_files(built: Built) -> dict[str, str]:
+    """Each module of the source, its byte code, and the package that it belongs to."""
+    site = f"usr/lib/python{built.release.python}/site-packages"
+    expected = {}
+    for path in SOURCES.glob("pycm/**/*"):
+        name = path.relative_to(SOURCES)
+        if not path.is_file() or "__pycache__" in name.parts:
+            continue
+        package = "pycm-cli" if name.parent == Path("pycm/cli") and name.stem in COMMANDS else "pycm"
+        expected[f"{site}/{name}"] = package
+        if path.suffix == ".py":
+            expected[f"{site}/{name.parent}/__pycache__/{name.stem}.{TAG}.pyc"] = package
+    return expected
+
+
+def expected(built: Built) -> dict[str, str]:
+    site = f"usr/lib/python{built.release.python}/site-packages"
+    metadata = {f"{site}/pycm-0.1.0.dist-info/{name}": "pycm" for name in METADATA}
+    return {**python_files(built), **metadata, **PROGRAMS, **OTHERS}
+
+
+def installed(built: Built) -> set[str]:
+    paths = (path for path in built.image.rglob("*") if not path.is_dir())
+    return {str(path.relative_to(built.image)) for path in paths if "ptest" not in path.parts}
+
+
+def package_of(built: Built, name: str) -> str:
+    """As do_package does it: the first package, in the order of PACKAGES, one of whose patterns matches."""
+    path = f"/{name}"
+    for package in built.words("PACKAGES"):
+        patterns = [pattern.rstrip("/") for pattern in (built.values.get(f"FILES:{package}") or "").split()]
+        if any(
+            fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"{pattern}/*") for pattern in patterns
+        ):
+            return package
+    return "none"
+
+
+def licence_of(path: str) -> str:
+    """flit_core 3.12 puts the licence into a directory of its own."""
+    return path.replace("/licenses/LICENSE", "/LICENSE")
+
+
+def test_the_installed_tree_is_what_is_expected_file_by_file(built: Built) -> None:
+    found = {licence_of(path) for path in installed(built)}
+    wanted = set(expected(built))
+    assert sorted(found - wanted) == []
+    assert sorted(wanted - found) == []
+
+
+def test_each_file_is_in_the_package_it_belongs_to(built: Built) -> None:
+    placed = {licence_of(path): package_of(built, path) for path in installed(built)}
+    assert {path: package for path, package in placed.items() if expected(built)[path] != package} == {}
+
+
+def test_programs_start_from_the_installed_tree(built: Built) -> None:
+    site = built.image / f"usr/lib/python{built.release.python}/site-packages"
+    for program in PROGRAMS:
+        path = built.image / program
+        assert path.read_text().startswith("#!/usr/bin/env python3\n")
+        assert os.access(path, os.X_OK)
+        environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-P", str(path), "--help"] if sys.version_info >= (3, 11) else [sys.executable, str(path), "--help"],
+            env=environment, capture_output=True, text=True, check=False, cwd="/",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Usage" in done.stdout or "usage" in done.stdout
+
+
+def test_byte_code_is_used_without_a_look_at_the_source(built: Built) -> None:
+    compiled = [path for path in built.image.rglob("*.pyc") if "ptest" not in path.parts]
+    assert compiled
+    for path in compiled:
+        # PEP 552: bit 0 says that the file is identified by a hash, bit 1 that the hash is to be checked
+        assert int.from_bytes(path.read_bytes()[4:8], "little") == 1, path
+        assert str(built.image).encode() not in path.read_bytes(), path
+
+
+def test_every_wheel_has_the_same_files(built: Built) -> None:
+    wheel = next(Path(built.work, "dist").glob("*.whl"))
+    with zipfile.ZipFile(wheel) as file:
+        names = {licence_of(name) for name in file.namelist()}
+    source = {str(path.relative_to(SOURCES)) for path in SOURCES.glob("pycm/**/*") if path.is_file()}
+    source = {name for name in source if "__pycache__" not in name}
+    info = {f"pycm-0.1.0.dist-info/{name}" for name in METADATA if name != "INSTALLER"}
+    assert names == source | info, f"flit_core {built.release.flit}"
+    assert len({release.flit for release in RELEASES}) == 3
+
+
+def test_the_unit_and_the_configuration_are_the_repositorys(built: Built) -> None:
+    for path, package in OTHERS.items():
+        assert (built.image / path).read_bytes() == (REPOSITORY / "conf" / Path(path).name).read_bytes(), (
+            package
+        )
+        assert (built.image / path).stat().st_mode & 0o777 == 0o644
+    assert built.words("SYSTEMD_SERVICE:pycm") == ["container-management.service"]
+    assert built.words("CONFFILES:pycm-conf") == ["/etc/container-management/config.toml"]
+
+
+def test_the_name_of_the_original_is_provided_by_the_package_with_its_programs_only(built: Built) -> None:
+    assert "container-management" in built.words("RPROVIDES:pycm-kanto")
+    assert (
+        built.words("RCONFLICTS:pycm-kanto")
+        == built.words("RREPLACES:pycm-kanto")
+        == ["container-management"]
+    )
+    # a conflict with the name would be one with pycm-kanto
+    assert built.words("RCONFLICTS:pycm") == []
+    assert {"pycm", "pycm-cli"} <= set(built.words("RDEPENDS:pycm-kanto"))
+
+
+def test_the_test_package_has_the_tests_that_need_no_other_program(built: Built) -> None:
+    place = built.image / "usr/lib/pycm/ptest"
+    assert (place / "tests/unit").is_dir()
+    assert (place / "tests/support").is_dir()
+    assert package_of(built, "usr/lib/pycm/ptest/tests/unit") == "pycm-ptest"
