@@ -4,6 +4,7 @@
 Parts (all, if none is named):
   lint         ruff, mypy, import-linter, shellcheck and the rules of the house, as tests
   unit         every Python from 3.10 to 3.13 with the newest libraries, then kirkstone's and scarthgap's versions
+  yocto        the layer: its recipes read and run by BitBake's library, oelint-adv, kas (brings an environment of its own)
   integration  against a real containerd and a real mosquitto, which the tests start themselves
   vm           in an arm64 guest under QEMU, with real cgroup v2 (about two minutes; the first time also builds the guest)
 
@@ -26,8 +27,13 @@ from dataclasses import dataclass, field
 import environment
 from environment import REPOSITORY, Python, SetupError
 
-PARTS = ("lint", "unit", "integration", "vm")
-SEPARATE = {"lint": "tests/test_linters.py", "integration": "tests/integration", "vm": "tests/vm"}
+PARTS = ("lint", "unit", "yocto", "integration", "vm")
+SEPARATE = {
+    "lint": "tests/test_linters.py",
+    "yocto": "tests/yocto",
+    "integration": "tests/integration",
+    "vm": "tests/vm",
+}
 """What runs once; every other test under tests/ is a unit test and runs with each Python."""
 PINNED = {"kirkstone": 10, "scarthgap": 12}
 """Sets of versions as Yocto releases have them, and the minor version of Python that goes with each."""
@@ -76,7 +82,7 @@ def plan(parts: list[str], found: list[Python]) -> list[Run]:
             Run(f"unit, Python {python}, {release}'s versions", python, unit_paths(), release)
             for release, python in pinned
         ]
-    order = [once.get("lint"), *units, once.get("integration"), once.get("vm")]
+    order = [once.get("lint"), *units, once.get("yocto"), once.get("integration"), once.get("vm")]
     return [run for run in order if run]
 
 
