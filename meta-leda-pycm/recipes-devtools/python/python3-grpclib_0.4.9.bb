@@ -23,7 +23,7 @@ FILES:${PN}-plugin += "${bindir} ${PYTHON_SITEPACKAGES_DIR}/grpclib/plugin"
 
 # dataclasses is in python3-profile on kirkstone, in python3-core later.
 RDEPENDS:${PN} = "\
-    ${@{'3.10':'python3-profile'}.get(d.getVar('PYTHON_BASEVERSION'),'')} \
+    ${@bb.utils.contains('PYTHON_BASEVERSION','3.10','python3-profile','',d)} \
     python3-asyncio \
     python3-core \
     python3-h2 \
