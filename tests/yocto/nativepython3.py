@@ -23,6 +23,7 @@ def install_wheel(arguments: list[str]) -> None:
     parser.add_argument("--compile-bytecode", default="0")
     parser.add_argument("--interpreter", required=True)
     parser.add_argument("--destdir", required=True)
+    parser.add_argument("--prefix", default="/usr")
     parser.add_argument("wheel")
     given = parser.parse_args(arguments)
     site = os.environ["PYTHON_SITEPACKAGES_DIR"]

@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "90e3c66745df8315c288329a51cc3b8b42841132"
+SRCREV = "314b86d82ec11b44b7268565d9897d8fd2700865"
 
 CVE_PRODUCT = "pycm"
 

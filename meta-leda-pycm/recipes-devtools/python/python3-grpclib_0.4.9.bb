@@ -23,7 +23,6 @@ FILES:${PN}-plugin += "${bindir} ${PYTHON_SITEPACKAGES_DIR}/grpclib/plugin"
 
 # dataclasses is in python3-profile on kirkstone, in python3-core later.
 RDEPENDS:${PN} = "\
-    ${@bb.utils.contains('PYTHON_BASEVERSION','3.10','python3-profile','',d)} \
     python3-asyncio \
     python3-core \
     python3-h2 \
@@ -31,6 +30,7 @@ RDEPENDS:${PN} = "\
     python3-logging \
     python3-multidict \
     python3-netclient \
+    ${@bb.utils.contains('PYTHON_BASEVERSION','3.10','python3-profile','',d)} \
 "
 RDEPENDS:${PN}-plugin = "${PN} python3-core python3-protobuf"
 
