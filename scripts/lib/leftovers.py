@@ -81,7 +81,7 @@ def keepers(place: Path) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/fd/3"):
         with contextlib.suppress(OSError):
-            if os.readlink(entry).startswith(f"{place}/"):
+            if os.readlink(entry).startswith(f"{place}/") and program(int(entry.parts[2])) == "sleep":
                 found.append(int(entry.parts[2]))
     return found
 

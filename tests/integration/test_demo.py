@@ -90,6 +90,8 @@ def left_over(tmp: Path, name: str) -> list[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             if name in command or f"/{name}/" in (entry / "cgroup").read_text():
                 found.append(f"process {entry.name} {command}")
+            elif name in os.readlink(entry / "fd/3"):
+                found.append(f"process {entry.name} that keeps output: {command}")
     return found
 
 
