@@ -11,7 +11,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 LAYER = REPOSITORY / "meta-leda-pycm"
-RECIPE = sorted(LAYER.glob("recipes-containers/pycm/pycm_*.bb"))[0]
+RECIPE = min(LAYER.glob("recipes-containers/pycm/pycm_*.bb"))
 TASKS = ("do_fetch", "do_unpack", "do_compile", "do_install", "do_install_ptest")
 
 

@@ -114,7 +114,7 @@ def test_byte_code_is_used_without_a_look_at_the_source(built: Built) -> None:
 
 
 def test_every_wheel_has_the_same_files(built: Built) -> None:
-    wheel = sorted(Path(built.work, "dist").glob("*.whl"))[0]
+    wheel = min(Path(built.work, "dist").glob("*.whl"))
     with zipfile.ZipFile(wheel) as file:
         names = {licence_of(name) for name in file.namelist()}
     source = {str(path.relative_to(SOURCES)) for path in SOURCES.glob("pycm/**/*") if path.is_file()}
