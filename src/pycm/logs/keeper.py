@@ -34,8 +34,9 @@ def start(directory: str, descriptors: Collection[int]) -> None:
     if program is None:
         log.warning("no sleep program: output of a container that ends while no agent runs may be lost")
         return
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for descriptor in descriptors]
+    copies: list[int] = []
     try:
+        copies.extend(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for descriptor in descriptors)
         with open(os.path.join(directory, _PID_FILE), "w", encoding="ascii") as file:
             file.write(str(_spawn(program, copies)))
     except OSError as error:
