@@ -45,6 +45,7 @@ DECISIONS: dict[str, Callable[[RestartPolicy, Ended], bool]] = {
 
 
 def wants_restart(policy: RestartPolicy | None, ended: Ended) -> bool:
+    """Does *policy* start the container again after this end? No policy, or one of an unknown type, does not."""
     decide = DECISIONS.get(policy.type) if policy else None
     return bool(policy and decide and decide(policy, ended))
 

@@ -19,6 +19,7 @@ def format_ns(nanoseconds: int) -> str:
 
 
 def now() -> str:
+    """The wall clock's time, for display and records; intervals are measured with the monotonic clock."""
     return format_ns(time.time_ns())
 
 

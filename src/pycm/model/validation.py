@@ -139,6 +139,7 @@ def _check_device(device: DeviceMapping) -> None:
 
 
 def check_log(log: LogConfiguration | None) -> None:
+    """A known driver and mode, sizes that can be read, an absolute root directory."""
     driver = log.driver_config if log else None
     mode = log.mode_config if log else None
     if driver is None or driver.type not in ("json-file", "none"):
@@ -169,6 +170,7 @@ def _bytes(text: str, what: str) -> int:
 
 
 def check_restart_policy(policy: RestartPolicy | None) -> None:
+    """A known type; retries only with on-failure, and none negative."""
     if policy is None or policy.type not in RESTART_TYPES:
         raise InvalidInputError(f"unsupported restart policy type {_shown(policy.type) if policy else ''}")
     if policy.type != "on-failure":
@@ -182,6 +184,7 @@ def check_restart_policy(policy: RestartPolicy | None) -> None:
 
 
 def check_resources(resources: Resources | None) -> None:
+    """Memory limits fit each other: at least 3 MiB, reservation at most memory, swap (with memory counted in) at least memory."""
     if resources is None:
         return
     memory = _bytes(resources.memory, "memory") if resources.memory else 0

@@ -86,6 +86,7 @@ class HostFacts:
 def build_spec(
     container: Container, image: ImageConfig, user: ProcessUser, facts: HostFacts
 ) -> dict[str, Any]:
+    """The runtime spec as a JSON-able dict (OCI runtime specification 1.0). InvalidInputError if there is no command to run."""
     host = container.host_config or HostConfig()
     return {
         "ociVersion": OCI_VERSION,

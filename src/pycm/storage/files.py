@@ -40,6 +40,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def sync_directory(path: str) -> None:
+    """Make names that were created, renamed or removed in *path* durable. OSError if it cannot be opened or synced."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
