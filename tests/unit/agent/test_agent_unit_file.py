@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The systemd unit, by systemd's own tools. The programs that it starts are made up here, since it is verified as if installed."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNIT = Path(__file__).resolve().parents[3] / "conf/container-management.service"
+EXPOSURE = 3.0
+"""Of 10; what is left is network, root, and the sight of all processes, which an agent of containers needs."""
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert shutil.which("systemd-analyze"), "systemd-analyze is missing: apt-get install systemd"
+    return subprocess.run(
+        ["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A root directory with the unit, the program, and Debian's units around it."""
+    program = tmp_path / "usr/bin/container-management"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    units = tmp_path / "usr/lib/systemd/system"
+    shutil.copytree("/lib/systemd/system", units, symlinks=True)
+    shutil.copy(UNIT, units)
+    for name in ("containerd", "mosquitto"):
+        (units / f"{name}.service").write_text("[Service]\nExecStart=/usr/bin/container-management\n")
+    return tmp_path
+
+
+def values() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNIT)
+    return parser
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(installed: Path) -> None:
+    done = analyze("verify", "--man=no", f"--root={installed}", "container-management.service")
+    assert "container-management" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_wrong_with_a_unit_would_be_found(installed: Path) -> None:
+    unit = installed / "usr/lib/systemd/system/container-management.service"
+    unit.write_text(unit.read_text().replace("MemoryMax=", "MemoryMaximum="))
+    done = analyze("verify", "--man=no", f"--root={installed}", "container-management.service")
+    assert "MemoryMaximum" in done.stderr
+
+
+def test_little_is_left_open_by_the_hardening() -> None:
+    done = analyze("security", "--offline=true", "--no-pager", str(UNIT))
+    found = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found is not None, done.stdout + done.stderr
+    assert float(found[1]) <= EXPOSURE
+
+
+def test_the_unit_has_the_name_that_leda_knows_and_a_second_one() -> None:
+    assert UNIT.name == "container-management.service"
+    assert values()["Install"]["Alias"] == "pycm.service"
+
+
+def test_the_end_of_the_agent_ends_no_other_process_and_keeps_the_fifos() -> None:
+    service = values()["Service"]
+    assert service["KillMode"] == "process"
+    assert service["RuntimeDirectoryPreserve"] == "yes"
+    assert service["OOMPolicy"] == "continue"
+
+
+def test_the_watchdog_costs_at_most_two_wake_ups_a_minute() -> None:
+    assert int(values()["Service"]["WatchdogSec"]) / 2 >= 30
+
+
+def test_a_crash_loop_is_slowed_down_and_never_given_up() -> None:
+    parsed = values()
+    assert parsed["Service"]["Restart"] == "always"
+    assert int(parsed["Service"]["RestartSec"]) >= 5
+    assert parsed["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+def test_only_an_order_binds_the_agent_to_containerd_and_the_broker() -> None:
+    unit = values()["Unit"]
+    for name in ("containerd.service", "mosquitto.service"):
+        assert name in unit["After"].split()
+        assert name in unit["Wants"].split()
+    assert "Requires" not in unit
+    assert "BindsTo" not in unit
