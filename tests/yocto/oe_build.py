@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from layer_support import HERE, LAYER, Release, run
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-USER = 65534  # nobody: BitBake refuses to run as root
+USER = 65534  # nobody, and nogroup: BitBake refuses to run as root
 BACKEND = {
     "kirkstone": ("flit_core==3.7.1", "installer==0.5.1", "setuptools==59.5.0", "wheel==0.37.1"),
     "scarthgap": (
@@ -162,7 +162,7 @@ def build(
     prepare(release, core, work, variables)
     as_root = os.getuid() == 0
     if as_root:
-        run("chown", "-R", str(USER), work)
+        run("chown", "-R", f"{USER}:{USER}", work)
     environment = {
         "HOME": str(work),
         "USER": "nobody",
@@ -171,8 +171,9 @@ def build(
         "BBPATH": str(work / "build"),
         "BUILDDIR": str(work / "build"),
     }
+    identity: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if as_root else {}
     done = subprocess.run(
-        ["bitbake", *targets], cwd=work / "build", env=environment, user=USER if as_root else None,
+        ["bitbake", *targets], cwd=work / "build", env=environment, **identity,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:]
