@@ -116,6 +116,8 @@ class Runner:
                 f"{'FAILED' if failed else 'ok':6} {run.name}: {summary(run.counts)} ({took:.0f} s)",
                 flush=True,
             )
+            for line in () if failed or self.arguments else report(output):
+                print(line, flush=True)
 
     def call(self, command: list[str]) -> tuple[int, str]:
         """Run in a session of its own, so that whatever it leaves behind can be ended with it."""
@@ -160,6 +162,17 @@ def count(code: int, output: str, *, chosen: bool) -> Counter[str]:
     if not fine and not counts["failed"]:
         counts["failed"] = 1
     return counts
+
+
+def report(output: str) -> list[str]:
+    """What tests print for people even if nothing failed: pytest's sections named "report: ..."."""
+    shown, inside = [], False
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines():
+        if re.fullmatch(r"=+ .* =+", line):
+            inside = re.match(r"=+ report: ", line) is not None
+        if inside:
+            shown.append(line)
+    return shown
 
 
 def summary(counts: Counter[str]) -> str:

@@ -4,12 +4,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import boot_image
 import guest_machine
 import guest_payload
 import pytest
+from boot_story import Story, tell
+from booted_machine import BootedMachine
 from observed import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REFERENCE = "registry.test/demo/busybox:1"
 LIMIT = 900
@@ -34,3 +40,25 @@ def report(results: Any) -> str:
         lines = path.read_text(errors="replace").splitlines()[-60:]
         parts.append("\n".join([f"── {path.name}", *lines]))
     return "\n".join(parts)
+
+
+STORY = pytest.StashKey[Story]()
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Story]:
+    """The machine that boots systemd; its disk, some 200 MB, is not kept."""
+    machine = BootedMachine(tmp_path_factory.mktemp("boot"), boot_image.image())
+    try:
+        told = pytestconfig.stash[STORY] = tell(machine)
+        yield told
+    finally:
+        machine.power_cut()
+        machine.disk.unlink(missing_ok=True)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """`scripts/test` shows sections with this title even of a run in which nothing failed."""
+    if STORY in config.stash:
+        terminalreporter.section("report: boot")
+        terminalreporter.write_line(config.stash[STORY].report())

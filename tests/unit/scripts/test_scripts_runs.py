@@ -100,3 +100,9 @@ def test_the_newest_patch_of_a_python_comes_first(
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     found = [path for path in run_tests.environment.candidates(12) if path.startswith(str(tmp_path))]
     assert [path.split("/")[-3] for path in found] == ["3.12.10", "3.12.9"]
+
+
+def test_a_report_is_shown_even_if_nothing_failed(run_tests: Any) -> None:
+    output = "...\n==== report: boot ====\nready after 12 s\n\nlog\n==== 3 passed in 1s ====\n"
+    assert run_tests.report(output) == ["==== report: boot ====", "ready after 12 s", "", "log"]
+    assert run_tests.report("...\n==== 3 passed in 1s ====\n") == []

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What scripts/qemu-run makes of a directory, without booting it; tests/vm boots."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts/lib/qemu_run.py"
+
+
+@pytest.fixture
+def qemu_run(scripts_lib: None) -> Any:
+    import qemu_run
+
+    return qemu_run
+
+
+def make(directory: Path, *names: str) -> Path:
+    for name in names:
+        (directory / name).write_bytes(name.encode())
+    return directory
+
+
+def printed(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, directory, "--print", *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refusal(*arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *arguments, "--print"], capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def test_the_test_image_boots_systemd_from_its_own_initramfs(tmp_path: Path) -> None:
+    line = printed(make(tmp_path, "vmlinuz", "initrd.gz", "root.ext4"))
+    assert "init=/lib/systemd/systemd" in line
+    assert f"-initrd {tmp_path}/initrd.gz" in line
+
+
+def test_a_yocto_directory_boots_its_kernel_and_the_newest_root_file_system(tmp_path: Path) -> None:
+    names = ("Image", "pycm-qemuarm64.ext4", "pycm-qemuarm64-20260101000000.rootfs.ext4", "modules.tgz")
+    line = printed(make(tmp_path, *names))
+    assert f"-kernel {tmp_path}/Image " in line
+    assert f"file={tmp_path}/pycm-qemuarm64.ext4,format=raw" in line
+    assert "root=/dev/vda" in line
+    assert "-initrd" not in line
+
+
+def test_a_disk_with_partitions_boots_by_its_boot_loader(tmp_path: Path) -> None:
+    line = printed(
+        make(tmp_path, "u-boot.bin", "sdv-image-all-qemuarm64.wic.qcow2", "sdv-image.ext4", "Image")
+    )
+    assert f"-bios {tmp_path}/u-boot.bin" in line
+    assert "format=qcow2" in line
+    assert "-kernel" not in line
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ((), "no root disk in"),
+        (("Image",), "no root disk in"),
+        (("image.ext4",), "no kernel in"),
+        (("image.wic", "Image"), "needs a boot loader beside it"),
+    ],
+)
+def test_what_is_missing_is_named_in_one_line(tmp_path: Path, names: tuple[str, ...], reason: str) -> None:
+    assert reason in refusal(make(tmp_path, *names))
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert f"no such directory: {tmp_path}/away" in refusal(tmp_path / "away")
+
+
+def test_ports_are_forwarded_on_the_loop_back_address_only_and_nothing_gets_out(tmp_path: Path) -> None:
+    line = printed(make(tmp_path, "vmlinuz", "root.ext4"), "--mqtt", "0", "--ssh", "0")
+    forwarded = [word for word in line.split(",") if word.startswith("hostfwd=")]
+    assert len(forwarded) == 2
+    assert all(word.startswith("hostfwd=tcp:127.0.0.1:") for word in forwarded)
+    assert "restrict=on" in line
+
+
+def test_the_network_is_opened_only_when_asked_for(tmp_path: Path) -> None:
+    assert "restrict=off" in printed(make(tmp_path, "vmlinuz", "root.ext4"), "--network")
+
+
+def test_a_port_that_is_taken_is_replaced_by_a_free_one(qemu_run: Any) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        assert qemu_run.free_port(taken) not in {0, taken}
+
+
+def test_kvm_is_never_used(tmp_path: Path) -> None:
+    line = printed(make(tmp_path, "vmlinuz", "root.ext4"))
+    assert "-accel tcg" in line
+    assert "accel kvm" not in line
+    assert "enable-kvm" not in line
+
+
+def test_without_a_disk_of_its_own_a_run_forgets_what_it_wrote(tmp_path: Path) -> None:
+    assert "snapshot=on" in printed(make(tmp_path, "vmlinuz", "root.ext4"))
+
+
+def test_a_kept_disk_has_no_cache_that_a_power_cut_could_empty(tmp_path: Path) -> None:
+    line = printed(make(tmp_path, "vmlinuz", "root.ext4"), "--disk", f"{tmp_path}/kept")
+    assert f"file={tmp_path}/kept,format=raw,if=virtio,cache=writethrough" in line
+    assert "snapshot" not in line
+
+
+def test_a_kept_disk_is_made_once_and_the_image_is_left_alone(tmp_path: Path, qemu_run: Any) -> None:
+    image = qemu_run.find(make(tmp_path, "vmlinuz", "root.ext4"))
+    kept = tmp_path / "kept"
+    assert qemu_run.prepare_disk(image, kept) == (kept, True)
+    assert kept.read_bytes() == b"root.ext4"
+    kept.write_bytes(b"written by the guest")
+    qemu_run.prepare_disk(image, kept)
+    assert kept.read_bytes() == b"written by the guest"
+    assert image.disk.read_bytes() == b"root.ext4"
+
+
+def test_the_image_itself_is_not_taken_for_a_kept_disk(tmp_path: Path) -> None:
+    make(tmp_path, "vmlinuz", "root.ext4")
+    assert "is the image itself" in refusal(tmp_path, "--disk", tmp_path / "root.ext4")
+
+
+def test_a_comma_in_a_files_name_does_not_end_qemus_option(tmp_path: Path) -> None:
+    directory = tmp_path / "a,b"
+    directory.mkdir()
+    assert "a,,b/root.ext4,format" in printed(make(directory, "vmlinuz", "root.ext4"))
