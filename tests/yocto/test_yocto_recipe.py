@@ -85,8 +85,9 @@ def test_the_installed_tree_is_what_is_expected_file_by_file(built: Built) -> No
 
 
 def test_each_file_is_in_the_package_it_belongs_to(built: Built) -> None:
+    wanted = expected(built)
     placed = {licence_of(path): package_of(built, path) for path in installed(built)}
-    assert {path: package for path, package in placed.items() if expected(built)[path] != package} == {}
+    assert {path: package for path, package in placed.items() if wanted[path] != package} == {}
 
 
 def test_programs_start_from_the_installed_tree(built: Built) -> None:
