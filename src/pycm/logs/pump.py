@@ -122,25 +122,30 @@ class Pump:
         self._timed: dict[str, Drain] = {}  # those that want a turn at some time
         self._stopped: Callable[[], None] | None = None
         self._closing = False
+        self._ringing = threading.Lock()  # the thread that ends must not close the bell under one who rings it
         self._served_at = 0.0
 
     # ── for other threads ──
 
     def post(self, command: Callable[[], None]) -> bool:
         """Run *command* in the thread, which is started with the first one. False after `stop`: it is not run."""
-        if self._closing:
-            return False
-        self._commands.append(command)
-        if self._thread is None:
-            self._epoll = select.epoll()
-            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._epoll.register(self._bell, select.EPOLLIN)
-            self._bell_only = select.poll()
-            self._bell_only.register(self._bell, select.POLLIN)
-            self._thread = threading.Thread(target=self._run, name="pycm-logs", daemon=True)
-            self._thread.start()
-        os.eventfd_write(self._bell, 1)
+        with self._ringing:
+            if self._closing:
+                return False
+            self._commands.append(command)
+            if self._thread is None:
+                self._start()
+            os.eventfd_write(self._bell, 1)
         return True
+
+    def _start(self) -> None:
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._bell_only = select.poll()
+        self._bell_only.register(self._bell, select.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="pycm-logs", daemon=True)
+        self._thread.start()
 
     def stop(self, stopped: Callable[[], None]) -> None:
         """End the thread after the commands posted before, and call *stopped* in it."""
@@ -196,8 +201,10 @@ class Pump:
             self._round()
         for container_id in tuple(self._drains):
             self.detach(container_id, final=False)
-        self._epoll.close()
-        os.close(self._bell)
+        with self._ringing:
+            self._closing = True
+            self._epoll.close()
+            os.close(self._bell)
         self._stopped()
 
     def _round(self) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -369,3 +370,20 @@ async def test_a_size_that_cannot_be_read_is_replaced_and_named(room, caplog):
     await room.until(room.lines)
     assert files.DEFAULT_SIZE == 100 * 1024 * 1024
     assert "invalid size 'lots'" in caplog.text
+
+
+def test_a_pump_that_ends_does_not_close_its_bell_under_one_who_rings_it(monkeypatch):
+    made, gate, ended = pump.Pump(), threading.Event(), threading.Event()
+    made.post(lambda: gate.wait(10) and None)
+    ring = os.eventfd_write
+
+    def ring_late(descriptor, value):
+        """As if the system let the thread run to its end before the bell is rung."""
+        gate.set()
+        made._thread.join(0.3)
+        ring(descriptor, value)
+
+    monkeypatch.setattr(pump.os, "eventfd_write", ring_late)
+    made.stop(ended.set)
+    assert ended.wait(10)
+    assert not made.post(lambda: None)

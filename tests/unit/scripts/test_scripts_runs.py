@@ -68,6 +68,7 @@ def test_every_python_and_both_pinned_sets_get_a_unit_run(run_tests: Any) -> Non
         ("unit, Python 3.10", "3.10", ""),
         ("unit, Python 3.10, kirkstone's versions", "3.10", "kirkstone"),
         ("unit, Python 3.12, scarthgap's versions", "3.12", "scarthgap"),
+        ("yocto", "3.13", ""),
         ("integration", "3.13", ""),
         ("vm", "3.13", ""),
     ]
@@ -76,7 +77,7 @@ def test_every_python_and_both_pinned_sets_get_a_unit_run(run_tests: Any) -> Non
 def test_unit_runs_leave_out_only_what_runs_on_its_own(run_tests: Any) -> None:
     ignored = {path.removeprefix("--ignore=") for path in run_tests.unit_paths()[1:]}
     assert run_tests.unit_paths()[0] == "tests"
-    assert ignored == {"tests/test_linters.py", "tests/integration", "tests/vm"}
+    assert ignored == {"tests/test_linters.py", "tests/yocto", "tests/integration", "tests/vm"}
     assert all((run_tests.REPOSITORY / path).exists() for path in ignored)
 
 
@@ -87,7 +88,7 @@ def test_an_unknown_part_is_refused_by_name(run_tests: Any) -> None:
 
 def test_words_after_two_dashes_go_to_pytest(run_tests: Any) -> None:
     assert run_tests.parse(["unit", "--", "-k", "lint"]) == (["unit"], ["-k", "lint"])
-    assert run_tests.parse([]) == (["lint", "unit", "integration", "vm"], [])
+    assert run_tests.parse([]) == (["lint", "unit", "yocto", "integration", "vm"], [])
 
 
 def test_the_newest_patch_of_a_python_comes_first(
