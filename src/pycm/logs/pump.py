@@ -122,7 +122,9 @@ class Pump:
         self._timed: dict[str, Drain] = {}  # those that want a turn at some time
         self._stopped: Callable[[], None] | None = None
         self._closing = False
-        self._ringing = threading.Lock()  # the thread that ends must not close the bell under one who rings it
+        self._ringing = (
+            threading.Lock()
+        )  # the thread that ends must not close the bell under one who rings it
         self._served_at = 0.0
 
     # ── for other threads ──
