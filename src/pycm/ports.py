@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
 
@@ -153,6 +154,73 @@ class Runtime(Protocol):
         """Events in order, for ever; one consumer. Begins with RuntimeConnected or RuntimeLost."""
 
     async def close(self) -> None: ...
+
+
+# ── images ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PullStep(enum.Enum):
+    """What a pull is doing; in this order, though a step that has nothing to do is left out."""
+
+    QUEUED = "queued"
+    RESOLVING = "resolving"
+    DOWNLOADING = "downloading"
+    UNPACKING = "unpacking"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class PullProgress:
+    """Where a pull stands. DOWNLOADING counts bytes, those that are here already included; UNPACKING counts layers."""
+
+    reference: str
+    step: PullStep
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image in containerd. `size`: bytes of its content for this machine, compressed, as far as it is here. `created`: when this
+    machine got it (RFC 3339, UTC). `containers`: ids of the containers that use it; it is not removed while there are any.
+    """
+
+    reference: str
+    digest: str
+    size: int
+    created: str
+    containers: tuple[str, ...] = ()
+
+
+class Images(Protocol):
+    """Images of the containerd namespace: pulled by worker processes, removed when they are old or room is needed.
+
+    A reference is fully qualified, "host[:port]/path:tag" or "…@sha256:…"; local images are found under exactly that text.
+    """
+
+    def hold(self, reference: str) -> AbstractAsyncContextManager[None]:
+        """See that the image is here, pulling it if it is not, and keep it from being removed until the end of the block.
+
+        A local image is used without any network. NotFoundError, InvalidInputError, OperationFailedError (refused, damaged, no
+        room) or UnavailableError (registry, containerd) say why there is no image.
+        """
+
+    async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:
+        """Ask the registry even if the image is here, so that a tag that has moved is followed; fetch what is missing.
+
+        *progress* is called on the loop, some times a second, and must not block. Calls for the same reference share one pull;
+        it goes on while anybody waits for it and is ended when the last caller is cancelled. What was fetched is kept for a
+        day, so that the next attempt goes on from there.
+        """
+
+    async def remove(self, reference: str) -> None:
+        """NotFoundError; ConflictError if a container uses it or is being made from it."""
+
+    async def prune(self) -> list[str]:
+        """Remove every image that no container uses; their references, those that could not be removed left out (logged)."""
+
+    async def list(self) -> list[ImageInfo]:
+        """All images, by reference."""
 
 
 # ── container output ────────────────────────────────────────────────────────────────────────────────────────────────
