@@ -349,6 +349,8 @@ class Action(enum.Enum):
     REMOVED = "removed"
     RENAMED = "renamed"
     UPDATED = "updated"
+    #: The result of the container's health check differs (an addition of pycm).
+    HEALTH = "health"
 
 
 @dataclass(frozen=True)

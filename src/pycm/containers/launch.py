@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.errors import ConflictError, InvalidInputError, shorten
-from pycm.model.container import Container, HostConfig
+from pycm.model.container import Container, ContainerConfiguration, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.oci.devices import Devices, HostDevices
 from pycm.oci.spec import HostFacts, build_spec
@@ -59,7 +59,8 @@ class Launcher:
     async def request(self, container: Container, io: TaskIO) -> TaskRequest:
         image = await self._runtime.image(container.image.name)
         await asyncio.to_thread(_check_sources, container)
-        user = await self._user(container.id, image.user)
+        config = container.config or ContainerConfiguration()
+        user = await self._user(container.id, config.user or image.user)
         host = container.host_config or HostConfig()
         facts = HostFacts(
             cgroups_path=self._cgroups_path(container.id),

@@ -24,6 +24,7 @@ from pycm.model.defaults import fill_defaults, fill_swap
 from pycm.model.signals import DEFAULT as SIGTERM
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
+from pycm.oci.devices import online_cpus
 from pycm.oci.resources import update_resources
 from pycm.ports import (
     Action,
@@ -247,14 +248,15 @@ class Manager:
         changed = host
         if options.resources is not None:
             wanted = options.resources
-            empty = not (wanted.memory or wanted.memory_reservation or wanted.memory_swap)
-            changed = replace(changed, resources=None if empty else wanted)
+            changed = replace(changed, resources=None if wanted == Resources() else wanted)
         if options.restart_policy is not None:
             changed = replace(changed, restart_policy=options.restart_policy)
         if changed == host:
             return
         if changed.resources != host.resources and entry.container.state.status in ALIVE:
-            await self._runtime.update(entry.id, update_resources(host.resources, changed.resources))
+            await self._runtime.update(
+                entry.id, update_resources(host.resources, changed.resources, online_cpus())
+            )
             self._metrics.limits_changed(entry.id)
             fail_point("containers.update-applied")
         try:
@@ -274,7 +276,7 @@ class Manager:
         if host is None or applied == host.resources or entry.container.state.status not in ALIVE:
             return
         try:
-            await self._runtime.update(entry.id, update_resources(applied, host.resources))
+            await self._runtime.update(entry.id, update_resources(applied, host.resources, online_cpus()))
         except PycmError as error:
             log.warning("container %s: runs with limits that are not recorded: %s", entry.id, error)
         self._metrics.limits_changed(entry.id)

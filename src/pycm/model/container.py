@@ -2,7 +2,8 @@
 """What a container is: the records of Kanto's model, with their names in JSON files and on the gRPC wire.
 
 Order of fields = order of keys in the JSON (shared specification, grpc-cli-config 5). Values are plain: sizes stay the strings the
-user wrote, times are RFC 3339 strings, so that a file written back is the file that was read.
+user wrote, times are RFC 3339 strings, so that a file written back is the file that was read. Fields that Kanto lacks are left out
+when they are empty: a file that uses none of them is one that Kanto could have written.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class MountPoint(Record):
     destination: str = text("destination")
     source: str = text("source")
     propagation_mode: str = text("propagation_mode")
+    read_only: bool = flag("read_only", omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,29 @@ class Hook(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck(Record):
+    """How to tell whether the container's service works: a command in it (`exec`), or a connection to a TCP port of it (`tcp`).
+
+    interval, timeout and start_period are durations ("30s"); the check fails after `retries` failures in a row.
+    """
+
+    exec: tuple[str, ...] = texts("exec", omit=True)
+    tcp: int = port("tcp", omit=True)
+    interval: str = text("interval", omit=True)
+    timeout: str = text("timeout", omit=True)
+    retries: int = integer("retries", omit=True)
+    start_period: str = text("start_period", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerConfiguration(Record):
+    """`user`, `working_dir`: instead of the image's own, as an image would say them ("name", "uid:gid")."""
+
     env: tuple[str, ...] = texts("env", omit=True)
     cmd: tuple[str, ...] = texts("cmd", omit=True)
+    user: str = text("user", omit=True)
+    working_dir: str = text("working_dir", omit=True)
+    health_check: HealthCheck | None = one("health_check", HealthCheck, omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +134,34 @@ class LogConfiguration(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources(Record):
-    """Memory limits as size strings ("200M"); "" means not limited. memory_swap counts memory and swap together."""
+    """Memory limits as size strings ("200M"); "" means not limited. memory_swap counts memory and swap together.
+
+    cpus: how many CPUs' time at most ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: on which CPUs ("0-2,5").
+    pids_limit: processes and threads at most; 0 for no limit.
+    """
 
     memory: str = text("memory", omit=True)
     memory_reservation: str = text("memory_reservation", omit=True)
     memory_swap: str = text("memory_swap", omit=True)
+    cpus: str = text("cpus", omit=True)
+    cpu_shares: int = integer("cpu_shares", omit=True)
+    cpuset_cpus: str = text("cpuset_cpus", omit=True)
+    pids_limit: int = integer("pids_limit", omit=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ulimit(Record):
+    """A resource limit of the container's processes, by its name in small letters ("nofile"); -1 for unlimited."""
+
+    name: str = text("name")
+    soft: int = integer("soft")
+    hard: int = integer("hard")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig(Record):
+    """`seccomp_profile`: "" for the default one, "unconfined" for none."""
+
     devices: tuple[DeviceMapping, ...] = many("devices", DeviceMapping)
     network_mode: str = text("network_mode")
     privileged: bool = flag("privileged")
@@ -131,6 +172,8 @@ class HostConfig(Record):
     port_mappings: tuple[PortMapping, ...] = many("port_mappings", PortMapping)
     log_config: LogConfiguration | None = one("log_config", LogConfiguration)
     resources: Resources | None = one("resources", Resources)
+    ulimits: tuple[Ulimit, ...] = many("ulimits", Ulimit, omit=True)
+    seccomp_profile: str = text("seccomp_profile", omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +205,11 @@ class NetworkSettings(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State(Record):
-    """`pid` is -1 while no process exists; times are RFC 3339 UTC with nanoseconds, "" for never."""
+    """`pid` is -1 while no process exists; times are RFC 3339 UTC with nanoseconds, "" for never.
+
+    health: "starting", "healthy" or "unhealthy" of a running container with a health check, else "". health_error: why the last
+    check failed, "" if it did not.
+    """
 
     pid: int = integer("pid", default=NO_PID)
     started_at: str = text("started_at")
@@ -181,6 +228,8 @@ class State(Record):
         to_wire=lambda status: Status(status).word,
         from_wire=Status.from_word,
     )
+    health: str = text("health", omit=True)
+    health_error: str = text("health_error", omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +283,7 @@ __all__ = [
     "DecryptConfig",
     "DeviceMapping",
     "EndpointSettings",
+    "HealthCheck",
     "Hook",
     "HostConfig",
     "IOConfig",
@@ -248,5 +298,6 @@ __all__ = [
     "RestartPolicy",
     "State",
     "StopOptions",
+    "Ulimit",
     "UpdateOptions",
 ]

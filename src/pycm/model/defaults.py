@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import InvalidInputError
 from pycm.model.container import (
     Container,
+    ContainerConfiguration,
     DeviceMapping,
     HostConfig,
     IOConfig,
@@ -31,6 +32,8 @@ DEFAULT_RUNTIME = "io.containerd.runc.v2"
 RUNC_FAMILY = frozenset({"io.containerd.runtime.v1.linux", "io.containerd.runc.v1", DEFAULT_RUNTIME})
 
 BRIDGE, HOST = "bridge", "host"
+#: Of a health check that does not say.
+HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_RETRIES = "30s", "5s", 3
 
 
 def new_id() -> str:
@@ -50,6 +53,7 @@ def fill_defaults(container: Container, new_id: Callable[[], str] = new_id) -> C
         host_config=_host_config(container.host_config or HostConfig()),
         io_config=container.io_config or IOConfig(),
         mount_points=tuple(map(_mount, container.mount_points)),
+        config=_config(container.config),
     )
     return container if filled == container else filled
 
@@ -95,12 +99,25 @@ def _port(port: PortMapping) -> PortMapping:
         port,
         host_ip=port.host_ip or "0.0.0.0",
         host_port_end=port.host_port_end or port.host_port,
-        proto=port.proto or "tcp",
+        proto=(port.proto or "tcp").lower(),
     )
 
 
 def _mount(mount: MountPoint) -> MountPoint:
     return replace(mount, propagation_mode=mount.propagation_mode or "rprivate")
+
+
+def _config(config: ContainerConfiguration | None) -> ContainerConfiguration | None:
+    if config is None or config.health_check is None:
+        return config
+    check = config.health_check
+    filled = replace(
+        check,
+        interval=check.interval or HEALTH_INTERVAL,
+        timeout=check.timeout or HEALTH_TIMEOUT,
+        retries=check.retries or HEALTH_RETRIES,
+    )
+    return replace(config, health_check=filled)
 
 
 def fill_swap(container: Container) -> Container:

@@ -58,8 +58,8 @@ def text(json: str, wire: str | None = None, *, omit: bool = False) -> Any:
     return _declare("", Form(json, json if wire is None else wire, "text", omit))
 
 
-def flag(json: str, wire: str | None = None) -> Any:
-    return _declare(False, Form(json, json if wire is None else wire, "flag"))
+def flag(json: str, wire: str | None = None, *, omit: bool = False) -> Any:
+    return _declare(False, Form(json, json if wire is None else wire, "flag", omit))
 
 
 def integer(
@@ -77,8 +77,8 @@ def integer(
     return _declare(default, form)
 
 
-def port(json: str) -> Any:
-    return integer(json, low=0, high=65535)
+def port(json: str, *, omit: bool = False) -> Any:
+    return integer(json, omit=omit, low=0, high=65535)
 
 
 def texts(json: str, wire: str | None = None, *, omit: bool = False) -> Any:

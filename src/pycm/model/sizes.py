@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes as users write them: a decimal number, at most one blank, one unit of k, m, g in either case; 1k is 1024 bytes."""
+"""Sizes as users write them: a decimal number, at most one blank, one unit of k, m, g in either case; 1k is 1024 bytes.
+
+Shares and sets of CPUs, too.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ from pycm.errors import InvalidInputError, shorten
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)*) ?([kKmMgG])", re.ASCII)
 _FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+_CPUS = re.compile(r"\d{1,4}(?:\.\d{1,9})?", re.ASCII)
+_CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
+#: Microseconds in which a container may use its quota of CPU time; what runc and Docker use.
+CPU_PERIOD = 100_000
+#: The kernel takes no less.
+_LEAST_QUOTA = 1_000
 
 
 def size_to_bytes(text: str) -> int:
@@ -22,3 +31,21 @@ def size_to_bytes(text: str) -> int:
         raise InvalidInputError(
             f"invalid size {shorten(text)}: a number and one unit of K, M, G are wanted"
         ) from None
+
+
+def cpu_quota(cpus: str) -> int:
+    """Microseconds of CPU time in each CPU_PERIOD for a number of CPUs such as "1.5". InvalidInputError for "0", "-1", "2 CPUs"."""
+    quota = round(float(cpus) * CPU_PERIOD) if _CPUS.fullmatch(cpus) else 0
+    if quota < _LEAST_QUOTA:
+        raise InvalidInputError(f"cpus {shorten(cpus)} is not a number of CPUs from 0.01 on, such as 1.5")
+    return quota
+
+
+def check_cpuset(text: str) -> None:
+    """InvalidInputError if *text* does not list CPUs as the kernel reads it: "0", "0-2,5"."""
+    for part in text.split(","):
+        match = _CPU_RANGE.fullmatch(part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise InvalidInputError(
+                f"cpuset_cpus {shorten(text)} is not a list of CPUs, such as 0-2,5: {shorten(part)} is none"
+            )

@@ -8,21 +8,28 @@ capability names), the text says so in the same manner. Every failure is an Inva
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.container import (
     Container,
     ContainerConfiguration,
     DeviceMapping,
+    HealthCheck,
     HostConfig,
     LogConfiguration,
     MountPoint,
     PortMapping,
     Resources,
     RestartPolicy,
+    Ulimit,
 )
 from pycm.model.defaults import BRIDGE, HOST
-from pycm.model.sizes import size_to_bytes
+from pycm.model.durations import SECOND, format_duration, parse_duration
+from pycm.model.sizes import check_cpuset, cpu_quota, size_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: containerd's own rule for identifiers: nothing in it can leave a directory.
 _ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
@@ -33,6 +40,19 @@ PROPAGATION_MODES = frozenset({"rprivate", "private", "rshared", "shared", "rsla
 RESTART_TYPES = ("no", "always", "unless-stopped", "on-failure")
 MINIMUM_MEMORY = 3 * 1024 * 1024
 _HOST_TOKEN = re.compile(r"host_ip(_.*)?")
+PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
+UNCONFINED = "unconfined"
+#: The kernel's resource limits, as "RLIMIT_<NAME>" of the OCI specification in small letters.
+_ULIMITS = (
+    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
+)
+ULIMITS = frozenset(_ULIMITS.split())
+#: What the kernel allows: weights of CPU time, and processes of a machine.
+CPU_SHARES = (2, 262_144)
+MOST_PIDS = 4_194_304
+_USER = re.compile(r"[^\s:]+(:[^\s:]+)?")
+LONGEST_HEALTH = 24 * 3600 * SECOND
+MOST_HEALTH_RETRIES = 1000
 
 
 def check_id(identifier: str) -> None:
@@ -75,7 +95,8 @@ def _check_texts(container: Container) -> None:
     for field, values in (
         ("host_name", (container.host_name, container.domain_name)),
         ("mount_points", tuple(m.source + m.destination for m in container.mount_points)),
-        ("config", (*config.cmd, *config.env)),
+        ("config", (*config.cmd, *config.env, config.user, config.working_dir)),
+        ("health_check", config.health_check.exec if config.health_check else ()),
     ):
         for value in values:
             if "\0" in value:
@@ -105,6 +126,11 @@ def _check_host_config(host: HostConfig) -> None:
     check_resources(host.resources)
     for port in host.port_mappings:
         _check_port(port)
+    _check_ulimits(host.ulimits)
+    if host.seccomp_profile not in ("", UNCONFINED):
+        raise InvalidInputError(
+            f"unsupported seccomp profile {_shown(host.seccomp_profile)}: {UNCONFINED}, or none for the default one"
+        )
 
 
 def _check_network(host: HostConfig) -> None:
@@ -121,7 +147,36 @@ def _check_network(host: HostConfig) -> None:
             )
 
 
+def _check_ulimits(ulimits: Iterable[Ulimit]) -> None:
+    seen: set[str] = set()
+    for limit in ulimits:
+        if limit.name not in ULIMITS:
+            raise InvalidInputError(
+                f"ulimit {shorten(limit.name)} is not one of {', '.join(sorted(ULIMITS))}"
+            )
+        if limit.name in seen:
+            raise InvalidInputError(f"ulimit {limit.name} is given twice")
+        seen.add(limit.name)
+        if limit.soft < -1 or limit.hard < -1:
+            raise InvalidInputError(
+                f"ulimit {limit.name}: limits cannot be negative, except -1 for unlimited"
+            )
+        if limit.hard != -1 and not -1 < limit.soft <= limit.hard:
+            raise InvalidInputError(
+                f"ulimit {limit.name}: the soft limit {limit.soft} is higher than the hard limit {limit.hard}"
+            )
+
+
 def _check_port(port: PortMapping) -> None:
+    for what, number in (("container port", port.container_port), ("host port", port.host_port)):
+        if not 0 < number <= 65535:
+            raise InvalidInputError(
+                f"port mapping {port.host_port}:{port.container_port}: {what} must be 1 to 65535"
+            )
+    if port.proto not in PROTOCOLS:
+        raise InvalidInputError(
+            f"port mapping {port.host_port}:{port.container_port}: protocol {shorten(port.proto)} is not tcp, udp or sctp"
+        )
     if port.host_port_end and port.host_port_end < port.host_port:
         raise InvalidInputError(
             f"host port range {port.host_port}-{port.host_port_end} ends before it begins"
@@ -184,9 +239,28 @@ def check_restart_policy(policy: RestartPolicy | None) -> None:
 
 
 def check_resources(resources: Resources | None) -> None:
-    """Memory limits fit each other: at least 3 MiB, reservation at most memory, swap (with memory counted in) at least memory."""
+    """Memory limits fit each other: at least 3 MiB, reservation at most memory, swap (with memory counted in) at least memory.
+
+    Limits of CPU time and processes are such as the kernel takes.
+    """
     if resources is None:
         return
+    _check_memory(resources)
+    if resources.cpus:
+        cpu_quota(resources.cpus)
+    if resources.cpuset_cpus:
+        check_cpuset(resources.cpuset_cpus)
+    if resources.cpu_shares and not CPU_SHARES[0] <= resources.cpu_shares <= CPU_SHARES[1]:
+        raise InvalidInputError(
+            f"cpu_shares {resources.cpu_shares} is not between {CPU_SHARES[0]} and {CPU_SHARES[1]}"
+        )
+    if not 0 <= resources.pids_limit <= MOST_PIDS:
+        raise InvalidInputError(
+            f"pids_limit {resources.pids_limit} is not between 1 and {MOST_PIDS}; 0 is no limit"
+        )
+
+
+def _check_memory(resources: Resources) -> None:
     memory = _bytes(resources.memory, "memory") if resources.memory else 0
     if 0 < memory < MINIMUM_MEMORY:
         raise InvalidInputError("minimum memory allowed is 3M")
@@ -215,6 +289,39 @@ def _check_config(config: ContainerConfiguration) -> None:
             raise InvalidInputError(
                 f"invalid environmental variable declaration provided : {_env_shown(entry)}"
             )
+    if config.user and not _USER.fullmatch(config.user):
+        raise InvalidInputError(f"user {shorten(config.user)} is not of the form user or user:group")
+    if config.working_dir and not config.working_dir.startswith("/"):
+        raise InvalidInputError(f"working_dir {shorten(config.working_dir)} is not an absolute path")
+    if config.health_check is not None:
+        _check_health(config.health_check)
+
+
+def _check_health(check: HealthCheck) -> None:
+    """One way to check, and times in which it can succeed."""
+    if bool(check.exec) == bool(check.tcp):
+        both = "both exec and tcp" if check.exec else "neither exec nor tcp"
+        raise InvalidInputError(f"health_check has {both}: exactly one of them is needed")
+    if check.exec and not check.exec[0]:
+        raise InvalidInputError("health_check.exec: the first word, the program, is empty")
+    _check_duration("interval", check.interval, SECOND)
+    _check_duration("timeout", check.timeout, SECOND // 10)
+    _check_duration("start_period", check.start_period or "0s", 0)
+    if not 0 < check.retries <= MOST_HEALTH_RETRIES:
+        raise InvalidInputError(
+            f"health_check.retries {check.retries} is not between 1 and {MOST_HEALTH_RETRIES}"
+        )
+
+
+def _check_duration(field: str, text: str, least: int) -> None:
+    try:
+        value = parse_duration(text)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"health_check.{field}: {error}") from None
+    if not least <= value <= LONGEST_HEALTH:
+        raise InvalidInputError(
+            f"health_check.{field} {text} is not between {format_duration(least)} and {format_duration(LONGEST_HEALTH)}"
+        )
 
 
 def _env_shown(entry: str) -> str:

@@ -35,6 +35,15 @@ class Device:
     access: str = "rwm"
 
 
+def online_cpus() -> str:
+    """All CPUs that run, as the kernel lists them ("0-3"); "" if it does not say."""
+    try:
+        with open("/sys/devices/system/cpu/online", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 class Devices(Protocol):
     def find(self, host: HostConfig) -> tuple[Device, ...]:
         """The nodes for a container; InvalidInputError names a mapped one that is not there."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pycm.errors import InvalidInputError
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
 from pycm.model.defaults import HOST
-from pycm.oci.resources import memory_limits
+from pycm.oci.resources import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 OCI_VERSION = "1.0.2"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1024
+#: The kernel's "unlimited", as an unsigned number.
+RLIM_INFINITY = 2**64 - 1
 
 _DEFAULT = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
 _ALL = (
@@ -108,11 +110,24 @@ def _process(
         "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.additional_gids)},
         "args": arguments(container, image),
         "env": environment(container, image, tty=tty),
-        "cwd": image.working_dir or "/",
+        "cwd": (container.config or ContainerConfiguration()).working_dir or image.working_dir or "/",
         "capabilities": _capabilities(host, facts),
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": OPEN_FILES, "soft": OPEN_FILES}],
+        "rlimits": rlimits(host),
         "noNewPrivileges": True,
     }
+
+
+def rlimits(host: HostConfig) -> list[dict[str, Any]]:
+    """As the container's ulimits say; 1024 open files where they do not name them."""
+    wanted = {"nofile": (OPEN_FILES, OPEN_FILES), **{u.name: (u.soft, u.hard) for u in host.ulimits}}
+    return [
+        {"type": f"RLIMIT_{name.upper()}", "hard": _rlimit(hard), "soft": _rlimit(soft)}
+        for name, (soft, hard) in wanted.items()
+    ]
+
+
+def _rlimit(value: int) -> int:
+    return RLIM_INFINITY if value == -1 else value
 
 
 def arguments(container: Container, image: ImageConfig) -> list[str]:
@@ -154,7 +169,10 @@ def _capabilities(host: HostConfig, facts: HostFacts) -> dict[str, list[str]]:
 
 def _mounts(container: Container, host: HostConfig) -> list[dict[str, Any]]:
     mounts = [_base_mount(entry, privileged=host.privileged) for entry in BASE_MOUNTS]
-    mounts += [_bind(m.source, m.destination, m.propagation_mode) for m in container.mount_points]
+    mounts += [
+        _bind(m.source, m.destination, m.propagation_mode, read_only=m.read_only)
+        for m in container.mount_points
+    ]
     files: Mapping[str, str] = {
         "/etc/resolv.conf": container.resolv_conf_path,
         "/etc/hostname": container.hostname_path,
@@ -169,8 +187,9 @@ def _base_mount(entry: tuple[str, str, str, tuple[str, ...]], *, privileged: boo
     return {"destination": destination, "type": kind, "source": source, "options": kept}
 
 
-def _bind(source: str, destination: str, propagation: str) -> dict[str, Any]:
-    return {"destination": destination, "type": "bind", "source": source, "options": ["rbind", propagation]}
+def _bind(source: str, destination: str, propagation: str, *, read_only: bool = False) -> dict[str, Any]:
+    options = ["rbind", propagation, *(["ro"] if read_only else [])]
+    return {"destination": destination, "type": "bind", "source": source, "options": options}
 
 
 def _hooks(container: Container) -> dict[str, list[dict[str, Any]]]:
@@ -178,8 +197,9 @@ def _hooks(container: Container) -> dict[str, list[dict[str, Any]]]:
     for hook in container.hooks:
         key = HOOK_KEYS.get(hook.type)
         if key:
+            timeout = {"timeout": hook.timeout} if hook.timeout > 0 else {}
             hooks.setdefault(key, []).append(
-                {"path": hook.path, "args": list(hook.args), "env": list(hook.env)}
+                {"path": hook.path, "args": list(hook.args), "env": list(hook.env), **timeout}
             )
     return hooks
 
@@ -191,9 +211,7 @@ def _linux(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
         "namespaces": _namespaces(host, facts),
         "devices": [_device(device) for device in facts.devices],
     }
-    memory = memory_limits(host.resources)
-    if memory:
-        linux["resources"]["memory"] = memory
+    linux["resources"].update(limits(host.resources))
     if not host.privileged:
         linux["maskedPaths"] = list(MASKED_PATHS)
         linux["readonlyPaths"] = list(READONLY_PATHS)

@@ -54,6 +54,7 @@ TOLD: Mapping[Action, tuple[str, ...]] = {
     Action.EXITED: _STATE,
     Action.RENAMED: ("name",),
     Action.UPDATED: ("config",),
+    Action.HEALTH: _STATE,
     Action.REMOVED: ("state", "dependencies", "delete", "remember"),
 }
 

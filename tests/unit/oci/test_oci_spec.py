@@ -13,6 +13,7 @@ from pycm.model.container import (
     IOConfig,
     MountPoint,
     Resources,
+    Ulimit,
 )
 from pycm.oci.devices import Device
 from pycm.oci.resources import update_resources
@@ -202,7 +203,7 @@ def test_hooks_go_to_their_moment_and_unknown_ones_nowhere():
     )
     made = spec(hooks=hooks)["hooks"]
     assert made == {
-        name: [{"path": f"/h{kind}", "args": ["h", "x"], "env": ["A=1"]}]
+        name: [{"path": f"/h{kind}", "args": ["h", "x"], "env": ["A=1"], "timeout": 3}]
         for kind, name in enumerate(("prestart", "poststart", "poststop"))
     }
     assert spec()["hooks"] == {}
@@ -247,3 +248,56 @@ def test_only_limits_that_are_set_are_named(resources, memory):
 )
 def test_an_update_lifts_what_is_no_longer_set_and_leaves_what_never_was(old, new, memory):
     assert update_resources(old, new) == {"memory": memory}
+
+
+# ── CPU time and processes ──
+
+
+def test_limits_of_cpu_time_and_processes_are_given_as_the_kernel_counts_them():
+    limited = Resources(cpus="1.5", cpu_shares=512, cpuset_cpus="0-1", pids_limit=64)
+    made = spec(host={"resources": limited})["linux"]["resources"]
+    assert made["cpu"] == {"quota": 150_000, "period": 100_000, "shares": 512, "cpus": "0-1"}
+    assert made["pids"] == {"limit": 64}
+    assert spec()["linux"]["resources"].keys() == {"devices"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        (None, Resources(cpus="0.5"), {"memory": {}, "cpu": {"quota": 50_000, "period": 100_000}}),
+        (Resources(cpus="0.5"), None, {"memory": {}, "cpu": {"quota": -1, "period": 100_000}}),
+        (
+            Resources(cpu_shares=2, cpuset_cpus="1"),
+            None,
+            {"memory": {}, "cpu": {"shares": 1024, "cpus": "0-3"}},
+        ),
+        (Resources(pids_limit=9), Resources(), {"memory": {}, "pids": {"limit": -1}}),
+        (Resources(pids_limit=9), Resources(pids_limit=8), {"memory": {}, "pids": {"limit": 8}}),
+    ],
+)
+def test_an_update_lifts_limits_of_cpu_time_and_processes(old, new, changed):
+    assert update_resources(old, new, "0-3") == changed
+
+
+# ── additions ──
+
+
+def test_ulimits_are_laid_over_the_default():
+    wanted = (Ulimit(name="nofile", soft=64, hard=128), Ulimit(name="core", soft=0, hard=-1))
+    assert spec(host={"ulimits": wanted})["process"]["rlimits"] == [
+        {"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 2**64 - 1},
+    ]
+
+
+def test_the_containers_working_directory_goes_before_the_images():
+    image = ImageConfig(cmd=("x",), working_dir="/of-image")
+    own = ContainerConfiguration(working_dir="/own")
+    assert spec(image=image, config=own)["process"]["cwd"] == "/own"
+    assert spec(image=image)["process"]["cwd"] == "/of-image"
+
+
+def test_a_read_only_mount_says_so():
+    mounts = (MountPoint(source="/a", destination="/b", propagation_mode="rprivate", read_only=True),)
+    (mount,) = [m for m in spec(mount_points=mounts)["mounts"] if m["destination"] == "/b"]
+    assert mount["options"] == ["rbind", "rprivate", "ro"]

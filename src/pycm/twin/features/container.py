@@ -73,6 +73,7 @@ def state_value(container: Container, status: Status | None = None) -> dict[str,
                 "startedAt": state.started_at,
                 "finishedAt": state.finished_at,
                 "oomKilled": state.oom_killed,
+                "health": state.health,
             }
         ),
     }

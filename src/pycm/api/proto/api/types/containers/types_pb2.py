@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n api/types/containers/types.proto\x12Mgithub.com.eclipse_kanto.container_management.containerm.api.types.containers\"1\n\rDecryptConfig\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x12\n\nrecipients\x18\x02 \x03(\t\"\x8b\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12t\n\x0e\x64\x65\x63rypt_config\x18\x02 \x01(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.DecryptConfig\"K\n\nMountPoint\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x18\n\x10propagation_mode\x18\x03 \x01(\t\"N\n\x04Hook\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x0b\n\x03\x65nv\x18\x03 \x03(\t\x12\x0f\n\x07timeout\x18\x04 \x01(\x05\x12\x0c\n\x04type\x18\x05 \x01(\t\"\\\n\rDeviceMapping\x12\x14\n\x0cpath_on_host\x18\x01 \x01(\t\x12\x19\n\x11path_in_container\x18\x02 \x01(\t\x12\x1a\n\x12\x63group_permissions\x18\x03 \x01(\t\"Q\n\rRestartPolicy\x12\x1b\n\x13maximum_retry_count\x18\x01 \x01(\x03\x12\x15\n\rretry_timeout\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\"r\n\x0bPortMapping\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07host_ip\x18\x02 \x01(\t\x12\x11\n\thost_port\x18\x03 \x01(\x03\x12\x15\n\rhost_port_end\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ontainer_port\x18\x05 \x01(\x03\"]\n\x16LogDriverConfiguration\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x11\n\tmax_files\x18\x02 \x01(\x03\x12\x10\n\x08max_size\x18\x03 \x01(\t\x12\x10\n\x08root_dir\x18\x04 \x01(\t\"=\n\x14LogModeConfiguration\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x17\n\x0fmax_buffer_size\x18\x02 \x01(\t\"\x8a\x02\n\x10LogConfiguration\x12|\n\rdriver_config\x18\x01 \x01(\x0b\x32\x65.github.com.eclipse_kanto.container_management.containerm.api.types.containers.LogDriverConfiguration\x12x\n\x0bmode_config\x18\x02 \x01(\x0b\x32\x63.github.com.eclipse_kanto.container_management.containerm.api.types.containers.LogModeConfiguration\"L\n\tResources\x12\x0e\n\x06memory\x18\x01 \x01(\t\x12\x1a\n\x12memory_reservation\x18\x02 \x01(\t\x12\x13\n\x0bmemory_swap\x18\x03 \x01(\t\"\xb2\x05\n\nHostConfig\x12m\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.DeviceMapping\x12\x14\n\x0cnetwork_mode\x18\x02 \x01(\t\x12\x12\n\nprivileged\x18\x03 \x01(\x08\x12t\n\x0erestart_policy\x18\x04 \x01(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.RestartPolicy\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x13\n\x0b\x65xtra_hosts\x18\x06 \x03(\t\x12q\n\rport_mappings\x18\x07 \x03(\x0b\x32Z.github.com.eclipse_kanto.container_management.containerm.api.types.containers.PortMapping\x12s\n\nlog_config\x18\x08 \x01(\x0b\x32_.github.com.eclipse_kanto.container_management.containerm.api.types.containers.LogConfiguration\x12k\n\tresources\x18\t \x01(\x0b\x32X.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Resources\x12\x1a\n\x12\x65xtra_capabilities\x18\n \x03(\t\"\x83\x01\n\x08IOConfig\x12\x15\n\rattach_stderr\x18\x01 \x01(\x08\x12\x14\n\x0c\x61ttach_stdin\x18\x02 \x01(\x08\x12\x15\n\rattach_stdout\x18\x03 \x01(\x08\x12\x12\n\nopen_stdin\x18\x04 \x01(\x08\x12\x12\n\nstdin_once\x18\x05 \x01(\x08\x12\x0b\n\x03tty\x18\x06 \x01(\x08\"2\n\x16\x43ontainerConfiguration\x12\x0b\n\x03\x65nv\x18\x01 \x03(\t\x12\x0b\n\x03\x63md\x18\x02 \x03(\t\"l\n\x10\x45ndpointSettings\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x12\n\nip_address\x18\x03 \x01(\t\x12\x13\n\x0bmac_address\x18\x04 \x01(\t\x12\x12\n\nnetwork_id\x18\x05 \x01(\t\"\xec\x02\n\x0fNetworkSettings\x12~\n\x08networks\x18\x01 \x03(\x0b\x32l.github.com.eclipse_kanto.container_management.containerm.api.types.containers.NetworkSettings.NetworksEntry\x12\x12\n\nsandbox_id\x18\x02 \x01(\t\x12\x13\n\x0bsandbox_key\x18\x03 \x01(\t\x12\x1d\n\x15network_controller_id\x18\x04 \x01(\t\x1a\x90\x01\n\rNetworksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12n\n\x05value\x18\x02 \x01(\x0b\x32_.github.com.eclipse_kanto.container_management.containerm.api.types.containers.EndpointSettings:\x02\x38\x01\"\xd5\x01\n\x05State\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x12\n\nstarted_at\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x11\n\texit_code\x18\x04 \x01(\x03\x12\x13\n\x0b\x66inished_at\x18\x05 \x01(\t\x12\x0e\n\x06\x65xited\x18\x06 \x01(\x08\x12\x0c\n\x04\x64\x65\x61\x64\x18\x07 \x01(\x08\x12\x12\n\nrestarting\x18\x08 \x01(\x08\x12\x0e\n\x06paused\x18\t \x01(\x08\x12\x0f\n\x07running\x18\n \x01(\x08\x12\x0e\n\x06status\x18\x0b \x01(\t\x12\x11\n\toomKilled\x18\x0c \x01(\x08\"\xba\x08\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x63\n\x05image\x18\x03 \x01(\x0b\x32T.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Image\x12\x11\n\thost_name\x18\x04 \x01(\t\x12\x13\n\x0b\x64omain_name\x18\x05 \x01(\t\x12\x18\n\x10resolv_conf_path\x18\x06 \x01(\t\x12\x12\n\nhosts_path\x18\x07 \x01(\t\x12\x15\n\rhostname_path\x18\x08 \x01(\t\x12i\n\x06mounts\x18\t \x03(\x0b\x32Y.github.com.eclipse_kanto.container_management.containerm.api.types.containers.MountPoint\x12\x62\n\x05hooks\x18\n \x03(\x0b\x32S.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Hook\x12n\n\x0bhost_config\x18\x0b \x01(\x0b\x32Y.github.com.eclipse_kanto.container_management.containerm.api.types.containers.HostConfig\x12j\n\tio_config\x18\x0c \x01(\x0b\x32W.github.com.eclipse_kanto.container_management.containerm.api.types.containers.IOConfig\x12u\n\x06\x63onfig\x18\r \x01(\x0b\x32\x65.github.com.eclipse_kanto.container_management.containerm.api.types.containers.ContainerConfiguration\x12x\n\x10network_settings\x18\x0e \x01(\x0b\x32^.github.com.eclipse_kanto.container_management.containerm.api.types.containers.NetworkSettings\x12\x63\n\x05state\x18\x0f \x01(\x0b\x32T.github.com.eclipse_kanto.container_management.containerm.api.types.containers.State\x12\x0f\n\x07\x63reated\x18\x10 \x01(\t\x12\x18\n\x10manually_stopped\x18\x11 \x01(\x08\x12\x15\n\rrestart_count\x18\x12 \x01(\x03\"=\n\x0bStopOptions\x12\x0f\n\x07timeout\x18\x01 \x01(\x03\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0e\n\x06signal\x18\x03 \x01(\t\"\xf2\x01\n\rUpdateOptions\x12t\n\x0erestart_policy\x18\x01 \x01(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.RestartPolicy\x12k\n\tresources\x18\x02 \x01(\x0b\x32X.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Resourcesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n api/types/containers/types.proto\x12Mgithub.com.eclipse_kanto.container_management.containerm.api.types.containers\"1\n\rDecryptConfig\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x12\n\nrecipients\x18\x02 \x03(\t\"\x8b\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12t\n\x0e\x64\x65\x63rypt_config\x18\x02 \x01(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.DecryptConfig\"^\n\nMountPoint\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x18\n\x10propagation_mode\x18\x03 \x01(\t\x12\x11\n\tread_only\x18\x64 \x01(\x08\"N\n\x04Hook\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x0b\n\x03\x65nv\x18\x03 \x03(\t\x12\x0f\n\x07timeout\x18\x04 \x01(\x05\x12\x0c\n\x04type\x18\x05 \x01(\t\"\\\n\rDeviceMapping\x12\x14\n\x0cpath_on_host\x18\x01 \x01(\t\x12\x19\n\x11path_in_container\x18\x02 \x01(\t\x12\x1a\n\x12\x63group_permissions\x18\x03 \x01(\t\"Q\n\rRestartPolicy\x12\x1b\n\x13maximum_retry_count\x18\x01 \x01(\x03\x12\x15\n\rretry_timeout\x18\x02 \x01(\x03\x12\x0c\n\x04type\x18\x03 \x01(\t\"r\n\x0bPortMapping\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07host_ip\x18\x02 \x01(\t\x12\x11\n\thost_port\x18\x03 \x01(\x03\x12\x15\n\rhost_port_end\x18\x04 \x01(\x03\x12\x16\n\x0e\x63ontainer_port\x18\x05 \x01(\x03\"]\n\x16LogDriverConfiguration\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x11\n\tmax_files\x18\x02 \x01(\x03\x12\x10\n\x08max_size\x18\x03 \x01(\t\x12\x10\n\x08root_dir\x18\x04 \x01(\t\"=\n\x14LogModeConfiguration\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x17\n\x0fmax_buffer_size\x18\x02 \x01(\t\"\x8a\x02\n\x10LogConfiguration\x12|\n\rdriver_config\x18\x01 \x01(\x0b\x32\x65.github.com.eclipse_kanto.container_management.containerm.api.types.containers.LogDriverConfiguration\x12x\n\x0bmode_config\x18\x02 \x01(\x0b\x32\x63.github.com.eclipse_kanto.container_management.containerm.api.types.containers.LogModeConfiguration\"\x97\x01\n\tResources\x12\x0e\n\x06memory\x18\x01 \x01(\t\x12\x1a\n\x12memory_reservation\x18\x02 \x01(\t\x12\x13\n\x0bmemory_swap\x18\x03 \x01(\t\x12\x0c\n\x04\x63pus\x18\x64 \x01(\t\x12\x12\n\ncpu_shares\x18\x65 \x01(\x03\x12\x13\n\x0b\x63puset_cpus\x18\x66 \x01(\t\x12\x12\n\npids_limit\x18g \x01(\x03\"2\n\x06Ulimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04soft\x18\x02 \x01(\x03\x12\x0c\n\x04hard\x18\x03 \x01(\x03\"\xb3\x06\n\nHostConfig\x12m\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.DeviceMapping\x12\x14\n\x0cnetwork_mode\x18\x02 \x01(\t\x12\x12\n\nprivileged\x18\x03 \x01(\x08\x12t\n\x0erestart_policy\x18\x04 \x01(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.RestartPolicy\x12\x0f\n\x07runtime\x18\x05 \x01(\t\x12\x13\n\x0b\x65xtra_hosts\x18\x06 \x03(\t\x12q\n\rport_mappings\x18\x07 \x03(\x0b\x32Z.github.com.eclipse_kanto.container_management.containerm.api.types.containers.PortMapping\x12s\n\nlog_config\x18\x08 \x01(\x0b\x32_.github.com.eclipse_kanto.container_management.containerm.api.types.containers.LogConfiguration\x12k\n\tresources\x18\t \x01(\x0b\x32X.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Resources\x12\x1a\n\x12\x65xtra_capabilities\x18\n \x03(\t\x12\x66\n\x07ulimits\x18\x64 \x03(\x0b\x32U.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Ulimit\x12\x17\n\x0fseccomp_profile\x18\x65 \x01(\t\"\x83\x01\n\x08IOConfig\x12\x15\n\rattach_stderr\x18\x01 \x01(\x08\x12\x14\n\x0c\x61ttach_stdin\x18\x02 \x01(\x08\x12\x15\n\rattach_stdout\x18\x03 \x01(\x08\x12\x12\n\nopen_stdin\x18\x04 \x01(\x08\x12\x12\n\nstdin_once\x18\x05 \x01(\x08\x12\x0b\n\x03tty\x18\x06 \x01(\x08\"r\n\x0bHealthCheck\x12\x0c\n\x04\x65xec\x18\x01 \x03(\t\x12\x0b\n\x03tcp\x18\x02 \x01(\x03\x12\x10\n\x08interval\x18\x03 \x01(\t\x12\x0f\n\x07timeout\x18\x04 \x01(\t\x12\x0f\n\x07retries\x18\x05 \x01(\x03\x12\x14\n\x0cstart_period\x18\x06 \x01(\t\"\xc7\x01\n\x16\x43ontainerConfiguration\x12\x0b\n\x03\x65nv\x18\x01 \x03(\t\x12\x0b\n\x03\x63md\x18\x02 \x03(\t\x12\x0c\n\x04user\x18\x64 \x01(\t\x12\x13\n\x0bworking_dir\x18\x65 \x01(\t\x12p\n\x0chealth_check\x18\x66 \x01(\x0b\x32Z.github.com.eclipse_kanto.container_management.containerm.api.types.containers.HealthCheck\"l\n\x10\x45ndpointSettings\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t\x12\x12\n\nip_address\x18\x03 \x01(\t\x12\x13\n\x0bmac_address\x18\x04 \x01(\t\x12\x12\n\nnetwork_id\x18\x05 \x01(\t\"\xec\x02\n\x0fNetworkSettings\x12~\n\x08networks\x18\x01 \x03(\x0b\x32l.github.com.eclipse_kanto.container_management.containerm.api.types.containers.NetworkSettings.NetworksEntry\x12\x12\n\nsandbox_id\x18\x02 \x01(\t\x12\x13\n\x0bsandbox_key\x18\x03 \x01(\t\x12\x1d\n\x15network_controller_id\x18\x04 \x01(\t\x1a\x90\x01\n\rNetworksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12n\n\x05value\x18\x02 \x01(\x0b\x32_.github.com.eclipse_kanto.container_management.containerm.api.types.containers.EndpointSettings:\x02\x38\x01\"\xfb\x01\n\x05State\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x12\n\nstarted_at\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x11\n\texit_code\x18\x04 \x01(\x03\x12\x13\n\x0b\x66inished_at\x18\x05 \x01(\t\x12\x0e\n\x06\x65xited\x18\x06 \x01(\x08\x12\x0c\n\x04\x64\x65\x61\x64\x18\x07 \x01(\x08\x12\x12\n\nrestarting\x18\x08 \x01(\x08\x12\x0e\n\x06paused\x18\t \x01(\x08\x12\x0f\n\x07running\x18\n \x01(\x08\x12\x0e\n\x06status\x18\x0b \x01(\t\x12\x11\n\toomKilled\x18\x0c \x01(\x08\x12\x0e\n\x06health\x18\x64 \x01(\t\x12\x14\n\x0chealth_error\x18\x65 \x01(\t\"\xba\x08\n\tContainer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x63\n\x05image\x18\x03 \x01(\x0b\x32T.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Image\x12\x11\n\thost_name\x18\x04 \x01(\t\x12\x13\n\x0b\x64omain_name\x18\x05 \x01(\t\x12\x18\n\x10resolv_conf_path\x18\x06 \x01(\t\x12\x12\n\nhosts_path\x18\x07 \x01(\t\x12\x15\n\rhostname_path\x18\x08 \x01(\t\x12i\n\x06mounts\x18\t \x03(\x0b\x32Y.github.com.eclipse_kanto.container_management.containerm.api.types.containers.MountPoint\x12\x62\n\x05hooks\x18\n \x03(\x0b\x32S.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Hook\x12n\n\x0bhost_config\x18\x0b \x01(\x0b\x32Y.github.com.eclipse_kanto.container_management.containerm.api.types.containers.HostConfig\x12j\n\tio_config\x18\x0c \x01(\x0b\x32W.github.com.eclipse_kanto.container_management.containerm.api.types.containers.IOConfig\x12u\n\x06\x63onfig\x18\r \x01(\x0b\x32\x65.github.com.eclipse_kanto.container_management.containerm.api.types.containers.ContainerConfiguration\x12x\n\x10network_settings\x18\x0e \x01(\x0b\x32^.github.com.eclipse_kanto.container_management.containerm.api.types.containers.NetworkSettings\x12\x63\n\x05state\x18\x0f \x01(\x0b\x32T.github.com.eclipse_kanto.container_management.containerm.api.types.containers.State\x12\x0f\n\x07\x63reated\x18\x10 \x01(\t\x12\x18\n\x10manually_stopped\x18\x11 \x01(\x08\x12\x15\n\rrestart_count\x18\x12 \x01(\x03\"=\n\x0bStopOptions\x12\x0f\n\x07timeout\x18\x01 \x01(\x03\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x0e\n\x06signal\x18\x03 \x01(\t\"\xf2\x01\n\rUpdateOptions\x12t\n\x0erestart_policy\x18\x01 \x01(\x0b\x32\\.github.com.eclipse_kanto.container_management.containerm.api.types.containers.RestartPolicy\x12k\n\tresources\x18\x02 \x01(\x0b\x32X.github.com.eclipse_kanto.container_management.containerm.api.types.containers.Resourcesb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'api.types.containers.types_pb2', globals())
@@ -28,41 +28,45 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _IMAGE._serialized_start=167
   _IMAGE._serialized_end=306
   _MOUNTPOINT._serialized_start=308
-  _MOUNTPOINT._serialized_end=383
-  _HOOK._serialized_start=385
-  _HOOK._serialized_end=463
-  _DEVICEMAPPING._serialized_start=465
-  _DEVICEMAPPING._serialized_end=557
-  _RESTARTPOLICY._serialized_start=559
-  _RESTARTPOLICY._serialized_end=640
-  _PORTMAPPING._serialized_start=642
-  _PORTMAPPING._serialized_end=756
-  _LOGDRIVERCONFIGURATION._serialized_start=758
-  _LOGDRIVERCONFIGURATION._serialized_end=851
-  _LOGMODECONFIGURATION._serialized_start=853
-  _LOGMODECONFIGURATION._serialized_end=914
-  _LOGCONFIGURATION._serialized_start=917
-  _LOGCONFIGURATION._serialized_end=1183
-  _RESOURCES._serialized_start=1185
-  _RESOURCES._serialized_end=1261
-  _HOSTCONFIG._serialized_start=1264
-  _HOSTCONFIG._serialized_end=1954
-  _IOCONFIG._serialized_start=1957
-  _IOCONFIG._serialized_end=2088
-  _CONTAINERCONFIGURATION._serialized_start=2090
-  _CONTAINERCONFIGURATION._serialized_end=2140
-  _ENDPOINTSETTINGS._serialized_start=2142
-  _ENDPOINTSETTINGS._serialized_end=2250
-  _NETWORKSETTINGS._serialized_start=2253
-  _NETWORKSETTINGS._serialized_end=2617
-  _NETWORKSETTINGS_NETWORKSENTRY._serialized_start=2473
-  _NETWORKSETTINGS_NETWORKSENTRY._serialized_end=2617
-  _STATE._serialized_start=2620
-  _STATE._serialized_end=2833
-  _CONTAINER._serialized_start=2836
-  _CONTAINER._serialized_end=3918
-  _STOPOPTIONS._serialized_start=3920
-  _STOPOPTIONS._serialized_end=3981
-  _UPDATEOPTIONS._serialized_start=3984
-  _UPDATEOPTIONS._serialized_end=4226
+  _MOUNTPOINT._serialized_end=402
+  _HOOK._serialized_start=404
+  _HOOK._serialized_end=482
+  _DEVICEMAPPING._serialized_start=484
+  _DEVICEMAPPING._serialized_end=576
+  _RESTARTPOLICY._serialized_start=578
+  _RESTARTPOLICY._serialized_end=659
+  _PORTMAPPING._serialized_start=661
+  _PORTMAPPING._serialized_end=775
+  _LOGDRIVERCONFIGURATION._serialized_start=777
+  _LOGDRIVERCONFIGURATION._serialized_end=870
+  _LOGMODECONFIGURATION._serialized_start=872
+  _LOGMODECONFIGURATION._serialized_end=933
+  _LOGCONFIGURATION._serialized_start=936
+  _LOGCONFIGURATION._serialized_end=1202
+  _RESOURCES._serialized_start=1205
+  _RESOURCES._serialized_end=1356
+  _ULIMIT._serialized_start=1358
+  _ULIMIT._serialized_end=1408
+  _HOSTCONFIG._serialized_start=1411
+  _HOSTCONFIG._serialized_end=2230
+  _IOCONFIG._serialized_start=2233
+  _IOCONFIG._serialized_end=2364
+  _HEALTHCHECK._serialized_start=2366
+  _HEALTHCHECK._serialized_end=2480
+  _CONTAINERCONFIGURATION._serialized_start=2483
+  _CONTAINERCONFIGURATION._serialized_end=2682
+  _ENDPOINTSETTINGS._serialized_start=2684
+  _ENDPOINTSETTINGS._serialized_end=2792
+  _NETWORKSETTINGS._serialized_start=2795
+  _NETWORKSETTINGS._serialized_end=3159
+  _NETWORKSETTINGS_NETWORKSENTRY._serialized_start=3015
+  _NETWORKSETTINGS_NETWORKSENTRY._serialized_end=3159
+  _STATE._serialized_start=3162
+  _STATE._serialized_end=3413
+  _CONTAINER._serialized_start=3416
+  _CONTAINER._serialized_end=4498
+  _STOPOPTIONS._serialized_start=4500
+  _STOPOPTIONS._serialized_end=4561
+  _UPDATEOPTIONS._serialized_start=4564
+  _UPDATEOPTIONS._serialized_end=4806
 # @@protoc_insertion_point(module_scope)

@@ -47,12 +47,18 @@ class Container(_message.Message):
     def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping[str, object]]] = ..., host_name: _Optional[str] = ..., domain_name: _Optional[str] = ..., resolv_conf_path: _Optional[str] = ..., hosts_path: _Optional[str] = ..., hostname_path: _Optional[str] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping[str, object]]]] = ..., hooks: _Optional[_Iterable[_Union[Hook, _Mapping[str, object]]]] = ..., host_config: _Optional[_Union[HostConfig, _Mapping[str, object]]] = ..., io_config: _Optional[_Union[IOConfig, _Mapping[str, object]]] = ..., config: _Optional[_Union[ContainerConfiguration, _Mapping[str, object]]] = ..., network_settings: _Optional[_Union[NetworkSettings, _Mapping[str, object]]] = ..., state: _Optional[_Union[State, _Mapping[str, object]]] = ..., created: _Optional[str] = ..., manually_stopped: bool = ..., restart_count: _Optional[int] = ...) -> None: ...
 
 class ContainerConfiguration(_message.Message):
-    __slots__ = ["cmd", "env"]
+    __slots__ = ["cmd", "env", "health_check", "user", "working_dir"]
     CMD_FIELD_NUMBER: _ClassVar[int]
     ENV_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_CHECK_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIR_FIELD_NUMBER: _ClassVar[int]
     cmd: _containers.RepeatedScalarFieldContainer[str]
     env: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, env: _Optional[_Iterable[str]] = ..., cmd: _Optional[_Iterable[str]] = ...) -> None: ...
+    health_check: HealthCheck
+    user: str
+    working_dir: str
+    def __init__(self, env: _Optional[_Iterable[str]] = ..., cmd: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ..., working_dir: _Optional[str] = ..., health_check: _Optional[_Union[HealthCheck, _Mapping[str, object]]] = ...) -> None: ...
 
 class DecryptConfig(_message.Message):
     __slots__ = ["keys", "recipients"]
@@ -86,6 +92,22 @@ class EndpointSettings(_message.Message):
     network_id: str
     def __init__(self, id: _Optional[str] = ..., gateway: _Optional[str] = ..., ip_address: _Optional[str] = ..., mac_address: _Optional[str] = ..., network_id: _Optional[str] = ...) -> None: ...
 
+class HealthCheck(_message.Message):
+    __slots__ = ["exec", "interval", "retries", "start_period", "tcp", "timeout"]
+    EXEC_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    RETRIES_FIELD_NUMBER: _ClassVar[int]
+    START_PERIOD_FIELD_NUMBER: _ClassVar[int]
+    TCP_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    exec: _containers.RepeatedScalarFieldContainer[str]
+    interval: str
+    retries: int
+    start_period: str
+    tcp: int
+    timeout: str
+    def __init__(self, exec: _Optional[_Iterable[str]] = ..., tcp: _Optional[int] = ..., interval: _Optional[str] = ..., timeout: _Optional[str] = ..., retries: _Optional[int] = ..., start_period: _Optional[str] = ...) -> None: ...
+
 class Hook(_message.Message):
     __slots__ = ["args", "env", "path", "timeout", "type"]
     ARGS_FIELD_NUMBER: _ClassVar[int]
@@ -101,7 +123,7 @@ class Hook(_message.Message):
     def __init__(self, path: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., env: _Optional[_Iterable[str]] = ..., timeout: _Optional[int] = ..., type: _Optional[str] = ...) -> None: ...
 
 class HostConfig(_message.Message):
-    __slots__ = ["devices", "extra_capabilities", "extra_hosts", "log_config", "network_mode", "port_mappings", "privileged", "resources", "restart_policy", "runtime"]
+    __slots__ = ["devices", "extra_capabilities", "extra_hosts", "log_config", "network_mode", "port_mappings", "privileged", "resources", "restart_policy", "runtime", "seccomp_profile", "ulimits"]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     EXTRA_CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     EXTRA_HOSTS_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +134,8 @@ class HostConfig(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     RESTART_POLICY_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ULIMITS_FIELD_NUMBER: _ClassVar[int]
     devices: _containers.RepeatedCompositeFieldContainer[DeviceMapping]
     extra_capabilities: _containers.RepeatedScalarFieldContainer[str]
     extra_hosts: _containers.RepeatedScalarFieldContainer[str]
@@ -122,7 +146,9 @@ class HostConfig(_message.Message):
     resources: Resources
     restart_policy: RestartPolicy
     runtime: str
-    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceMapping, _Mapping[str, object]]]] = ..., network_mode: _Optional[str] = ..., privileged: bool = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping[str, object]]] = ..., runtime: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., port_mappings: _Optional[_Iterable[_Union[PortMapping, _Mapping[str, object]]]] = ..., log_config: _Optional[_Union[LogConfiguration, _Mapping[str, object]]] = ..., resources: _Optional[_Union[Resources, _Mapping[str, object]]] = ..., extra_capabilities: _Optional[_Iterable[str]] = ...) -> None: ...
+    seccomp_profile: str
+    ulimits: _containers.RepeatedCompositeFieldContainer[Ulimit]
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceMapping, _Mapping[str, object]]]] = ..., network_mode: _Optional[str] = ..., privileged: bool = ..., restart_policy: _Optional[_Union[RestartPolicy, _Mapping[str, object]]] = ..., runtime: _Optional[str] = ..., extra_hosts: _Optional[_Iterable[str]] = ..., port_mappings: _Optional[_Iterable[_Union[PortMapping, _Mapping[str, object]]]] = ..., log_config: _Optional[_Union[LogConfiguration, _Mapping[str, object]]] = ..., resources: _Optional[_Union[Resources, _Mapping[str, object]]] = ..., extra_capabilities: _Optional[_Iterable[str]] = ..., ulimits: _Optional[_Iterable[_Union[Ulimit, _Mapping[str, object]]]] = ..., seccomp_profile: _Optional[str] = ...) -> None: ...
 
 class IOConfig(_message.Message):
     __slots__ = ["attach_stderr", "attach_stdin", "attach_stdout", "open_stdin", "stdin_once", "tty"]
@@ -177,14 +203,16 @@ class LogModeConfiguration(_message.Message):
     def __init__(self, mode: _Optional[str] = ..., max_buffer_size: _Optional[str] = ...) -> None: ...
 
 class MountPoint(_message.Message):
-    __slots__ = ["destination", "propagation_mode", "source"]
+    __slots__ = ["destination", "propagation_mode", "read_only", "source"]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     PROPAGATION_MODE_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     destination: str
     propagation_mode: str
+    read_only: bool
     source: str
-    def __init__(self, destination: _Optional[str] = ..., source: _Optional[str] = ..., propagation_mode: _Optional[str] = ...) -> None: ...
+    def __init__(self, destination: _Optional[str] = ..., source: _Optional[str] = ..., propagation_mode: _Optional[str] = ..., read_only: bool = ...) -> None: ...
 
 class NetworkSettings(_message.Message):
     __slots__ = ["network_controller_id", "networks", "sandbox_id", "sandbox_key"]
@@ -220,14 +248,22 @@ class PortMapping(_message.Message):
     def __init__(self, protocol: _Optional[str] = ..., host_ip: _Optional[str] = ..., host_port: _Optional[int] = ..., host_port_end: _Optional[int] = ..., container_port: _Optional[int] = ...) -> None: ...
 
 class Resources(_message.Message):
-    __slots__ = ["memory", "memory_reservation", "memory_swap"]
+    __slots__ = ["cpu_shares", "cpus", "cpuset_cpus", "memory", "memory_reservation", "memory_swap", "pids_limit"]
+    CPUSET_CPUS_FIELD_NUMBER: _ClassVar[int]
+    CPUS_FIELD_NUMBER: _ClassVar[int]
+    CPU_SHARES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_FIELD_NUMBER: _ClassVar[int]
     MEMORY_RESERVATION_FIELD_NUMBER: _ClassVar[int]
     MEMORY_SWAP_FIELD_NUMBER: _ClassVar[int]
+    PIDS_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    cpu_shares: int
+    cpus: str
+    cpuset_cpus: str
     memory: str
     memory_reservation: str
     memory_swap: str
-    def __init__(self, memory: _Optional[str] = ..., memory_reservation: _Optional[str] = ..., memory_swap: _Optional[str] = ...) -> None: ...
+    pids_limit: int
+    def __init__(self, memory: _Optional[str] = ..., memory_reservation: _Optional[str] = ..., memory_swap: _Optional[str] = ..., cpus: _Optional[str] = ..., cpu_shares: _Optional[int] = ..., cpuset_cpus: _Optional[str] = ..., pids_limit: _Optional[int] = ...) -> None: ...
 
 class RestartPolicy(_message.Message):
     __slots__ = ["maximum_retry_count", "retry_timeout", "type"]
@@ -240,12 +276,14 @@ class RestartPolicy(_message.Message):
     def __init__(self, maximum_retry_count: _Optional[int] = ..., retry_timeout: _Optional[int] = ..., type: _Optional[str] = ...) -> None: ...
 
 class State(_message.Message):
-    __slots__ = ["dead", "error", "exit_code", "exited", "finished_at", "oomKilled", "paused", "pid", "restarting", "running", "started_at", "status"]
+    __slots__ = ["dead", "error", "exit_code", "exited", "finished_at", "health", "health_error", "oomKilled", "paused", "pid", "restarting", "running", "started_at", "status"]
     DEAD_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     EXITED_FIELD_NUMBER: _ClassVar[int]
     EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_ERROR_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
     OOMKILLED_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -258,6 +296,8 @@ class State(_message.Message):
     exit_code: int
     exited: bool
     finished_at: str
+    health: str
+    health_error: str
     oomKilled: bool
     paused: bool
     pid: int
@@ -265,7 +305,7 @@ class State(_message.Message):
     running: bool
     started_at: str
     status: str
-    def __init__(self, pid: _Optional[int] = ..., started_at: _Optional[str] = ..., error: _Optional[str] = ..., exit_code: _Optional[int] = ..., finished_at: _Optional[str] = ..., exited: bool = ..., dead: bool = ..., restarting: bool = ..., paused: bool = ..., running: bool = ..., status: _Optional[str] = ..., oomKilled: bool = ...) -> None: ...
+    def __init__(self, pid: _Optional[int] = ..., started_at: _Optional[str] = ..., error: _Optional[str] = ..., exit_code: _Optional[int] = ..., finished_at: _Optional[str] = ..., exited: bool = ..., dead: bool = ..., restarting: bool = ..., paused: bool = ..., running: bool = ..., status: _Optional[str] = ..., oomKilled: bool = ..., health: _Optional[str] = ..., health_error: _Optional[str] = ...) -> None: ...
 
 class StopOptions(_message.Message):
     __slots__ = ["force", "signal", "timeout"]
@@ -276,6 +316,16 @@ class StopOptions(_message.Message):
     signal: str
     timeout: int
     def __init__(self, timeout: _Optional[int] = ..., force: bool = ..., signal: _Optional[str] = ...) -> None: ...
+
+class Ulimit(_message.Message):
+    __slots__ = ["hard", "name", "soft"]
+    HARD_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    hard: int
+    name: str
+    soft: int
+    def __init__(self, name: _Optional[str] = ..., soft: _Optional[int] = ..., hard: _Optional[int] = ...) -> None: ...
 
 class UpdateOptions(_message.Message):
     __slots__ = ["resources", "restart_policy"]
