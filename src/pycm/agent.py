@@ -118,7 +118,10 @@ class Agent:
         self.logs = JsonFileLogs(containers.home_dir, containers.exec_root_dir)
         self.metrics = Sampler()
         self.runtime = ContainerdRuntime(
-            containers.address_path, namespace=containers.default_ns, lease=containers.lease_id
+            containers.address_path,
+            namespace=containers.default_ns,
+            lease=containers.lease_id,
+            exec_dir=os.path.join(containers.exec_root_dir, "exec"),
         )
         self.containers = Manager(
             store=ContainerStore(manager.home_dir),

@@ -109,6 +109,21 @@ class TaskRequest:
     systemd_cgroup: bool = False
 
 
+@dataclass(frozen=True)
+class ExecRequest:
+    """A command to run beside a container's first process: as its user, in its environment, with its rights and limits.
+
+    id: the container's. io: FIFOs for the command's streams, none by default (without a terminal stdout and stderr go together).
+    "" in *cwd*: where the first process began.
+    """
+
+    id: str
+    args: tuple[str, ...]
+    io: TaskIO = TaskIO()
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+
+
 class Runtime(Protocol):
     """Containers, snapshots and tasks of one containerd namespace. Ids are container ids; a container's snapshot is "<id>-snapshot"."""
 
@@ -141,6 +156,13 @@ class Runtime(Protocol):
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Apply an OCI "linux.resources" dict to the live task."""
+
+    async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
+        """Run a command in a running container to its end; the exit code.
+
+        OperationFailedError if it cannot be started, or has not ended after *timeout* seconds: it is killed then, as it is if
+        the caller is cancelled. UnavailableError if containerd went away meanwhile: the command is ended when it is back.
+        """
 
     async def delete_task(self, container_id: str) -> None:
         """Delete task (it must have ended) and container record, keep the snapshot. What is gone already is no error."""

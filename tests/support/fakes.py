@@ -12,6 +12,7 @@ from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableErro
 from pycm.model import times
 from pycm.ports import (
     ContainerMeasurements,
+    ExecRequest,
     Exit,
     ImageConfig,
     RuntimeConnected,
@@ -45,6 +46,8 @@ class FakeRuntime:
         self.live: dict[str, Task] = {}
         self.requests: dict[str, TaskRequest] = {}
         self.updates: list[tuple[str, Mapping[str, Any]]] = []
+        self.execs: list[ExecRequest] = []
+        self.exec_codes: dict[str, int] = {}
         self.stubborn: set[str] = set()
         self.exit_before_start_returns: int | None = None
         self.fail: dict[str, PycmError] = {}
@@ -127,6 +130,11 @@ class FakeRuntime:
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         self._called("update", container_id)
         self.updates.append((container_id, resources))
+
+    async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
+        self._called("exec", request.id)
+        self.execs.append(request)
+        return self.exec_codes.get(request.id, 0)
 
     async def delete_task(self, container_id: str) -> None:
         self._called("delete_task", container_id)

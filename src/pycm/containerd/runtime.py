@@ -21,6 +21,7 @@ from google.protobuf.empty_pb2 import Empty
 from pycm.containerd import convert, leases, rootfs, rpc
 from pycm.containerd.client import Client
 from pycm.containerd.events import EventStream, delays
+from pycm.containerd.execs import Execs
 from pycm.containerd.images import Images
 from pycm.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pycm.containerd.images import Image
     from pycm.containerd.proto.types_pb2 import Mount
     from pycm.containerd.rpc import Call, Reply, Request
-    from pycm.ports import ImageConfig, RuntimeEvent, Task, TaskRequest
+    from pycm.ports import ExecRequest, ImageConfig, RuntimeEvent, Task, TaskRequest
 
 _log = logging.getLogger("pycm.containerd")
 
@@ -55,12 +56,15 @@ class ContainerdRuntime:
         namespace: str = NAMESPACE,
         lease: str = LEASE,
         snapshotter: str = SNAPSHOTTER,
+        exec_dir: str = "",
     ) -> None:
+        """*exec_dir*: where commands in containers are noted while they run, in a directory that a boot empties."""
         self._client = Client(address, namespace)
         self._lease = lease
         self._snapshotter = snapshotter
         self._images = Images(self._client, snapshotter, f"{lease}.unpack")
-        self._stream = EventStream(self._client, self._ensure_lease, self.tasks)
+        self._execs = Execs(self._client, lease, exec_dir)
+        self._stream = EventStream(self._client, self._prepare_session, self.tasks)
 
     # ── connection ──
 
@@ -88,6 +92,11 @@ class ContainerdRuntime:
 
     async def _ensure_lease(self) -> None:
         await leases.ensure(self._client, self._lease)
+
+    async def _prepare_session(self) -> None:
+        """containerd is there, or there again."""
+        await self._ensure_lease()
+        await self._execs.end_left_over()
 
     # ── images and snapshots ──
 
@@ -154,6 +163,9 @@ class ContainerdRuntime:
         await self._call(
             rpc.TASK_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=container_id, resources=value)
         )
+
+    async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
+        return await self._execs.run(request, timeout)
 
     async def delete_task(self, container_id: str) -> None:
         try:

@@ -35,6 +35,14 @@ class CreateTaskResponse(_message.Message):
     pid: int
     def __init__(self, container_id: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
+class DeleteProcessRequest(_message.Message):
+    __slots__ = ["container_id", "exec_id"]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXEC_ID_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    exec_id: str
+    def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ...) -> None: ...
+
 class DeleteResponse(_message.Message):
     __slots__ = ["exit_status", "exited_at", "id", "pid"]
     EXITED_AT_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +60,24 @@ class DeleteTaskRequest(_message.Message):
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     container_id: str
     def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+
+class ExecProcessRequest(_message.Message):
+    __slots__ = ["container_id", "exec_id", "spec", "stderr", "stdin", "stdout", "terminal"]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXEC_ID_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    STDIN_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_FIELD_NUMBER: _ClassVar[int]
+    TERMINAL_FIELD_NUMBER: _ClassVar[int]
+    container_id: str
+    exec_id: str
+    spec: _any_pb2.Any
+    stderr: str
+    stdin: str
+    stdout: str
+    terminal: bool
+    def __init__(self, container_id: _Optional[str] = ..., stdin: _Optional[str] = ..., stdout: _Optional[str] = ..., stderr: _Optional[str] = ..., terminal: bool = ..., spec: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ..., exec_id: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ["container_id"]
@@ -102,10 +128,12 @@ class ResumeTaskRequest(_message.Message):
     def __init__(self, container_id: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ["container_id"]
+    __slots__ = ["container_id", "exec_id"]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXEC_ID_FIELD_NUMBER: _ClassVar[int]
     container_id: str
-    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+    exec_id: str
+    def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ...) -> None: ...
 
 class StartResponse(_message.Message):
     __slots__ = ["pid"]
@@ -122,10 +150,12 @@ class UpdateTaskRequest(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., resources: _Optional[_Union[_any_pb2.Any, _Mapping[str, object]]] = ...) -> None: ...
 
 class WaitRequest(_message.Message):
-    __slots__ = ["container_id"]
+    __slots__ = ["container_id", "exec_id"]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    EXEC_ID_FIELD_NUMBER: _ClassVar[int]
     container_id: str
-    def __init__(self, container_id: _Optional[str] = ...) -> None: ...
+    exec_id: str
+    def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ...) -> None: ...
 
 class WaitResponse(_message.Message):
     __slots__ = ["exit_status", "exited_at"]

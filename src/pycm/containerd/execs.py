@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that run in a container beside its first process.
+
+containerd keeps such a command until somebody deletes it. So each one is noted by an empty file while it exists; an agent that was
+killed, or lost containerd meanwhile, finds the note and ends the command. What a command starts inside the container is the
+container's and goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+from typing import TYPE_CHECKING, Any
+
+from pycm.containerd import convert, rpc
+from pycm.containerd.proto import containers_pb2, tasks_pb2
+from pycm.errors import (
+    ConflictError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+    shorten,
+)
+from pycm.failpoints import fail_point
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pycm.containerd.client import Client
+    from pycm.containerd.rpc import Call, Reply, Request
+    from pycm.ports import ExecRequest
+
+#: Commands in one container at once; more are refused.
+MOST = 16
+#: Between the ids in a note's name; neither has it.
+_SEPARATOR = "@"
+_log = logging.getLogger("pycm.containerd")
+
+
+class Execs:
+    """*directory*: of the notes; "" keeps none, for tests."""
+
+    def __init__(self, client: Client, lease: str, directory: str) -> None:
+        self._client = client
+        self._lease = lease
+        self._directory = directory
+        #: Container id to the ids of its commands.
+        self._running: dict[str, set[str]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def run(self, request: ExecRequest, timeout: float | None) -> int:
+        """As ports.Runtime.exec."""
+        exec_id = f"pycm-{secrets.token_hex(8)}"
+        with self._counted(request.id, exec_id):
+            process = _process(await self._spec(request.id), request)
+            self._note(request.id, exec_id)
+            ended = False
+            try:
+                await self._start(request, exec_id, process)
+                fail_point("containerd.exec-started")
+                code = await self._wait(request.id, exec_id, timeout)
+                ended = True
+            finally:
+                await self._end_surely(request.id, exec_id, kill=not ended)
+        return code
+
+    @contextlib.contextmanager
+    def _counted(self, container_id: str, exec_id: str) -> Iterator[None]:
+        running = self._running.setdefault(container_id, set())
+        if len(running) >= MOST:
+            raise ConflictError(f"container {container_id} runs {MOST} commands already")
+        running.add(exec_id)
+        try:
+            yield
+        finally:
+            running.discard(exec_id)
+            if not running:
+                self._running.pop(container_id, None)
+
+    # ── steps ──
+
+    async def _call(self, call: Call[Request, Reply], request: Request) -> Reply:
+        return await self._client.call(call, request, lease=self._lease)
+
+    async def _spec(self, container_id: str) -> dict[str, Any]:
+        """The runtime spec that the container was started with."""
+        found = await self._call(rpc.CONTAINER_GET, containers_pb2.GetContainerRequest(id=container_id))
+        spec = json.loads(found.container.spec.value)
+        assert isinstance(spec, dict)
+        return spec
+
+    async def _start(self, request: ExecRequest, exec_id: str, process: dict[str, Any]) -> None:
+        io = request.io
+        await self._call(
+            rpc.TASK_EXEC,
+            tasks_pb2.ExecProcessRequest(
+                container_id=request.id,
+                exec_id=exec_id,
+                stdin=io.stdin,
+                stdout=io.stdout,
+                stderr=io.stderr,
+                terminal=io.terminal,
+                spec=convert.spec_any("Process", process),
+            ),
+        )
+        fail_point("containerd.exec-made")
+        try:
+            await self._call(rpc.TASK_START, tasks_pb2.StartRequest(container_id=request.id, exec_id=exec_id))
+        except NotFoundError as error:  # so says runc of a program that is not there
+            raise OperationFailedError(str(error)) from None
+
+    async def _wait(self, container_id: str, exec_id: str, timeout: float | None) -> int:
+        request = tasks_pb2.WaitRequest(container_id=container_id, exec_id=exec_id)
+        try:
+            reply = await asyncio.wait_for(self._call(rpc.TASK_EXEC_WAIT, request), timeout)
+        except asyncio.TimeoutError:
+            raise OperationFailedError(
+                f"the command did not end within {timeout:g} s and was killed"
+            ) from None
+        return reply.exit_status & 0xFF
+
+    async def _end_surely(self, container_id: str, exec_id: str, *, kill: bool) -> None:
+        """Also for a caller that is cancelled, and once more if it is cancelled while it waits for this."""
+        task = asyncio.ensure_future(self._end(container_id, exec_id, kill=kill))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
+    async def _end(self, container_id: str, exec_id: str, *, kill: bool) -> None:
+        try:
+            if kill:
+                await self._kill(container_id, exec_id)
+            with contextlib.suppress(NotFoundError):
+                await self._call(
+                    rpc.TASK_EXEC_DELETE,
+                    tasks_pb2.DeleteProcessRequest(container_id=container_id, exec_id=exec_id),
+                )
+        except UnavailableError as error:
+            _log.info(
+                "container %s: a command in it is ended when containerd is back: %s", container_id, error
+            )
+            return
+        except PycmError as error:  # it goes with the container
+            _log.warning("container %s: a command in it was not cleaned up: %s", container_id, error)
+        self._forget(container_id, exec_id)
+
+    async def _kill(self, container_id: str, exec_id: str) -> None:
+        """SIGKILL, and wait until it is gone. One that was made and never started has nothing to kill."""
+        request = tasks_pb2.KillRequest(container_id=container_id, exec_id=exec_id, signal=signal.SIGKILL)
+        with contextlib.suppress(NotFoundError, ConflictError, OperationFailedError):
+            await self._call(rpc.TASK_KILL, request)
+            await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id, exec_id=exec_id))
+
+    # ── notes ──
+
+    def _path(self, container_id: str, exec_id: str) -> str:
+        return os.path.join(self._directory, container_id + _SEPARATOR + exec_id)
+
+    def _note(self, container_id: str, exec_id: str) -> None:
+        if not self._directory:
+            return
+        try:
+            os.makedirs(self._directory, 0o700, exist_ok=True)
+            os.close(os.open(self._path(container_id, exec_id), os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise OperationFailedError(
+                f"cannot note a command in {shorten(self._directory)}: {error.strerror}"
+            ) from None
+
+    def _forget(self, container_id: str, exec_id: str) -> None:
+        if self._directory:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path(container_id, exec_id))
+
+    async def end_left_over(self) -> None:
+        """End the commands that are noted and that nobody waits for."""
+        for name in self._noted():
+            container_id, _, exec_id = name.partition(_SEPARATOR)
+            if exec_id not in self._running.get(container_id, ()):
+                await self._end(container_id, exec_id, kill=True)
+
+    def _noted(self) -> list[str]:
+        try:
+            return os.listdir(self._directory) if self._directory else []
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            _log.warning("commands that an earlier agent left in containers are not ended: %s", error)
+            return []
+
+
+def _process(spec: dict[str, Any], request: ExecRequest) -> dict[str, Any]:
+    """The first process of *spec* with the command of *request*."""
+    process: dict[str, Any] = spec.get("process") or {}
+    names = [entry.partition("=")[0] for entry in request.env]
+    kept = [entry for entry in process.get("env") or [] if entry.partition("=")[0] not in names]
+    return {
+        **process,
+        "args": list(request.args),
+        "terminal": request.io.terminal,
+        "env": [*kept, *request.env],
+        "cwd": request.cwd or process.get("cwd") or "/",
+    }
