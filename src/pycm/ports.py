@@ -325,6 +325,16 @@ class Metrics(Protocol):
         """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
 
 
+# ── downloads ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Downloads(Protocol):
+    """Small files of the Web, in memory."""
+
+    async def fetch(self, url: str, limit: int) -> bytes:
+        """The whole body, taken up again where it broke off. OperationFailedError, with the reason, if there is none or beyond *limit*."""
+
+
 # ── MQTT ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -11,7 +11,7 @@ VECTORS = pathlib.Path(__file__).parents[1] / "vectors"
 sys.path.insert(0, str(VECTORS))
 
 import vector_live  # noqa: E402
-from vector_expected import EXPECTED  # noqa: E402
+from vector_expected import DEVIATIONS  # noqa: E402
 
 pytestmark = pytest.mark.integration
 
@@ -25,13 +25,13 @@ SHORT_PATIENCE = 1.0
         pytest.param(
             vector,
             id=vector["name"],
-            marks=[pytest.mark.xfail(reason=EXPECTED[vector["name"]], strict=True, raises=AssertionError)]
-            if vector["name"] in EXPECTED
+            marks=[pytest.mark.xfail(reason=DEVIATIONS[vector["name"]], strict=True, raises=AssertionError)]
+            if vector["name"] in DEVIATIONS
             else [],
         )
         for vector in json.loads((VECTORS / "mqtt-twin.json").read_text())
     ],
 )
 def test_the_agent_passes_the_vector_at_a_real_broker(vector):
-    patience = SHORT_PATIENCE if vector["name"] in EXPECTED else vector_live.PATIENCE
+    patience = SHORT_PATIENCE if vector["name"] in DEVIATIONS else vector_live.PATIENCE
     assert vector_live.play(vector, patience) == ""

@@ -6,12 +6,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import vector_operations
 import vector_stimuli
 from vector_fakes import FakeContainers, FakeMetrics
 from vector_matching import Bindings, Seen, find_all, forbidden, missing, wrong_answer
 
 from pycm.model.states import Status
-from pycm.twin.actions import Baseline, Decision, Measure, Publish, Recall, Subscribe, Unsubscribe
+from pycm.twin.actions import (
+    Baseline,
+    Decision,
+    Forget,
+    Measure,
+    Publish,
+    Recall,
+    Run,
+    Subscribe,
+    Unsubscribe,
+)
 from pycm.twin.core import DEFAULT_FEATURES, Twin
 
 if TYPE_CHECKING:
@@ -50,6 +61,11 @@ class CorePlayer:
                 self.carry_out(
                     self.core.recalled(decision.thing, self.given.get("stored_container_ids") or [])
                 )
+            elif isinstance(decision, Forget):
+                self.core.forgotten(decision.thing)
+            elif isinstance(decision, Run):
+                outcome = vector_operations.carry_out(decision.operation, self.containers, self.given)
+                self.carry_out(self.core.done(decision.ticket, outcome))
             elif isinstance(decision, Baseline):
                 self.metrics.baseline(decision.container_ids)
             elif isinstance(decision, Measure):

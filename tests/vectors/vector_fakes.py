@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError
 from pycm.model import states
-from pycm.model.container import Container, HostConfig, Image, LogConfiguration, RestartPolicy, State
+from pycm.model.container import (
+    Container,
+    HostConfig,
+    Image,
+    LogConfiguration,
+    Resources,
+    RestartPolicy,
+    State,
+    UpdateOptions,
+)
 from pycm.model.defaults import fill_defaults
 from pycm.model.states import Status
 from pycm.ports import (
@@ -104,6 +113,27 @@ class FakeContainers:
 
     def create_now(self, given: Mapping[str, Any]) -> None:
         self.tell(Action.CREATED, container_of(given))
+
+    def add_now(self, container: Container) -> None:
+        """A container as the manager leaves a new one."""
+        state = states.created(State())
+        self.tell(Action.CREATED, replace(container, created=CREATED_AT, state=state))
+
+    def fail_now(self, container_id: str, error: str) -> None:
+        old = self.all[container_id]
+        state = states.stopped(old.state, exit_code=0, finished_at=FINISHED_AT, error=error)
+        self.tell(Action.STOPPED, replace(old, state=state))
+
+    def update_now(self, container_id: str, options: UpdateOptions) -> None:
+        old = self.all[container_id]
+        host = old.host_config
+        assert host is not None
+        if options.restart_policy is not None:
+            host = replace(host, restart_policy=options.restart_policy)
+        if options.resources is not None:
+            host = replace(host, resources=options.resources if options.resources != Resources() else None)
+        if host != old.host_config:
+            self.tell(Action.UPDATED, replace(old, host_config=host))
 
     def run_now(self, container_id: str) -> None:
         old = self.all[container_id]
@@ -288,7 +318,7 @@ class FakeLogs:
 
     async def finish(self, container_id: str) -> None: ...
 
-    def forget(self, container_id: str) -> None: ...
+    def forget(self, container_id: str, config: LogConfiguration | None = None) -> None: ...
 
     def path(self, container_id: str, config: LogConfiguration | None) -> str:
         return ""
@@ -312,3 +342,21 @@ class FakeNetwork:
         return container
 
     async def disconnect(self, container_id: str) -> None: ...
+
+
+class FakeDownloads:
+    """The `http` of a vector: URL to status and body."""
+
+    def __init__(self, http: Mapping[str, Mapping[str, Any]]) -> None:
+        self._http = http
+
+    def read(self, url: str) -> bytes:
+        found = self._http.get(url)
+        if found is None:
+            raise OperationFailedError(f"{url}: connection refused")
+        if not 200 <= found.get("status", 200) < 300:
+            raise OperationFailedError(f"{url}: status {found['status']}")
+        return str(found["body"]).encode()
+
+    async def fetch(self, url: str, limit: int) -> bytes:
+        return self.read(url)

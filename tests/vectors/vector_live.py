@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import vector_stimuli
 from mosquitto_server import MosquittoServer
 from vector_core import OBSERVE_MS, payload_of, verdict
-from vector_fakes import FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, container_of, task_of
+from vector_fakes import FakeDownloads, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, container_of, task_of
 from vector_matching import Seen, find_all, wrong_answer
 
 from pycm.containers.manager import Manager
@@ -123,6 +123,7 @@ class LivePlayer:
             self.manager,
             self.metrics,
             TwinSettings(home_dir=str(home / "things"), features=features),
+            downloads=FakeDownloads(self.given.get("http") or {}),
         )
         self._log_start = 0
         self._message_start = 0
@@ -246,7 +247,7 @@ class LivePlayer:
 
     async def settle(self) -> None:
         """Return when all that the agent has decided is with the tester."""
-        await asyncio.wait_for(self.twin.idle(), STEP)
+        await asyncio.wait_for(self.twin.quiet(), STEP)
         self._markers += 1
         marker = b"%d" % self._markers
         await self.tester.publish(_MARKER, marker)

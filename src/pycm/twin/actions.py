@@ -8,12 +8,13 @@ done are dropped, because everything is told anew. The others are done at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pycm.twin.names import Thing
+    from pycm.twin.operations import Operation
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,21 @@ class Remember:
 
 
 @dataclass(frozen=True)
+class Forget:
+    """The old thing's features are deleted: tell `Twin.forgotten`, and with *file* write that its twin shows no containers."""
+
+    thing: Thing
+    file: bool
+
+
+@dataclass(frozen=True)
+class Keep:
+    """At once, the newest counts: write what a restart of the agent must not lose."""
+
+    state: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Baseline:
     """At once: take CPU times of these containers, so that the next sample has a utilization."""
 
@@ -65,6 +81,14 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Run:
+    """At once, without waiting for its end: carry out the operation; what came of it goes to `Twin.done` with the ticket."""
+
+    ticket: int
+    operation: Operation
+
+
+@dataclass(frozen=True)
 class Note:
     """At once: one line for the log, with a level of the logging module."""
 
@@ -72,6 +96,6 @@ class Note:
     text: str
 
 
-Ordered = Subscribe | Unsubscribe | Publish | Recall | Remember
-AtOnce = Baseline | Measure | Note
+Ordered = Subscribe | Unsubscribe | Publish | Recall | Remember | Forget
+AtOnce = Baseline | Measure | Run | Keep | Note
 Decision = Ordered | AtOnce

@@ -2,12 +2,15 @@
 """The twin without I/O: what comes in (connections, messages, container events, samples) to decisions (`actions`).
 
 It knows no socket, file, timer or clock. It keeps the containers as the events tell them, so that everything it publishes is derived from
-state: while there is no session nothing is kept for later, and a registration tells the whole truth anew.
+state: while there is no session nothing is kept for later but answers, and a registration tells the whole truth anew, in one message a
+feature.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError, shorten
@@ -17,6 +20,8 @@ from pycm.twin import envelope as ditto
 from pycm.twin import names
 from pycm.twin.actions import (
     Decision,
+    Forget,
+    Keep,
     Measure,
     Note,
     Publish,
@@ -25,12 +30,15 @@ from pycm.twin.actions import (
     Subscribe,
     Unsubscribe,
 )
-from pycm.twin.commands import Refusal, accept, address_of
+from pycm.twin.commands import Command, Refusal, accept, address_of
 from pycm.twin.features import container_factory, metrics, software_updatable
 from pycm.twin.features.container import ContainerFeature, config_value, feature_id, state_value
 from pycm.twin.features.container_factory import ContainerFactory
+from pycm.twin.features.container_operations import OPERATIONS
 from pycm.twin.features.metrics import Metrics, Wanted, data_value
 from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
+from pycm.twin.jobs import Jobs, Task
+from pycm.twin.kept import Kept
 from pycm.twin.problems import Problem
 from pycm.twin.session import Input, Session, Step
 
@@ -40,8 +48,14 @@ if TYPE_CHECKING:
     from pycm.model.container import Container
     from pycm.twin.features.base import Feature
     from pycm.twin.names import Thing
+    from pycm.twin.operations import Property
 
 DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
+
+#: Answers to operations that ended while there was no session; the oldest are dropped.
+MAX_LATE_ANSWERS = 100
+#: Things that were ours and whose features could not be deleted yet.
+MAX_LEFT = 4
 
 _STATE = ("state",)
 #: What a container event is told with, in this order; the order within a feature is the original's.
@@ -69,17 +83,33 @@ class Twin:
         self._session = Session()
         self._containers: dict[str, Container] = {}
         self._stale: frozenset[str] = frozenset()
+        self._left_over: frozenset[str] = frozenset()
         self._metrics = Metrics(self._containers.values)
-        self._measured_thing: Thing | None = None
+        self._software = SoftwareUpdatable(self._containers.values, self._exists)
+        self._jobs = Jobs()
+        #: The thing that request, statuses and published features belong to; it outlives a loss of the connection.
+        self._owner: Thing | None = None
+        self._left: dict[Thing, frozenset[str]] = {}
+        self._late: deque[Publish] = deque(maxlen=MAX_LATE_ANSWERS)
         #: In the order of registration: the list first, then the containers, then the figures.
         available: dict[str, Feature] = {
-            software_updatable.ID: SoftwareUpdatable(self._containers.values),
+            software_updatable.ID: self._software,
             container_factory.ID: ContainerFactory(),
             metrics.ID: self._metrics,
         }
         enabled = frozenset(features)
         self._features = {name: feature for name, feature in available.items() if name in enabled}
-        self._container_feature = ContainerFeature()
+        self._container_feature = ContainerFeature(OPERATIONS)
+
+    def _exists(self, container_id: str) -> bool:
+        return any(container.id == container_id for container in self._list())
+
+    def restore(self, kept: Kept) -> None:
+        """Before the first connection: what the agent before this one left."""
+        self._owner = kept.thing
+        self._software.restore(kept.told)
+        self._metrics.restore(kept.request)
+        self._left_over = frozenset(kept.container_ids)
 
     @property
     def thing(self) -> Thing | None:
@@ -128,15 +158,40 @@ class Twin:
         return [Unsubscribe(old.commands)]
 
     def _recall(self) -> list[Decision]:
-        assert self.thing is not None
-        return [Recall(self.thing)]
+        """Before that, the features of things that are not ours any more are deleted, which may be possible still."""
+        thing = self._the_thing()
+        if self._owner not in (None, thing):
+            self._give_up(self._owner)
+        self._left.pop(thing, None)
+        cleared: list[Decision] = []
+        for old, container_ids in self._left.items():
+            gone = [*map(feature_id, sorted(container_ids)), *self._features]
+            cleared += [self._delete(f"/features/{name}", old) for name in gone]
+            cleared.append(Forget(old, file=old.id != thing.id))
+        return [*cleared, Recall(thing)]
+
+    def _give_up(self, old: Thing | None) -> None:
+        assert old is not None
+        shown = self._containers.keys() | self._left_over if container_factory.ID in self._features else ()
+        self._left[old] = frozenset(shown)
+        while len(self._left) > MAX_LEFT:
+            self._left.pop(next(iter(self._left)))
+        self._owner, self._metrics.request = None, None
+        self._software.told = {}
+        self._late.clear()
+
+    def forgotten(self, thing: Thing) -> None:
+        """The answer to Forget: everything before it was sent."""
+        self._left.pop(thing, None)
 
     def _listen(self) -> list[Decision]:
         assert self.thing is not None
         if self._session.listening == self.thing:
             return []
         self._session.listening = self.thing
-        return [Subscribe(self.thing.commands)]
+        late = list(self._late)
+        self._late.clear()
+        return [Subscribe(self.thing.commands), *late]
 
     def _pause(self) -> list[Decision]:
         return [Measure(None)]
@@ -144,9 +199,8 @@ class Twin:
     def _register(self) -> list[Decision]:
         self._containers.clear()
         self._containers.update((container.id, container) for container in self._list())
-        if self._measured_thing != self.thing:
-            self._metrics.request, self._measured_thing = None, self.thing
-        decisions: list[Decision] = []
+        self._owner, self._left_over = self.thing, frozenset()
+        decisions: list[Decision] = [self._keep()]
         for name in self._features:
             decisions += self._registration(name)
         return decisions
@@ -205,13 +259,54 @@ class Twin:
             level = logging.DEBUG if found.answer else logging.WARNING
             note = Note(level, f"command refused, {shorten(topic)}: {shorten(found.reason, 300)}")
             return [note, *([found.answer] if found.answer else [])]
+        return self._run(found)
+
+    def _run(self, command: Command) -> list[Decision]:
+        thing = self.thing
+        finish = partial(self._finished, command, thing)
+        changed = partial(self._changed, thing)
+        before = self._metrics.request
         try:
-            reaction = found.feature.run(found.feature_id, found.operation, found.argument)
+            reaction = command.feature.run(command.feature_id, command.operation, command.argument)
+            if isinstance(reaction, Task):
+                return self._jobs.begin(reaction, finish, changed)
+            begun = self._jobs.begin(reaction.task, _nothing_more, changed) if reaction.task else []
         except Problem as problem:
-            answer = found.refuse(problem)
-            return [answer] if answer else [_ignored(topic, payload, problem.message)]
-        answer = found.answer(reaction.value)
-        return [*reaction.decisions, *([answer] if answer else [])]
+            return finish(problem)
+        keep = [self._keep()] if self._metrics.request != before else []
+        return [*reaction.decisions, *finish(reaction.value), *begun, *keep]
+
+    def _finished(self, command: Command, thing: Thing | None, outcome: Any) -> list[Decision]:
+        """The answer. Without a session it waits for the next one of the same thing."""
+        if isinstance(outcome, Problem):
+            answer = command.refuse(outcome)
+            if answer is None:
+                path = f"{command.feature_id} {command.operation}"
+                text = f"command failed, {shorten(path)}: {shorten(outcome.message, 300)}"
+                return [Note(logging.WARNING, text)]
+        else:
+            answer = command.answer(outcome)
+        if answer is None or thing not in (self._owner, self.thing):
+            return []
+        if self.thing is None:
+            self._late.append(answer)
+            return []
+        return [answer]
+
+    def _changed(self, thing: Thing | None, changed: Property) -> list[Decision]:
+        """A job of a thing that is not ours any more has nobody to tell."""
+        if thing != self._owner:
+            return []
+        self._software.told[changed.path.rpartition("/")[2]] = changed.value
+        told = [self._modify(changed.path, changed.value)] if self._session.registered else []
+        return [*told, self._keep()]
+
+    def done(self, ticket: int, outcome: Any) -> list[Decision]:
+        """What came of a Run: its result, or Failed."""
+        return self._jobs.done(ticket, outcome)
+
+    def _keep(self) -> Keep:
+        return Keep(Kept(self._owner, (), self._software.told, self._metrics.argument).as_state())
 
     def thing_id(self) -> str:
         return self.thing.id if self.thing else ""
@@ -309,8 +404,8 @@ class Twin:
         thing = self._the_thing()
         return Publish(thing.events, ditto.modify(thing, path, value), path)
 
-    def _delete(self, path: str) -> Publish:
-        thing = self._the_thing()
+    def _delete(self, path: str, thing: Thing | None = None) -> Publish:
+        thing = thing or self._the_thing()
         return Publish(thing.events, ditto.delete(thing, path), path)
 
     def _whole(self, container: Container) -> Publish:
@@ -326,6 +421,11 @@ class Twin:
     def _remember(self, more: Iterable[str] = ()) -> Remember:
         ids = [*self._containers, *more]
         return Remember(self._the_thing(), {container_id: feature_id(container_id) for container_id in ids})
+
+
+def _nothing_more(_: Any) -> list[Decision]:
+    """A job in the background was answered when it began, and tells its end by itself."""
+    return []
 
 
 def _ignored(topic: str, payload: bytes, reason: str) -> Note:

@@ -53,10 +53,10 @@ class Envelope:
 # ── reading ──
 
 
-def parse(payload: bytes) -> Any:
+def parse(payload: bytes, limit: int = MAX_PAYLOAD) -> Any:
     """One JSON value. Errors: InvalidInputError, with the reason in a few words."""
-    if len(payload) > MAX_PAYLOAD:
-        raise InvalidInputError(f"{len(payload)} bytes, {MAX_PAYLOAD} are allowed")
+    if len(payload) > limit:
+        raise InvalidInputError(f"{len(payload)} bytes, {limit} are allowed")
     text = payload.decode("utf-8", "replace")
     try:
         value = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_constant)

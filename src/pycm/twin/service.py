@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, PycmError
@@ -18,23 +18,29 @@ from pycm.twin.actions import (
     AtOnce,
     Baseline,
     Decision,
+    Forget,
+    Keep,
     Measure,
     Note,
     Ordered,
     Publish,
     Recall,
     Remember,
+    Run,
     Subscribe,
     Unsubscribe,
 )
 from pycm.twin.core import DEFAULT_FEATURES, Twin
+from pycm.twin.kept import KeptFile, kept_from
 from pycm.twin.memory import Memory
 from pycm.twin.outbox import MAX_ANSWERS, Outbox
+from pycm.twin.runner import carry_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
-    from pycm.ports import Containers, Event, Metrics, Mqtt
+    from pycm.ports import Containers, Downloads, Event, Metrics, Mqtt
 
 log = logging.getLogger("pycm.twin")
 
@@ -62,13 +68,19 @@ class TwinService:
         metrics: Metrics,
         settings: TwinSettings,
         *,
+        downloads: Downloads | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._mqtt = mqtt
         self._containers = containers
         self._metrics = metrics
         self._wall_clock = wall_clock
+        self._downloads = downloads
         self._memory = Memory(settings.home_dir)
+        self._kept = KeptFile(settings.home_dir)
+        self._to_keep: Mapping[str, Any] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._operations: set[asyncio.Task[None]] = set()
         self._core = Twin(containers.list, settings.features)
         self._outbox = Outbox()
         self._work = asyncio.Event()
@@ -87,10 +99,17 @@ class TwinService:
 
     async def start(self) -> None:
         await asyncio.to_thread(self._memory.prepare)
+        await self._restore()
         self._unsubscribe = self._containers.subscribe(self._on_event)
         self._worker = asyncio.create_task(self._send_for_ever(), name="twin")
         self._mqtt.add_listener(self)
         await self._mqtt.start()
+
+    async def _restore(self) -> None:
+        kept = kept_from(await asyncio.to_thread(self._kept.read))
+        if kept.thing is not None:
+            ids = await asyncio.to_thread(self._memory.read, kept.thing.id)
+            self._core.restore(replace(kept, container_ids=tuple(ids)))
 
     async def stop(self) -> None:
         """Send what is still to be sent, stop listening; bounded in time. May be called again, and without a start."""
@@ -105,6 +124,11 @@ class TwinService:
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        for task in self._operations:  # what the manager has begun it finishes by itself
+            task.cancel()
+        await asyncio.gather(*self._operations, return_exceptions=True)
+        if self._keeper:
+            await self._keeper
         self._idle.set()
         await self._mqtt.stop()
 
@@ -120,6 +144,12 @@ class TwinService:
     async def idle(self) -> None:
         """Return once nothing waits to be sent; at once without a connection, since nothing waits then."""
         await self._idle.wait()
+
+    async def quiet(self) -> None:
+        """Return once no operation runs and nothing waits to be sent."""
+        while self._operations:
+            await asyncio.wait(self._operations)
+        await self.idle()
 
     # ── what comes in ──
 
@@ -155,7 +185,7 @@ class TwinService:
 
     def _decided(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, (Baseline, Measure, Note)):
+            if isinstance(decision, (Baseline, Measure, Run, Keep, Note)):
                 self._do(decision)
             elif not self._outbox.add(decision):
                 self._note_dropped()
@@ -173,8 +203,29 @@ class TwinService:
             log.log(decision.level, "%s", decision.text)
         elif isinstance(decision, Baseline):
             self._metrics.baseline(decision.container_ids)
-        else:
+        elif isinstance(decision, Measure):
             self._measure(decision.period)
+        elif isinstance(decision, Run):
+            task = asyncio.create_task(self._run(decision))
+            self._operations.add(task)
+            task.add_done_callback(self._operations.discard)
+        else:
+            self._keep(decision.state)
+
+    async def _run(self, run: Run) -> None:
+        outcome = await carry_out(run.operation, self._containers, self._downloads)
+        self._decided(self._core.done(run.ticket, outcome))
+
+    def _keep(self, state: Mapping[str, Any]) -> None:
+        self._to_keep = state
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._write_kept())
+
+    async def _write_kept(self) -> None:
+        """The newest state; those that came while the disk was busy are skipped."""
+        while self._to_keep is not None:
+            state, self._to_keep = self._to_keep, None
+            await asyncio.to_thread(self._kept.write, state)
 
     def _measure(self, period: float | None) -> None:
         if self._timer:
@@ -210,6 +261,10 @@ class TwinService:
             await self._unsubscribe_from(item.topic)
         elif isinstance(item, Remember):
             await asyncio.to_thread(self._memory.write, item.thing.id, item.features)
+        elif isinstance(item, Forget):
+            if item.file:
+                await asyncio.to_thread(self._memory.write, item.thing.id, {})
+            self._core.forgotten(item.thing)
         else:
             await self._recall(item)
 

@@ -46,7 +46,58 @@ def test_another_device_is_moved_to_and_the_old_one_left():
     new = "acme.test:gw-02:edge:containers"
     took = world.took()
     assert took[0] == ("unsubscribe", COMMANDS)
-    assert took[1:] == [*REGISTERED, ("subscribe", f"command//{new}/req/#")]
+    deleted = [("delete", path) for _, path in (REGISTERED[1], REGISTERED[0], *REGISTERED[2:])]
+    assert took[1:] == [*deleted, *REGISTERED, ("subscribe", f"command//{new}/req/#")]
+
+
+def test_the_features_of_an_old_device_are_deleted_in_its_own_twin_and_only_once():
+    world = World([container()], stored_container_ids=[C1])
+    edge(world, OTHER)
+    deletes = [item for item in world.seen if b"/commands/delete" in item.payload]
+    assert {item.topic for item in deletes} == {EVENTS}
+    assert all(json.loads(item.payload)["topic"].startswith("acme.test/gw-01:") for item in deletes)
+    world.seen.clear()
+    world.stimulate("mqtt-reconnect")
+    edge(world, OTHER)
+    assert not [path for kind, path in world.took() if kind == "delete"]
+
+
+def test_a_device_that_changed_while_there_was_no_connection_is_cleared_too():
+    world = World([container()])
+    world.carry_out(world.core.disconnected())
+    world.containers.remove_now(C1)
+    world.carry_out(world.core.connected())
+    world.seen.clear()
+    edge(world, OTHER)
+    assert ("delete", f"/features/Container:{C1}") in world.took()
+
+
+def test_a_change_of_the_tenant_alone_moves_everything_as_well():
+    world = World([container()])
+    edge(world, {**DEVICE, "tenantId": "tenant-b"})
+    first = [item for item in world.seen if item.kind == "publish"]
+    assert [item.topic for item in first[:4]] == [EVENTS] * 4
+    assert {item.topic for item in first[4:]} == {EVENTS.replace("tenant-a", "tenant-b")}
+
+
+def test_what_could_not_be_deleted_in_the_old_twin_is_tried_again_with_the_next_connection():
+    world = World([container()])
+    core = world.core
+    core.message(
+        "edge/thing/response", json.dumps(OTHER).encode()
+    )  # the decisions are lost with the connection
+    world.carry_out(core.disconnected())
+    world.carry_out(core.connected())
+    world.seen.clear()
+    edge(world, OTHER)
+    assert ("delete", f"/features/Container:{C1}") in world.took()
+
+
+def test_a_device_that_comes_back_keeps_its_features():
+    world = World([container()])
+    world.core.message("edge/thing/response", json.dumps(OTHER).encode())
+    edge(world, DEVICE)
+    assert not [item for item in world.seen if item.topic == EVENTS and b"/commands/delete" in item.payload]
 
 
 def test_after_a_reconnect_the_same_device_is_registered_anew():

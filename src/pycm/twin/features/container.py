@@ -7,6 +7,7 @@ is left out unless a row says otherwise.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pycm.model.container import (
@@ -30,6 +31,8 @@ from pycm.twin.names import CONTAINER_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from pycm.twin.features.base import Handler
 
 NANOSECONDS = 1_000_000_000
 
@@ -211,9 +214,13 @@ def status_value(container: Container) -> dict[str, Any]:
 
 
 class ContainerFeature(Feature):
-    """All containers share this object: what differs between them is their id."""
+    """All containers share this object: what differs between them is their id. Its operations are in `container_operations.py`."""
 
     definition = "com.bosch.iot.suite.edge.containers:Container:1.5.0"
+
+    def __init__(self, operations: Mapping[str, Handler] = MappingProxyType({})) -> None:
+        super().__init__()
+        self.operations = operations
 
     def value_of(self, container: Container) -> Mapping[str, Any]:
         return {**self.value(), "properties": {"status": status_value(container)}}

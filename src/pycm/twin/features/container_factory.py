@@ -1,15 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature `ContainerFactory`: it stands for the place where containers are created, and has no properties.
+"""The feature `ContainerFactory`: it creates containers, and has no properties (shared specification, mqtt-twin 4.2).
 
 With it enabled, each container has a feature of its own (`container.py`).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from pycm.twin.features.arguments import Arguments
 from pycm.twin.features.base import Feature
+from pycm.twin.features.container_config import container_of
+from pycm.twin.jobs import Task
+from pycm.twin.operations import Create, Failed, Start
+from pycm.twin.problems import Kind, Problem
+
+if TYPE_CHECKING:
+    from pycm.model.container import Container
+    from pycm.twin.operations import Steps
 
 ID = "ContainerFactory"
 
 
 class ContainerFactory(Feature):
     definition = "com.bosch.iot.suite.edge.containers:ContainerFactory:1.3.0"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = {"create": self._create, "createWithConfig": self._create_with_config}
+
+    def _create(self, _: str, argument: Any) -> Task:
+        given = Arguments(argument)
+        return _task(given, container_of(given.text("imageRef"), "", None))
+
+    def _create_with_config(self, _: str, argument: Any) -> Task:
+        given = Arguments(argument)
+        image, name = given.text("imageRef"), given.text("name")
+        return _task(given, container_of(image, name, given.child("config")))
+
+
+def _task(given: Arguments, container: Container) -> Task:
+    start = given.flag("start")
+    if not container.image.name:
+        raise Problem(Kind.FAILED, "imageRef must be set")
+    return Task("", _steps(container, start=start))
+
+
+def _steps(container: Container, *, start: bool) -> Steps:
+    """A start that fails is no failure of the creation: the container's state says why it does not run."""
+    created = yield Create(container)
+    if start:
+        try:
+            yield Start(created.id)
+        except Failed:
+            pass  # the manager has put the reason into the container's state, and the state into the twin
+    return created.id

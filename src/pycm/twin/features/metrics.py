@@ -19,7 +19,6 @@ from pycm.twin.actions import Baseline, Decision, Measure
 from pycm.twin.envelope import members
 from pycm.twin.features.base import Feature, Reaction
 from pycm.twin.features.container import feature_id
-from pycm.twin.problems import Kind, Problem
 
 if TYPE_CHECKING:
     from pycm.model.container import Container
@@ -146,13 +145,26 @@ class Metrics(Feature):
         self.operations = {"request": self._request}
         self._containers = containers
         self.request: Request | None = None
+        self._argument: Any = None
+
+    @property
+    def argument(self) -> Any:
+        """What asked for the present request, to be restored from; None if there is none."""
+        return self._argument if self.request else None
+
+    def restore(self, argument: Any) -> None:
+        """After a start of the agent: the request goes on."""
+        try:
+            self._accept(argument)
+        except InvalidInputError:  # of another version
+            self.request = None
+
+    def _accept(self, argument: Any) -> None:
+        request = decode_request(argument)
+        self.request, self._argument = (request, argument) if request.period > 0 else (None, None)
 
     def _request(self, _: str, argument: Any) -> Reaction:
-        try:
-            request = decode_request(argument)
-        except InvalidInputError as error:
-            raise Problem(Kind.INVALID, str(error)) from None
-        self.request = request if request.period > 0 else None
+        self._accept(argument)
         return Reaction(decisions=tuple(self.begin()))
 
     def begin(self) -> list[Decision]:

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature `SoftwareUpdatable`: the list of containers as installed software (shared specification, mqtt-twin 4.3)."""
+"""The feature `SoftwareUpdatable`: containers as installed software, installed and removed in jobs (shared specification, mqtt-twin 4.3).
+
+Both operations are answered as soon as their argument is understood. Jobs then follow one another in a lane of their own, and tell how
+they get on in `lastOperation` and, where they fail, first in `lastFailedOperation`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pycm.twin.features.base import Feature
+from pycm.twin.features.arguments import Arguments
+from pycm.twin.features.base import Feature, Reaction
+from pycm.twin.features.software_jobs import Modules, Software, install, interrupted, remove
+from pycm.twin.jobs import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pycm.model.container import Container
 
 ID = "SoftwareUpdatable"
-DEPENDENCIES_PATH = f"/features/{ID}/properties/status/installedDependencies"
+STATUS_PATH = f"/features/{ID}/properties/status"
+DEPENDENCIES_PATH = f"{STATUS_PATH}/installedDependencies"
+LAST, LAST_FAILED = "lastOperation", "lastFailedOperation"
 
 
 def dependencies(containers: Iterable[Container]) -> dict[str, Any]:
@@ -27,15 +36,22 @@ def dependencies(containers: Iterable[Container]) -> dict[str, Any]:
 
 
 class SoftwareUpdatable(Feature):
+    """*containers*: those that the twin shows. *known*: whether there is a container with this id."""
+
     definition = "org.eclipse.hawkbit.swupdatable:SoftwareUpdatable:2.0.0"
     unsupported = "unsupported operation called [operationId = {operation}]"
 
-    def __init__(self, containers: Callable[[], Iterable[Container]]) -> None:
+    def __init__(self, containers: Callable[[], Iterable[Container]], known: Callable[[str], bool]) -> None:
         super().__init__()
+        self.operations = {"install": self._install, "remove": self._remove}
         self._containers = containers
+        self._known = known
+        #: The last told statuses by name; they outlive a loss of the connection and, by the core's Keep, the agent.
+        self.told: dict[str, Any] = {}
 
     def value(self) -> dict[str, Any]:
         status: dict[str, Any] = {"softwareModuleType": "oci:container"}
+        status.update((name, self.told[name]) for name in (LAST, LAST_FAILED) if name in self.told)
         if installed := self.installed():
             status["installedDependencies"] = installed
         return {**super().value(), "properties": {"status": status}}
@@ -43,3 +59,18 @@ class SoftwareUpdatable(Feature):
     def installed(self) -> dict[str, Any] | None:
         """None, not {}, if there is no container: it is sent as null."""
         return dependencies(self._containers()) or None
+
+    def restore(self, told: Mapping[str, Any]) -> None:
+        """After a start of the agent. A job that its end has interrupted will not go on, and says so."""
+        self.told = {name: told[name] for name in (LAST, LAST_FAILED) if isinstance(told.get(name), dict)}
+        failed = interrupted(self.told.get(LAST, {}))
+        if failed:
+            self.told = {LAST: failed, LAST_FAILED: failed}
+
+    def _install(self, _: str, argument: Any) -> Reaction:
+        modules = Modules.read(Arguments(argument))
+        return Reaction(task=Task(ID, install(modules, STATUS_PATH)))
+
+    def _remove(self, _: str, argument: Any) -> Reaction:
+        software = Software.read(Arguments(argument))
+        return Reaction(task=Task(ID, remove(software, STATUS_PATH, self._known)))

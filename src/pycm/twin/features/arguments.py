@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of operations, read as Go's decoder reads them: member names in any case, null for absent, unknown members ignored.
+
+A value of the wrong type is an InvalidInputError that names the path, the value and what is wanted; so is null in a list of objects,
+which ended the original.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pycm.errors import InvalidInputError, shorten
+from pycm.twin.envelope import members
+
+_INT64 = 1 << 63
+
+
+class Arguments:
+    """The members of one object; `where` is its path in messages."""
+
+    def __init__(self, value: Any, where: str = "argument") -> None:
+        if value is not None and not isinstance(value, dict):
+            raise _wrong(where, value, "an object")
+        self.where = where
+        self._found = {name: item for name, item in members(value).items() if item is not None}
+
+    def _path(self, name: str) -> str:
+        return name if self.where == "argument" else f"{self.where}.{name}"
+
+    def _get(self, name: str, kind: type, wanted: str, absent: Any) -> Any:
+        value = self._found.get(name.lower(), absent)
+        if not isinstance(value, kind):
+            raise _wrong(self._path(name), value, wanted)
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._found
+
+    def text(self, name: str) -> str:
+        return str(self._get(name, str, "a string", ""))
+
+    def flag(self, name: str) -> bool:
+        return bool(self._get(name, bool, "true or false", False))
+
+    def integer(self, name: str, low: int = -_INT64, high: int = _INT64 - 1) -> int:
+        value = self._found.get(name.lower(), 0)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(self._path(name), value, "a whole number")
+        if not low <= value <= high:
+            raise _wrong(self._path(name), value, f"between {low} and {high}")
+        return int(value)
+
+    def seconds(self, name: str) -> int:
+        """A number of seconds without its fraction."""
+        value = self._found.get(name.lower(), 0)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _wrong(self._path(name), value, "a number")
+        if not math.isfinite(value) or abs(value) * 1_000_000_000 >= _INT64:
+            raise _wrong(self._path(name), value, "a time that a duration can hold")
+        return int(value)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """null among them counts as empty."""
+        items = self._get(name, list, "a list of strings", [])
+        for index, item in enumerate(items):
+            if not isinstance(item, (str, type(None))):
+                raise _wrong(f"{self._path(name)}[{index}]", item, "a string")
+        return tuple(item or "" for item in items)
+
+    def child(self, name: str) -> Arguments | None:
+        """None if it is not given."""
+        value = self._found.get(name.lower())
+        return None if value is None else Arguments(value, self._path(name))
+
+    def children(self, name: str) -> list[Arguments]:
+        items = self._get(name, list, "a list of objects", [])
+        for index, item in enumerate(items):
+            if item is None:
+                raise InvalidInputError(f"{self._path(name)}[{index}]: null is not an object")
+        return [Arguments(item, f"{self._path(name)}[{index}]") for index, item in enumerate(items)]
+
+
+def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
+    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}")

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The twin's form of a container's configuration, read (shared specification, mqtt-twin 4.1); `container.py` writes it.
+
+Words that are not the twin's pass unchanged, so that the internal ones (`bridge`, `on-failure`) are accepted too and wrong ones are
+refused by the manager; for propagation modes, which have a default for every wrong word in the original, they are refused here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pycm.errors import InvalidInputError, shorten
+from pycm.model.container import (
+    NANOSECONDS,
+    Container,
+    ContainerConfiguration,
+    DecryptConfig,
+    DeviceMapping,
+    HostConfig,
+    Image,
+    IOConfig,
+    LogConfiguration,
+    LogDriverConfiguration,
+    LogModeConfiguration,
+    MountPoint,
+    PortMapping,
+    Resources,
+    RestartPolicy,
+    StopOptions,
+    UpdateOptions,
+)
+from pycm.twin.features.container import LOG_MODES, LOG_TYPES, NETWORK_MODES, PROPAGATION_MODES, RESTART_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pycm.twin.features.arguments import Arguments
+
+_PORT = 65535
+
+
+def _internal(words: Mapping[str, str], word: str) -> str:
+    return next((ours for ours, theirs in words.items() if theirs == word), word)
+
+
+def container_of(image: str, name: str, config: Arguments | None) -> Container:
+    """What is to be created. Errors: InvalidInputError, for what cannot be read."""
+    if config is None:
+        return Container(name=name, image=Image(name=image))
+    privileged = config.flag("privileged")
+    host = HostConfig(
+        devices=tuple(map(_device, config.children("devices"))),
+        network_mode=_internal(NETWORK_MODES, config.text("networkMode")),
+        privileged=privileged,
+        restart_policy=restart_policy_of(config.child("restartPolicy")),
+        extra_hosts=config.texts("extraHosts"),
+        extra_capabilities=() if privileged else config.texts("extraCapabilities"),
+        port_mappings=tuple(map(_port, config.children("portMappings"))),
+        log_config=_log(config.child("log")),
+        resources=resources_of(config.child("resources")),
+    )
+    process = ContainerConfiguration(env=config.texts("env"), cmd=config.texts("cmd"))
+    return Container(
+        name=name,
+        image=Image(name=image, decrypt_config=_decryption(config.child("decryption"))),
+        domain_name=config.text("domainName"),
+        host_name=config.text("hostName"),
+        mount_points=tuple(map(_mount, config.children("mountPoints"))),
+        config=process if process.env or process.cmd else None,
+        host_config=host,
+        io_config=IOConfig(open_stdin=config.flag("openStdin"), tty=config.flag("tty")),
+    )
+
+
+def _mount(mount: Arguments) -> MountPoint:
+    word = mount.text("propagationMode")
+    if word and word.lower() not in PROPAGATION_MODES:
+        modes = ", ".join(PROPAGATION_MODES.values())
+        raise InvalidInputError(f"{mount.where}.propagationMode: {shorten(word)} is none of {modes}")
+    return MountPoint(
+        source=mount.text("source"), destination=mount.text("destination"), propagation_mode=word.lower()
+    )
+
+
+def _device(device: Arguments) -> DeviceMapping:
+    return DeviceMapping(
+        path_on_host=device.text("pathOnHost"),
+        path_in_container=device.text("pathInContainer"),
+        cgroup_permissions=device.text("cgroupPermissions"),
+    )
+
+
+def _port(port: Arguments) -> PortMapping:
+    return PortMapping(
+        proto=port.text("proto"),
+        host_port=port.integer("hostPort", 0, _PORT),
+        host_port_end=port.integer("hostPortEnd", 0, _PORT),
+        container_port=port.integer("containerPort", 0, _PORT),
+        host_ip=port.text("hostIP"),
+    )
+
+
+def _decryption(config: Arguments | None) -> DecryptConfig | None:
+    if config is None:
+        return None
+    return DecryptConfig(keys=config.texts("keys"), recipients=config.texts("recipients"))
+
+
+def _log(log: Arguments | None) -> LogConfiguration | None:
+    if log is None:
+        return None
+    return LogConfiguration(
+        driver_config=LogDriverConfiguration(
+            type=_internal(LOG_TYPES, log.text("type")),
+            max_files=log.integer("maxFiles"),
+            max_size=log.text("maxSize"),
+            root_dir=log.text("rootDir"),
+        ),
+        mode_config=LogModeConfiguration(
+            mode=_internal(LOG_MODES, log.text("mode")), max_buffer_size=log.text("maxBufferSize")
+        ),
+    )
+
+
+def restart_policy_of(policy: Arguments | None) -> RestartPolicy | None:
+    if policy is None:
+        return None
+    return RestartPolicy(
+        type=_internal(RESTART_TYPES, policy.text("type")),
+        maximum_retry_count=policy.integer("maxRetryCount"),
+        retry_timeout=policy.seconds("retryTimeout") * NANOSECONDS,
+    )
+
+
+def resources_of(resources: Arguments | None) -> Resources | None:
+    if resources is None:
+        return None
+    return Resources(
+        memory=resources.text("memory"),
+        memory_reservation=resources.text("memoryReservation"),
+        memory_swap=resources.text("memorySwap"),
+    )
+
+
+def stop_options_of(options: Arguments) -> StopOptions:
+    return StopOptions(
+        timeout=options.integer("timeout"), force=options.flag("force"), signal=options.text("signal")
+    )
+
+
+def update_options_of(options: Arguments) -> UpdateOptions:
+    return UpdateOptions(
+        restart_policy=restart_policy_of(options.child("restartPolicy")),
+        resources=resources_of(options.child("resources")),
+    )

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How software is installed and removed, step by step, with the statuses that are told on the way (mqtt-twin 4.3.2).
+
+A failing module does not keep the next from being tried. What a failed module has created stays, as in the original.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import InvalidInputError
+from pycm.twin.artifacts import INTERNAL, MAX_ARTIFACT, Artifact, Rejected, artifact_of, container_in, verify
+from pycm.twin.operations import Create, Download, Failed, Operation, Property, Remove, Start, Steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from pycm.model.container import Container
+    from pycm.twin.features.arguments import Arguments
+
+#: Statuses with which an operation has ended begin so.
+FINISHED = "FINISHED_"
+SUCCESS, ERROR, REJECTED = "FINISHED_SUCCESS", "FINISHED_ERROR", "FINISHED_REJECTED"
+
+
+# ── arguments ──
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    version: str
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True)
+class Modules:
+    correlation_id: str
+    modules: tuple[Module, ...]
+
+    @classmethod
+    def read(cls, given: Arguments) -> Modules:
+        """Errors: InvalidInputError."""
+        modules = tuple(map(_module, given.children("softwareModules")))
+        if not modules:
+            raise InvalidInputError("there are no SoftwareModules to be installed")
+        return cls(given.text("correlationId"), modules)
+
+
+def _module(given: Arguments) -> Module:
+    identity = given.child("softwareModule")
+    if identity is None:
+        raise InvalidInputError(f"{given.where}.softwareModule: is missing")
+    name, version = identity.text("name"), identity.text("version")
+    artifacts = tuple(map(artifact_of, given.children("artifacts")))
+    if not artifacts:
+        raise InvalidInputError(
+            "there are no SoftwareArtifacts referenced for SoftwareModule"
+            f" [Name.version] = [{name}.{version}]"
+        )
+    return Module(name, version, artifacts)
+
+
+@dataclass(frozen=True)
+class Item:
+    name: str
+    shown: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Software:
+    correlation_id: str
+    items: tuple[Item, ...]
+    forced: bool
+
+    @classmethod
+    def read(cls, given: Arguments) -> Software:
+        """Errors: InvalidInputError."""
+        items = tuple(map(_item, given.children("software")))
+        if not items:
+            raise InvalidInputError("there are no DependencyDescriptions to be removed")
+        return cls(given.text("correlationId"), items, given.flag("forced"))
+
+
+def _item(given: Arguments) -> Item:
+    shown = {"name": given.text("name"), "version": given.text("version")}
+    group, kind = given.text("group"), given.text("type")
+    return Item(
+        given.text("name"),
+        {**({"group": group} if group else {}), **shown, **({"type": kind} if kind else {})},
+    )
+
+
+# ── statuses ──
+
+
+@dataclass(frozen=True)
+class Teller:
+    """Makes the properties that tell a status. *path*: the property above both."""
+
+    path: str
+    correlation_id: str
+
+    def last(self, status: str, about: Mapping[str, Any], message: str = "") -> Property:
+        return Property(f"{self.path}/lastOperation", self._value(status, about, message))
+
+    def failed(self, status: str, about: Mapping[str, Any], message: str = "") -> Iterator[Property]:
+        value = self._value(status, about, message)
+        yield Property(f"{self.path}/lastFailedOperation", value)
+        yield Property(f"{self.path}/lastOperation", value)
+
+    def _value(self, status: str, about: Mapping[str, Any], message: str) -> dict[str, Any]:
+        more = {"message": message} if message else {}
+        return {"correlationId": self.correlation_id, "status": status, **about, **more}
+
+
+def interrupted(last: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an operation that had this status when the agent ended has come to; None if it had ended itself."""
+    status = last.get("status")
+    if not isinstance(status, str) or status.startswith(FINISHED):
+        return None
+    message = f"the agent was restarted while the operation was {status}; it does not go on"
+    return {**last, "status": ERROR, "message": message}
+
+
+# ── install ──
+
+
+def install(argument: Modules, path: str) -> Steps:
+    tell = Teller(path, argument.correlation_id)
+    for module in argument.modules:
+        about = {"softwareModule": {"name": module.name, "version": module.version}}
+        try:
+            yield from _install_one(module, tell, about)
+        except Rejected as failure:
+            yield from tell.failed(REJECTED, about, failure.message)
+        except Failed as failure:
+            yield from tell.failed(ERROR, about, failure.message)
+
+
+def _install_one(module: Module, tell: Teller, about: Mapping[str, Any]) -> Steps:
+    yield tell.last("STARTED", about)
+    yield tell.last("DOWNLOADING", about)
+    containers: list[Container] = []
+    for artifact in module.artifacts:  # no comprehension: it could not yield
+        container = yield from _fetch(artifact)
+        containers.append(container)
+    yield tell.last("DOWNLOADED", about)
+    yield tell.last("INSTALLING", about)
+    created: list[str] = []
+    for container in containers:
+        stored = yield Create(container)
+        created.append(stored.id)
+    yield tell.last("INSTALLED", about)
+    for container_id in created:
+        yield Start(container_id)
+    yield tell.last(SUCCESS, about)
+
+
+def _fetch(artifact: Artifact) -> Generator[Operation | Property, Any, Container]:
+    if not artifact.url:
+        raise Failed(f"{INTERNAL}: {artifact.where}.download: there is no HTTP and no HTTPS link")
+    data: bytes = yield Download(artifact.url, MAX_ARTIFACT)
+    verify(artifact, data)
+    return container_in(data)
+
+
+# ── remove ──
+
+
+def remove(argument: Software, path: str, known: Callable[[str], bool]) -> Steps:
+    """After the first failure the rest is left alone, unless `forced`. Each kind of result is told once, success last."""
+    tell = Teller(path, argument.correlation_id)
+    removed: list[Item] = []
+    failed: list[Item] = []
+    rejected: list[Item] = []
+    errors: list[str] = []
+    for item in argument.items:
+        if failed and not argument.forced:
+            rejected.append(item)
+            continue
+        yield tell.last("REMOVING", _about([item]))
+        try:
+            if not known(item.name):
+                raise Failed(f"container with ID = {item.name} does not exist")
+            yield Remove(item.name, force=True)
+        except Failed as failure:
+            failed.append(item)
+            errors.append(failure.message)
+        else:
+            removed.append(item)
+            yield tell.last("REMOVED", _about([item]))
+    if rejected:
+        yield from tell.failed(REJECTED, _about(rejected))
+    if failed:
+        yield from tell.failed(ERROR, _about(failed), _joined(errors))
+    if removed:
+        yield tell.last(SUCCESS, _about(removed))
+
+
+def _about(items: list[Item]) -> dict[str, Any]:
+    return {"software": [dict(item.shown) for item in items]}
+
+
+def _joined(errors: list[str]) -> str:
+    if len(errors) == 1:
+        return errors[0]
+    return f"{len(errors)} errors:\n\n" + "\n".join(f"* {error}" for error in errors)

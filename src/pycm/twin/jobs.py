@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs in lanes: those of one lane follow each other, different lanes run beside each other. No I/O, no clock.
+
+A job is a generator (`operations.Steps`): each operation that it yields becomes a Run decision, and goes on when the outcome of that
+comes back. So nothing waits here, and what a job does reads from top to bottom.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from pycm.twin.actions import Decision, Run
+from pycm.twin.operations import Failed, Property
+from pycm.twin.problems import Kind, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pycm.twin.operations import Steps
+
+#: Jobs that run or wait; a further one is refused.
+MAX_JOBS = 256
+
+
+@dataclass(frozen=True)
+class Task:
+    """Steps to be taken in a lane. `lane` "" is one of several for work that depends on no other."""
+
+    lane: str
+    steps: Steps
+
+
+@dataclass(frozen=True)
+class Job:
+    """`finish` is given the value that the steps returned, or the Problem that ended them; `changed` each property on the way."""
+
+    lane: str
+    steps: Steps
+    finish: Callable[[Any], list[Decision]]
+    changed: Callable[[Property], list[Decision]]
+
+
+class Jobs:
+    #: Lanes for work that depends on no other: so many pulls run at once.
+    FREE_LANES = tuple(f" {number}" for number in range(8))
+
+    def __init__(self) -> None:
+        self._lanes: dict[str, deque[Job]] = {}
+        self._running: dict[int, Job] = {}
+        self._tickets = count(1)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))
+
+    def begin(
+        self,
+        task: Task,
+        finish: Callable[[Any], list[Decision]],
+        changed: Callable[[Property], list[Decision]],
+    ) -> list[Decision]:
+        """Errors: Problem, if too many wait already."""
+        if len(self) >= MAX_JOBS:
+            raise Problem(Kind.FAILED, f"{MAX_JOBS} operations wait already, try again later")
+        name = task.lane or min(self.FREE_LANES, key=lambda free: len(self._lanes.get(free, ())))
+        lane = self._lanes.setdefault(name, deque())
+        job = Job(name, task.steps, finish, changed)
+        lane.append(job)
+        return self._advance(job, None) if len(lane) == 1 else []
+
+    def done(self, ticket: int, outcome: Any) -> list[Decision]:
+        """An operation has ended; *outcome* is its result or Failed."""
+        job = self._running.pop(ticket, None)
+        return self._advance(job, outcome) if job else []
+
+    def _advance(self, job: Job | None, outcome: Any) -> list[Decision]:
+        """Let the job go on to its next operation; where it ends, its successor begins."""
+        decisions: list[Decision] = []
+        while job is not None:
+            try:
+                step = job.steps.throw(outcome) if isinstance(outcome, Failed) else job.steps.send(outcome)
+            except StopIteration as end:
+                decisions += job.finish(end.value)
+            except Failed as failure:
+                decisions += job.finish(Problem(Kind.FAILED, failure.message))
+            except Problem as problem:
+                decisions += job.finish(problem)
+            else:
+                outcome = None
+                if isinstance(step, Property):
+                    decisions += job.changed(step)
+                    continue
+                ticket = next(self._tickets)
+                self._running[ticket] = job
+                return [*decisions, Run(ticket, step)]
+            job, outcome = self._successor(job), None
+        return decisions
+
+    def _successor(self, ended: Job) -> Job | None:
+        lane = self._lanes[ended.lane]
+        lane.popleft()
+        if lane:
+            return lane[0]
+        del self._lanes[ended.lane]
+        return None

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the twin keeps over a restart of the agent: whose twin it was, the metrics request, the last statuses of software operations.
+
+One small file beside the list of shown containers. The original has none: it starts with nothing. Blocking: call from a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import InvalidInputError
+from pycm.model import gojson
+from pycm.storage.files import write_atomic
+from pycm.twin import envelope
+from pycm.twin.names import THING_SUFFIX, Thing, device_from, thing_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("pycm.twin")
+
+FILE = "twin_state.json"
+MODE = 0o600
+#: Longest file that is read; a request and two statuses are each shorter than a payload may be.
+MAX_SIZE = 4 << 20
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`told`: lastOperation and lastFailedOperation. `request`: the argument of the metrics request, None if there is none."""
+
+    thing: Thing | None = None
+    container_ids: tuple[str, ...] = ()
+    told: Mapping[str, Any] = field(default_factory=dict)
+    request: Any = None
+
+    def as_state(self) -> dict[str, Any]:
+        if self.thing is None:
+            return {}
+        return {
+            "tenant": self.thing.tenant,
+            "thing": self.thing.id,
+            "told": dict(self.told),
+            "request": self.request,
+        }
+
+
+def kept_from(state: Any, container_ids: tuple[str, ...] = ()) -> Kept:
+    """Errors: InvalidInputError, if it is not what was written."""
+    if not isinstance(state, dict):
+        raise InvalidInputError("not an object")
+    if not state:
+        return Kept()
+    thing = state.get("thing")
+    if not isinstance(thing, str) or not thing.endswith(THING_SUFFIX):
+        raise InvalidInputError("thing is missing")
+    device = device_from({"deviceid": thing.removesuffix(THING_SUFFIX), "tenantid": state.get("tenant")})
+    told = state.get("told")
+    return Kept(thing_of(device), container_ids, told if isinstance(told, dict) else {}, state.get("request"))
+
+
+class KeptFile:
+    """Failures are logged: without the file a restart loses the request and the statuses, nothing else."""
+
+    def __init__(self, home: str) -> None:
+        self._path = os.path.join(home, FILE)
+        self._written = b""
+
+    def read(self) -> Any:
+        """The state that was written; {} if there is none that can be read."""
+        try:
+            with open(self._path, "rb") as file:
+                data = file.read(MAX_SIZE + 1)
+            if len(data) > MAX_SIZE:
+                raise InvalidInputError(f"longer than {MAX_SIZE} bytes")
+            state = envelope.parse(data, MAX_SIZE)
+            kept_from(state)
+        except FileNotFoundError:
+            return {}
+        except (OSError, InvalidInputError) as error:
+            log.warning("%s cannot be used, it is written anew: %s", self._path, error)
+            return {}
+        self._written = data
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Nothing is written if that is what the file says already."""
+        data = gojson.dumps(dict(state)).encode()
+        if data == self._written:
+            return
+        try:
+            write_atomic(self._path, data, MODE)
+        except OSError as error:
+            log.error("%s cannot be written: %s", self._path, error.strerror)
+            return
+        self._written = data
