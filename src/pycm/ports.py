@@ -141,8 +141,11 @@ class Runtime(Protocol):
     async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
         """At most *limit* bytes of a regular file in the container's root file system, links not followed; None if absent."""
 
-    async def start(self, request: TaskRequest) -> int:
+    async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         """Make container record and task and start it; return the pid. Nothing is left behind on failure.
+
+        *created* is called with the pid once process and cgroup exist, before the first instruction of the program: what is opened
+        then is open even if the program ends at once.
 
         A record with this id whose task is gone is replaced; a live task is a ConflictError.
         """

@@ -86,13 +86,15 @@ class FakeRuntime:
     async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
         return None
 
-    async def start(self, request: TaskRequest) -> int:
+    async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         self._called("start", request.id)
         if request.id in self.live:
             raise ConflictError(f"container with ID = {request.id} already exists")
         pid = next(self._pids)
         self.requests[request.id] = request
         self.live[request.id] = Task(request.id, pid, TaskStatus.RUNNING, request.io)
+        if created:
+            created(pid)
         if self.exit_before_start_returns is not None:
             self.end(request.id, self.exit_before_start_returns)
             await asyncio.sleep(0)
@@ -192,15 +194,18 @@ class FakeLogs:
 
 
 class FakeMetrics:
-    """`samples`: container id to the measurements that sample returns (those the predicate wants)."""
+    """`samples`: container id to the measurements that sample returns (those the predicate wants). `ended`: whether a process is gone."""
 
     def __init__(self) -> None:
         self.opened: dict[str, int] = {}
+        self.ended: Callable[[str], bool] = lambda _: False
         self.kills: dict[str, int] = {}
         self.baselined: list[str] = []
 
     def open(self, container_id: str, pid: int) -> None:
-        self.opened[container_id] = pid
+        self.opened.pop(container_id, None)
+        if not self.ended(container_id):
+            self.opened[container_id] = pid
 
     def close(self, container_id: str) -> None:
         self.opened.pop(container_id, None)
@@ -209,7 +214,7 @@ class FakeMetrics:
         pass
 
     def oom_kills(self, container_id: str) -> int:
-        return self.kills.get(container_id, 0)
+        return self.kills.get(container_id, 0) if container_id in self.opened else 0
 
     def baseline(self, container_ids: Iterable[str]) -> None:
         self.baselined.extend(container_ids)

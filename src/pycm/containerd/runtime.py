@@ -132,7 +132,7 @@ class ContainerdRuntime:
 
     # ── tasks ──
 
-    async def start(self, request: TaskRequest) -> int:
+    async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         """Make record and task and start it. Its exit may be among the events before this returns."""
         await self._clear(request.id)
         mounts = await self._mounts(request.id)
@@ -142,8 +142,10 @@ class ContainerdRuntime:
             undo.push_async_callback(self._undo, self._delete_record, request.id)
             # before the call: a task that was made for a call that timed out goes too
             undo.push_async_callback(self._undo, self._destroy_task, request.id)
-            await self._call(rpc.TASK_CREATE, _task_request(request, mounts))
+            task = await self._call(rpc.TASK_CREATE, _task_request(request, mounts))
             fail_point("containerd.task-made")
+            if created:
+                created(task.pid)
             started = await self._call(rpc.TASK_START, tasks_pb2.StartRequest(container_id=request.id))
             undo.pop_all()
         return started.pid

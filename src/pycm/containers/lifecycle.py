@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import (
@@ -101,10 +102,11 @@ class Lifecycle:
             request = await self._launcher.request(container, io)
             self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
-            return await self._runtime.start(request)
+            return await self._runtime.start(request, partial(self._metrics.open, container.id))
         except UnavailableError:
             raise  # the task may run: its output is still read, until containerd says (`reconcile`)
         except BaseException:
+            self._metrics.close(container.id)
             await self._logs.finish(container.id)
             await self._network.disconnect(container.id)
             raise
@@ -117,7 +119,6 @@ class Lifecycle:
 
     async def _run(self, entry: Entry, pid: int, started_at: str) -> None:
         entry.run_begins()
-        self._metrics.open(entry.id, pid)
         state = states.running(entry.container.state, pid=pid, started_at=started_at)
         container = replace(entry.container, state=state, started_successfully_before=True)
         await self._catalog.record(entry, container, Action.RUNNING)
@@ -378,10 +379,11 @@ class Lifecycle:
         self._attach(entry, task)
         if state.status not in ALIVE or state.pid != task.pid:
             log.warning("container %s: runs as pid %d unknown to its record; adopted", entry.id, task.pid)
+            self._metrics.open(entry.id, task.pid)
             await self._run(entry, task.pid, times.now())
         else:
-            entry.run_begins()
             self._metrics.open(entry.id, task.pid)
+            entry.run_begins()
         await self._align_pause(entry, task)
 
     async def _align_pause(self, entry: Entry, task: Task) -> None:

@@ -204,7 +204,7 @@ async def test_a_container_that_started_though_containerd_did_not_say_so_keeps_i
         await w.manager.create(described())
         real = w.runtime.start
 
-        async def start(request: object) -> int:
+        async def start(request: object, created: object = None) -> int:
             await real(request)  # type: ignore[arg-type]
             raise AWAY
 
@@ -463,7 +463,7 @@ async def test_starts_with_the_agent_end_with_it() -> None:
     runtime = FakeRuntime()
     real, begun = runtime.start, asyncio.Event()
 
-    async def start(request: object) -> int:
+    async def start(request: object, created: object = None) -> int:
         begun.set()
         await asyncio.sleep(0.05)
         return await real(request)  # type: ignore[arg-type]

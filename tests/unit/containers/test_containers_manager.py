@@ -15,7 +15,7 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.states import Status
-from pycm.ports import TaskOOM
+from pycm.ports import TaskOOM, TaskStatus
 from support.fakes import FakeRuntime
 from support.managers import described, started, world
 
@@ -229,6 +229,17 @@ async def test_an_oom_kill_shows(how: str) -> None:
         else:
             w.metrics.kills["c1"] = 1
         w.runtime.end("c1", 137)
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert (w.state("c1").oom_killed, w.state("c1").error) == (True, "OOM Killed")
+
+
+async def test_an_oom_kill_before_the_start_has_returned_shows() -> None:
+    """A program that is killed at once: its cgroup must be open before it runs."""
+    async with world() as w:
+        w.runtime.exit_before_start_returns = 137
+        w.metrics.ended = lambda name: w.runtime.live[name].status is TaskStatus.STOPPED
+        w.metrics.kills["c1"] = 1
+        await started(w, policy="no")
         await w.until(lambda: w.state("c1").status is Status.EXITED)
         assert (w.state("c1").oom_killed, w.state("c1").error) == (True, "OOM Killed")
 
