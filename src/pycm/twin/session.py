@@ -56,7 +56,8 @@ TRANSITIONS: Mapping[tuple[Phase, Input], tuple[Phase, tuple[Step, ...]]] = {
     (Phase.WAITING, Input.RETRY): (Phase.WAITING, _ANNOUNCE),
     (Phase.WAITING, Input.LOST): _LOST,
     (Phase.RECALLING, Input.NEW_DEVICE): (Phase.RECALLING, _MOVE),
-    (Phase.RECALLING, Input.RECALLED): (Phase.ACTIVE, (Step.REGISTER, Step.LISTEN)),
+    # The original listens last, and loses a command that answers the sight of a feature at once.
+    (Phase.RECALLING, Input.RECALLED): (Phase.ACTIVE, (Step.LISTEN, Step.REGISTER)),
     (Phase.RECALLING, Input.RETRY): (Phase.RECALLING, _AGAIN),
     (Phase.RECALLING, Input.LOST): _LOST,
     (Phase.ACTIVE, Input.NEW_DEVICE): (Phase.RECALLING, _MOVE),

@@ -103,11 +103,11 @@ async def test_everything_is_sent_in_order_and_the_list_is_stored(world):
     assert world.mqtt.paths() == [
         "subscribe edge/thing/response",
         "publish edge/thing/request",
+        f"subscribe {COMMANDS}",
         "/features/SoftwareUpdatable",
         f"/features/Container:{C1}",
         "/features/ContainerFactory",
         "/features/Metrics",
-        f"subscribe {COMMANDS}",
     ]
     assert json.loads(world.file.read_text()) == {C1: f"Container:{C1}"}
     assert world.file.stat().st_mode & 0o777 == 0o600
@@ -198,7 +198,7 @@ async def test_after_a_refused_message_all_is_told_anew(world, monkeypatch, capl
     world.containers.rename_now(C1, "x")
     await until(lambda: len(world.mqtt.sent) >= 7)
     await world.twin.idle()
-    assert world.mqtt.paths()[-1] == f"subscribe {COMMANDS}"
+    assert world.mqtt.paths()[-1] == "/features/Metrics"
     assert all("\n" not in record.message for record in caplog.records)
 
 

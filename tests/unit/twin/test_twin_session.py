@@ -22,10 +22,10 @@ def edge(world, message):
     world.send({"topic": "edge/thing/response", "payload": message})
 
 
-def test_the_list_comes_first_then_the_details_then_metrics_and_then_commands_are_listened_to():
+def test_commands_are_listened_to_before_a_feature_shows_and_the_list_comes_before_the_details_and_metrics():
     world = World([container()], edge_response=None)
     edge(world, DEVICE)
-    assert world.took() == [*REGISTERED, ("subscribe", COMMANDS)]
+    assert world.took() == [("subscribe", COMMANDS), *REGISTERED]
 
 
 def test_the_same_answer_again_changes_nothing():
@@ -47,7 +47,7 @@ def test_another_device_is_moved_to_and_the_old_one_left():
     took = world.took()
     assert took[0] == ("unsubscribe", COMMANDS)
     deleted = [("delete", path) for _, path in (REGISTERED[1], REGISTERED[0], *REGISTERED[2:])]
-    assert took[1:] == [*deleted, *REGISTERED, ("subscribe", f"command//{new}/req/#")]
+    assert took[1:] == [*deleted, ("subscribe", f"command//{new}/req/#"), *REGISTERED]
 
 
 def test_the_features_of_an_old_device_are_deleted_in_its_own_twin_and_only_once():
@@ -105,7 +105,7 @@ def test_after_a_reconnect_the_same_device_is_registered_anew():
     world.stimulate("mqtt-reconnect")
     assert world.took() == [("subscribe", "edge/thing/response"), ("publish", "edge/thing/request")]
     edge(world, DEVICE)
-    assert world.took() == [*REGISTERED, ("subscribe", COMMANDS)]
+    assert world.took() == [("subscribe", COMMANDS), *REGISTERED]
 
 
 def test_while_there_is_no_session_nothing_is_told_and_then_the_truth_is():
@@ -132,8 +132,8 @@ def test_a_retry_announces_and_registers_anew_without_waiting_for_the_connector(
     assert world.took() == [
         ("subscribe", "edge/thing/response"),
         ("publish", "edge/thing/request"),
-        *REGISTERED,
         ("subscribe", COMMANDS),
+        *REGISTERED,
     ]
 
 
