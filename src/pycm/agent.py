@@ -202,8 +202,16 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinServ
         root_ca=connection.transport.root_ca,
         client_cert=connection.transport.client_cert,
         client_key=connection.transport.client_key,
+        alpn=connection.alpn,
+        will_topic=connection.will_topic,
+        will_message=connection.will_message,
     )
-    things = TwinSettings(home_dir=config.things.home_dir, features=config.things.features)
+    things = TwinSettings(
+        home_dir=config.things.home_dir,
+        features=config.things.features,
+        mask_env=config.things.mask_env,
+        system_metrics=config.things.system_metrics,
+    )
     return TwinService(MqttClient(mqtt), containers, metrics, things)
 
 

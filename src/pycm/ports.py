@@ -308,6 +308,14 @@ class ContainerMeasurements:
     measurements: tuple[Measurement, ...]
 
 
+@dataclass(frozen=True)
+class HostMeasurements:
+    """Of the machine, whose originator is SYSTEM, or of the process of that name."""
+
+    originator: str
+    measurements: tuple[Measurement, ...]
+
+
 class Metrics(Protocol):
     """Figures of running containers from their cgroups and /proc."""
 
@@ -326,6 +334,12 @@ class Metrics(Protocol):
 
     def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
         """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
+
+    def host_baseline(self, reader: str) -> None:
+        """Remember the machine's CPU times, so that the next `host` of the same reader has a utilization."""
+
+    def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
+        """Figures of the machine and of processes. *wanted*: originator to measurement ids, in the order of output."""
 
 
 # ── downloads ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from vector_matching import Bindings, Seen, find_all, forbidden, missing, wrong_
 
 from pycm.model.states import Status
 from pycm.twin.actions import (
+    CONTAINERS,
     Baseline,
     Decision,
     Forget,
@@ -68,7 +69,7 @@ class CorePlayer:
                 self.carry_out(self.core.done(decision.ticket, outcome))
             elif isinstance(decision, Baseline):
                 self.metrics.baseline(decision.container_ids)
-            elif isinstance(decision, Measure):
+            elif isinstance(decision, Measure) and decision.reader == CONTAINERS:
                 self._due = None if decision.period is None else self.now + decision.period
                 self._period = decision.period or 0.0
 
@@ -76,8 +77,10 @@ class CorePlayer:
         """Let the time pass; the timer fires as often as it is due."""
         while self._due is not None and self._due <= until:
             self.now, self._due = self._due, self._due + self._period
-            if wanted := self.core.due():
-                self.carry_out(self.core.measured(self.metrics.sample(wanted), WALL_CLOCK + int(self.now)))
+            due = self.core.due()
+            samples = self.metrics.sample(due.containers)
+            host = self.metrics.host(due.host, CONTAINERS)
+            self.carry_out(self.core.measured(samples, host, WALL_CLOCK + int(self.now)))
         self.now = until
 
     # ── what a vector can do ──

@@ -26,6 +26,7 @@ from pycm.ports import (
     ContainerMeasurements,
     Event,
     Exit,
+    HostMeasurements,
     ImageConfig,
     Measurement,
     RuntimeConnected,
@@ -203,6 +204,18 @@ class FakeMetrics:
             self._before[container_id] = entry
             measurements = tuple(Measurement(i, v) for i, v in figures if chosen is None or chosen(i))
             found.append(ContainerMeasurements(container_id, measurements))
+        return found
+
+    def host_baseline(self, reader: str) -> None: ...
+
+    def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
+        """`stats` of an originator that is no container: id to value."""
+        found = []
+        for originator, chosen in wanted.items():
+            entry = self._take(originator)
+            if entry is not None:
+                figures = tuple(Measurement(name, entry[name]) for name in entry if name in chosen)
+                found.append(HostMeasurements(originator, figures))
         return found
 
 

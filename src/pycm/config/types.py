@@ -295,6 +295,22 @@ class Things:
         default=("ContainerFactory", "SoftwareUpdatable", "Metrics"),
         metadata=_key("things-features", "strings", "features of the twin"),
     )
+    mask_env: bool = field(
+        default=False,
+        metadata=_key(
+            "things-mask-env",
+            "bool",
+            "values of environment variables are *** in the twin (addition of pycm)",
+        ),
+    )
+    system_metrics: bool = field(
+        default=False,
+        metadata=_key(
+            "things-system-metrics",
+            "bool",
+            "take the place of Kanto's system-metrics: figures of the machine on the device's own thing (addition of pycm)",
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,6 +358,24 @@ class Connection:
     )
     unsubscribe_timeout: float = field(
         default=5.0, metadata=_key("conn-unsub-timeout", "duration", "time for the answer to its end")
+    )
+    alpn: tuple[str, ...] = field(
+        default=(),
+        metadata=_key(
+            "conn-alpn",
+            "strings",
+            "protocols to offer with TLS, as x-amzn-mqtt-ca at port 443 (addition of pycm)",
+        ),
+    )
+    will_topic: str = field(
+        default="",
+        metadata=_string(
+            "conn-will-topic",
+            "topic of the last will, which the broker publishes if the agent vanishes; empty: none (addition of pycm)",
+        ),
+    )
+    will_message: str = field(
+        default="", metadata=_string("conn-will-message", "message of the last will (addition of pycm)")
     )
     transport: Transport = field(default_factory=Transport)
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pycm.metrics.files import Probe
+    from pycm.metrics.host import Host
     from pycm.metrics.locate import Places
     from pycm.metrics.parse import Pair
+    from pycm.ports import HostMeasurements
 
 LOG = logging.getLogger("pycm.metrics")
 
@@ -34,6 +36,7 @@ class Sampler:
         self._descriptors = Descriptors()
         self._proc = Proc(proc, self._descriptors)
         self._readers: dict[str, Reader] = {}
+        self._host: Host | None = None
 
     def open(self, container_id: str, pid: int) -> None:
         """The container runs: find its cgroup and open its files. One that has ended meanwhile is skipped."""
@@ -108,3 +111,18 @@ class Sampler:
             if values:
                 result.append(ContainerMeasurements(name, tuple(values)))
         return result
+
+    # ── the machine ──
+
+    def _the_host(self) -> Host:
+        if self._host is None:
+            from pycm.metrics.host import Host  # and with it psutil, for those who ask
+
+            self._host = Host()
+        return self._host
+
+    def host_baseline(self, reader: str) -> None:
+        self._the_host().baseline(reader)
+
+    def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
+        return self._the_host().sample(wanted, reader)

@@ -62,6 +62,7 @@ class Link:
         self._acknowledged: dict[int, asyncio.Future[None]] = {}
         self._last_sent = self._last_received = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
+        self._tls_files: tuple[object, ...] = ()
 
     # ── making it ──
 
@@ -90,6 +91,9 @@ class Link:
         try:
             self._log_in()
             if self._address.tls:
+                self._tls_files = tls.fingerprint(
+                    self._settings
+                )  # before they are read: what changes meanwhile counts later
                 context = tls.make_context(self._settings)
                 self._client.tls_set_context(context)
             self._client.connect(self._address.host, self._address.port, self._keep_alive)
@@ -108,6 +112,8 @@ class Link:
             self._client.username_pw_set(settings.client_username, settings.client_password or None)
         elif address.user:
             self._client.username_pw_set(address.user, address.password or None)
+        if settings.will_topic:
+            self._client.will_set(settings.will_topic, settings.will_message.encode(), 1, retain=False)
 
     def _connected(self, done: asyncio.Future[None], error: Exception | None) -> None:
         if done.done():  # nobody waits any more
@@ -233,6 +239,25 @@ class Link:
             self._client.loop_misc()
         if not self.lost.done():
             self._schedule_ping()
+            self._look_at_tls_files()
+
+    def _look_at_tls_files(self) -> None:
+        """With the pings, so that it costs no wake-up of its own."""
+        if self._address.tls and (found := tls.fingerprint(self._settings)) != self._tls_files:
+            self._tls_files = found
+            threading.Thread(target=self._try_tls_files, name="mqtt-files", daemon=True).start()
+
+    def _try_tls_files(self) -> None:
+        """Files that cannot be used are no reason to give up a connection that works."""
+        try:
+            tls.make_context(self._settings)
+        except UnavailableError as error:
+            log.warning("the TLS files have changed and cannot be used; the connection stays: %s", error)
+            return
+        try:
+            self._loop.call_soon_threadsafe(self.discard, "its TLS files have changed")
+        except RuntimeError:  # the loop was closed meanwhile
+            pass
 
     # ── called by paho; what follows the named arguments differs between its versions ──
 

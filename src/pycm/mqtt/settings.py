@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pycm.errors import ConfigError, shorten
 
 PLAIN_PORT, TLS_PORT = 1883, 8883
+MAX_TOPIC, MAX_WILL = 1024, 65535
 #: scheme of `connection.broker_url` -> TLS or not. WebSockets are left out: paho's need a second, blocking protocol layer.
 SCHEMES = {
     "tcp": False,
@@ -37,6 +38,9 @@ class MqttSettings:
     root_ca: str = ""
     client_cert: str = ""
     client_key: str = ""
+    alpn: tuple[str, ...] = ()
+    will_topic: str = ""
+    will_message: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -85,4 +89,16 @@ def check(settings: MqttSettings) -> Address:
         raise ConfigError(
             "connection.transport: client_cert and client_key belong together, only one of them is set"
         )
+    _check_will(settings)
+    for name in settings.alpn:
+        if not 0 < len(name.encode()) < 256:
+            raise ConfigError(f"connection.alpn: {shorten(name)} is no name of a protocol (1 to 255 bytes)")
     return address
+
+
+def _check_will(settings: MqttSettings) -> None:
+    topic = settings.will_topic
+    if set(topic) & set("+#\0") or len(topic.encode()) > MAX_TOPIC:
+        raise ConfigError(f"connection.will_topic: {shorten(topic)} is no topic that can be published to")
+    if len(settings.will_message.encode()) > MAX_WILL:
+        raise ConfigError(f"connection.will_message: more than {MAX_WILL} bytes")

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The TLS context of the broker connection: only the given CA, host name checked, TLS 1.2 or newer.
 
-Made anew for each attempt to connect, so that exchanged certificate files count from the next connection on.
+Made anew for each attempt to connect. A connection that is up is made anew when its files have changed and can be used.
 """
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,22 @@ def make_context(settings: MqttSettings) -> Context:
     _load_ca(context, settings.root_ca)
     if settings.client_cert:
         _load_pair(context, settings.client_cert, settings.client_key)
+    if settings.alpn:
+        context.set_alpn_protocols(list(settings.alpn))
     return context
+
+
+def fingerprint(settings: MqttSettings) -> tuple[object, ...]:
+    """Differs when one of the files has been exchanged or written; costs a stat for each."""
+    return tuple(map(_stamp, (settings.root_ca, settings.client_cert, settings.client_key)))
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _load_ca(context: ssl.SSLContext, path: str) -> None:

@@ -73,11 +73,23 @@ class Baseline:
     container_ids: tuple[str, ...]
 
 
+#: Who measures, each in its own period: the feature Metrics of the containers' thing, and that of the device's own thing.
+CONTAINERS, MACHINE = "containers", "machine"
+
+
+@dataclass(frozen=True)
+class HostBaseline:
+    """At once: take the machine's CPU time, so that the next sample for *reader* has a utilization."""
+
+    reader: str
+
+
 @dataclass(frozen=True)
 class Measure:
-    """At once: call `Twin.due` every *period* seconds from now on, the first time after one period; None: no more."""
+    """At once: call `Twin.due` for *reader* every *period* seconds from now on, the first time after one period; None: no more."""
 
     period: float | None
+    reader: str = CONTAINERS
 
 
 @dataclass(frozen=True)
@@ -97,5 +109,5 @@ class Note:
 
 
 Ordered = Subscribe | Unsubscribe | Publish | Recall | Remember | Forget
-AtOnce = Baseline | Measure | Run | Keep | Note
+AtOnce = Baseline | HostBaseline | Measure | Run | Keep | Note
 Decision = Ordered | AtOnce

@@ -14,11 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError, shorten
+from pycm.model.defaults import new_id
 from pycm.model.states import Status
-from pycm.ports import Action, ContainerMeasurements, Event
+from pycm.ports import Action, ContainerMeasurements, Event, HostMeasurements
 from pycm.twin import envelope as ditto
 from pycm.twin import names
 from pycm.twin.actions import (
+    CONTAINERS,
+    MACHINE,
     Decision,
     Forget,
     Keep,
@@ -32,15 +35,16 @@ from pycm.twin.actions import (
 )
 from pycm.twin.commands import Command, Refusal, accept, address_of
 from pycm.twin.features import container_factory, metrics, software_updatable
-from pycm.twin.features.container import ContainerFeature, config_value, feature_id, state_value
+from pycm.twin.features.container import ContainerFeature, feature_id, state_value
 from pycm.twin.features.container_factory import ContainerFactory
 from pycm.twin.features.container_operations import OPERATIONS
-from pycm.twin.features.metrics import Metrics, Wanted, data_value
+from pycm.twin.features.metrics import Due, Metrics, data_value
 from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
 from pycm.twin.jobs import Jobs, Task
 from pycm.twin.kept import Kept
 from pycm.twin.problems import Problem
 from pycm.twin.session import Input, Session, Step
+from pycm.twin.system_metrics import COMMANDS, SystemMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,10 +78,18 @@ TOLD: Mapping[Action, tuple[str, ...]] = {
 
 
 class Twin:
-    """`containers`: all containers there are now, asked for at each registration. `features`: the enabled ones by name."""
+    """`containers`: all containers there are now, asked for at each registration. `features`: the enabled ones by name.
+
+    `mask_env`: values of environment variables are not shown. `system_metrics`: serve the machine's figures on the device's own thing.
+    """
 
     def __init__(
-        self, containers: Callable[[], Iterable[Container]], features: Iterable[str] = DEFAULT_FEATURES
+        self,
+        containers: Callable[[], Iterable[Container]],
+        features: Iterable[str] = DEFAULT_FEATURES,
+        *,
+        mask_env: bool = False,
+        system_metrics: bool = False,
     ) -> None:
         self._list = containers
         self._session = Session()
@@ -99,7 +111,8 @@ class Twin:
         }
         enabled = frozenset(features)
         self._features = {name: feature for name, feature in available.items() if name in enabled}
-        self._container_feature = ContainerFeature(OPERATIONS)
+        self._container_feature = ContainerFeature(OPERATIONS, mask_env=mask_env)
+        self._system = SystemMetrics(new_id) if system_metrics else None
 
     def _exists(self, container_id: str) -> bool:
         return any(container.id == container_id for container in self._list())
@@ -110,6 +123,8 @@ class Twin:
         self._software.restore(kept.told)
         self._metrics.restore(kept.request)
         self._left_over = frozenset(kept.container_ids)
+        if self._system:
+            self._system.restore(kept.machine)
 
     @property
     def thing(self) -> Thing | None:
@@ -140,7 +155,9 @@ class Twin:
         if self._session.feed(Input.LOST) == ():
             return []
         topics = [names.EDGE_RESPONSE, *([listening.commands] if listening else [])]
-        return [Measure(None), *(Unsubscribe(topic) for topic in topics)]
+        if self._system and listening:
+            topics.append(COMMANDS)
+        return [*self._pause(), *(Unsubscribe(topic) for topic in topics)]
 
     def _take(self, steps: Iterable[Step]) -> list[Decision]:
         decisions: list[Decision] = []
@@ -179,6 +196,8 @@ class Twin:
         self._owner, self._metrics.request = None, None
         self._software.told = {}
         self._late.clear()
+        if self._system:
+            self._system.forget()
 
     def forgotten(self, thing: Thing) -> None:
         """The answer to Forget: everything before it was sent."""
@@ -194,7 +213,7 @@ class Twin:
         return [Subscribe(self.thing.commands), *late]
 
     def _pause(self) -> list[Decision]:
-        return [Measure(None)]
+        return [Measure(None), *(self._system.end() if self._system else [])]
 
     def _register(self) -> list[Decision]:
         self._containers.clear()
@@ -203,6 +222,8 @@ class Twin:
         decisions: list[Decision] = [self._keep()]
         for name in self._features:
             decisions += self._registration(name)
+        if self._system and self._session.device:
+            decisions += self._system.begin(self._session.device)
         return decisions
 
     def _registration(self, name: str) -> list[Decision]:
@@ -234,6 +255,10 @@ class Twin:
     def message(self, topic: str, payload: bytes) -> list[Decision]:
         if topic == names.EDGE_RESPONSE:
             return self._edge_response(payload)
+        if self._system and self._system.is_command(topic):
+            before = self._system.kept
+            decisions = self._system.message(topic, payload)
+            return [*decisions, *([self._keep()] if self._system.kept != before else [])]
         if topic.startswith("command//"):
             return self._command(topic, payload)
         return []
@@ -306,7 +331,8 @@ class Twin:
         return self._jobs.done(ticket, outcome)
 
     def _keep(self) -> Keep:
-        return Keep(Kept(self._owner, (), self._software.told, self._metrics.argument).as_state())
+        machine = self._system.kept if self._system else None
+        return Keep(Kept(self._owner, (), self._software.told, self._metrics.argument, machine).as_state())
 
     def thing_id(self) -> str:
         return self.thing.id if self.thing else ""
@@ -349,7 +375,7 @@ class Twin:
         return self._property(container, "name", container.name)
 
     def _tell_config(self, container: Container, _: Action) -> list[Decision]:
-        return self._property(container, "config", config_value(container))
+        return self._property(container, "config", self._container_feature.config_of(container))
 
     def _tell_delete(self, container: Container, _: Action) -> list[Decision]:
         if container_factory.ID not in self._features:
@@ -381,12 +407,23 @@ class Twin:
 
     # ── figures ──
 
-    def due(self) -> Wanted:
-        """The period is over: what to sample; empty: nothing."""
-        return self._metrics.wanted() if self._session.registered else {}
+    def due(self, reader: str = CONTAINERS) -> Due:
+        """The period of *reader* is over: what to sample."""
+        if reader == MACHINE:
+            return Due(host=self._system.due() if self._system else {})
+        return self._metrics.due() if self._session.registered else Due()
 
-    def measured(self, samples: Sequence[ContainerMeasurements], unix_seconds: int) -> list[Decision]:
-        value = data_value(samples, unix_seconds)
+    def measured(
+        self,
+        samples: Sequence[ContainerMeasurements],
+        host: Sequence[HostMeasurements],
+        unix_seconds: int,
+        reader: str = CONTAINERS,
+    ) -> list[Decision]:
+        """What `due` asked for."""
+        if reader == MACHINE:
+            return self._system.measured(host, unix_seconds) if self._system else []
+        value = data_value(samples, host, unix_seconds)
         thing = self.thing
         if value is None or thing is None:
             return []

@@ -30,12 +30,15 @@ MAX_SIZE = 4 << 20
 
 @dataclass(frozen=True)
 class Kept:
-    """`told`: lastOperation and lastFailedOperation. `request`: the argument of the metrics request, None if there is none."""
+    """`told`: lastOperation and lastFailedOperation. `request`: the argument of the metrics request, None if there is none.
+    `machine`: the same of the device's own thing.
+    """
 
     thing: Thing | None = None
     container_ids: tuple[str, ...] = ()
     told: Mapping[str, Any] = field(default_factory=dict)
     request: Any = None
+    machine: Any = None
 
     def as_state(self) -> dict[str, Any]:
         if self.thing is None:
@@ -45,6 +48,7 @@ class Kept:
             "thing": self.thing.id,
             "told": dict(self.told),
             "request": self.request,
+            "machine": self.machine,
         }
 
 
@@ -59,7 +63,13 @@ def kept_from(state: Any, container_ids: tuple[str, ...] = ()) -> Kept:
         raise InvalidInputError("thing is missing")
     device = device_from({"deviceid": thing.removesuffix(THING_SUFFIX), "tenantid": state.get("tenant")})
     told = state.get("told")
-    return Kept(thing_of(device), container_ids, told if isinstance(told, dict) else {}, state.get("request"))
+    return Kept(
+        thing_of(device),
+        container_ids,
+        told if isinstance(told, dict) else {},
+        state.get("request"),
+        state.get("machine"),
+    )
 
 
 class KeptFile:

@@ -11,14 +11,18 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, PycmError
 from pycm.twin.actions import (
+    CONTAINERS,
+    MACHINE,
     AtOnce,
     Baseline,
     Decision,
     Forget,
+    HostBaseline,
     Keep,
     Measure,
     Note,
@@ -35,6 +39,7 @@ from pycm.twin.kept import KeptFile, kept_from
 from pycm.twin.memory import Memory
 from pycm.twin.outbox import MAX_ANSWERS, Outbox
 from pycm.twin.runner import carry_out
+from pycm.twin.ticker import Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -56,6 +61,8 @@ class TwinSettings:
 
     home_dir: str = "/var/lib/container-management"
     features: tuple[str, ...] = DEFAULT_FEATURES
+    mask_env: bool = False
+    system_metrics: bool = False
 
 
 class TwinService:
@@ -81,7 +88,12 @@ class TwinService:
         self._to_keep: Mapping[str, Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._operations: set[asyncio.Task[None]] = set()
-        self._core = Twin(containers.list, settings.features)
+        self._core = Twin(
+            containers.list,
+            settings.features,
+            mask_env=settings.mask_env,
+            system_metrics=settings.system_metrics,
+        )
         self._outbox = Outbox()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -89,8 +101,7 @@ class TwinService:
         self._online = False
         self._worker: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
-        self._period: float = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._tickers = {reader: Ticker(partial(self._tick, reader)) for reader in (CONTAINERS, MACHINE)}
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_pause = RETRY_PAUSE
         self._dropped = 0
@@ -171,21 +182,19 @@ class TwinService:
     def _on_event(self, event: Event) -> None:
         self._decided(self._core.event(event))
 
-    def _tick(self) -> None:
-        """Keeps to the times that follow from the first one; periods that were slept through are left out."""
-        assert self._timer is not None
-        loop = asyncio.get_running_loop()
-        was_due = self._timer.when()
-        periods = 1 + max(0.0, loop.time() - was_due) // self._period
-        self._timer = loop.call_at(was_due + periods * self._period, self._tick)
-        if wanted := self._core.due():
-            self._decided(self._core.measured(self._metrics.sample(wanted), int(self._wall_clock())))
+    def _tick(self, reader: str) -> None:
+        due = self._core.due(reader)
+        if not due.containers and not due.host:
+            return
+        samples = self._metrics.sample(due.containers) if due.containers else ()
+        host = self._metrics.host(due.host, reader) if due.host else ()
+        self._decided(self._core.measured(samples, host, int(self._wall_clock()), reader))
 
     # ── what goes out ──
 
     def _decided(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, (Baseline, Measure, Run, Keep, Note)):
+            if isinstance(decision, (Baseline, HostBaseline, Measure, Run, Keep, Note)):
                 self._do(decision)
             elif not self._outbox.add(decision):
                 self._note_dropped()
@@ -204,7 +213,9 @@ class TwinService:
         elif isinstance(decision, Baseline):
             self._metrics.baseline(decision.container_ids)
         elif isinstance(decision, Measure):
-            self._measure(decision.period)
+            self._tickers[decision.reader].set(decision.period)
+        elif isinstance(decision, HostBaseline):
+            self._metrics.host_baseline(decision.reader)
         elif isinstance(decision, Run):
             task = asyncio.create_task(self._run(decision))
             self._operations.add(task)
@@ -226,14 +237,6 @@ class TwinService:
         while self._to_keep is not None:
             state, self._to_keep = self._to_keep, None
             await asyncio.to_thread(self._kept.write, state)
-
-    def _measure(self, period: float | None) -> None:
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-        if period is not None:
-            self._period = period
-            self._timer = asyncio.get_running_loop().call_later(period, self._tick)
 
     async def _send_for_ever(self) -> None:
         while True:

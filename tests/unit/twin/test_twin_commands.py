@@ -139,7 +139,7 @@ def test_an_answer_is_only_given_if_the_header_is_true(world, required):
 
 def test_a_one_way_command_is_run_and_not_answered(world):
     assert world.ask(REQUEST, {"frequency": "1s"}, request="") == []
-    assert world.core.due() == {}  # nothing runs, but the request is there
+    assert world.core.due().containers == {}  # nothing runs, but the request is there
     assert world._due is not None
 
 

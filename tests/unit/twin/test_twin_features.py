@@ -348,6 +348,14 @@ def test_a_container_that_starts_gets_its_baseline_and_a_stopped_one_is_left_out
 
 
 def test_nothing_measured_is_no_message():
-    assert data_value([], 1) is None
-    assert data_value([ContainerMeasurements("a", ())], 1) is None
-    assert data_value([ContainerMeasurements("a", (Measurement("pids", 1.0),))], 1) is not None
+    assert data_value([], [], 1) is None
+    assert data_value([ContainerMeasurements("a", ())], [], 1) is None
+    assert data_value([ContainerMeasurements("a", (Measurement("pids", 1.0),))], [], 1) is not None
+
+
+def test_values_of_environment_variables_are_masked_where_that_is_asked_for():
+    one = replace(DATABROKER, config=ContainerConfiguration(env=("TOKEN=geheim=x", "PLAIN", "EMPTY=")))
+    assert config_value(one, mask_env=True)["env"] == ["TOKEN=***", "PLAIN", "EMPTY=***"]
+    feature = ContainerFeature(mask_env=True)
+    assert "geheim" not in json.dumps([feature.value_of(one), feature.config_of(one)])
+    assert "geheim" in json.dumps(ContainerFeature().value_of(one))

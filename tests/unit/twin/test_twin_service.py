@@ -7,7 +7,7 @@ import logging
 import os
 
 import pytest
-from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, THING, container
+from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, container
 from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
@@ -17,6 +17,7 @@ from pycm.twin.memory import Memory, file_name
 from pycm.twin.names import Thing
 from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, Outbox
 from pycm.twin.service import TwinService, TwinSettings
+from pycm.twin.ticker import Ticker
 
 FILE = "sup_back_acme.test_gw-01_edge_containers.json"
 
@@ -216,20 +217,23 @@ async def test_a_message_that_cannot_be_sent_at_all_is_left_out_alone(world, cap
     assert len(world.mqtt.sent) == 1
 
 
-async def test_the_timer_keeps_its_times_and_leaves_out_what_was_slept_through(world):
-    await world.register()
+async def test_the_timer_keeps_its_times_and_leaves_out_what_was_slept_through():
     loop = asyncio.get_running_loop()
-    world.twin._measure(10.0)
-    first = world.twin._timer.when()
-    world.twin._timer.cancel()
-    world.twin._tick()
-    assert world.twin._timer.when() == first + 10.0
-    world.twin._timer.cancel()
-    world.twin._timer = loop.call_at(loop.time() - 35.0, lambda: None)
-    late = world.twin._timer.when()
-    world.twin._timer.cancel()
-    world.twin._tick()
-    assert world.twin._timer.when() == late + 40.0
+    ticks = []
+    ticker = Ticker(lambda: ticks.append(1))
+    ticker.set(10.0)
+    first = ticker._timer.when()
+    ticker._timer.cancel()
+    ticker._due()
+    assert ticker._timer.when() == first + 10.0
+    ticker._timer.cancel()
+    ticker._timer = loop.call_at(loop.time() - 35.0, lambda: None)
+    late = ticker._timer.when()
+    ticker._timer.cancel()
+    ticker._due()
+    assert ticker._timer.when() == late + 40.0
+    ticker.set(None)
+    assert (ticker._timer, ticks) == (None, [1, 1])
 
 
 async def test_a_request_for_metrics_gives_data_over_and_over(world):
@@ -265,6 +269,77 @@ async def test_stopping_with_a_broker_that_takes_nothing_ends_in_time(world, mon
     world.containers.stop_now(C1)
     await world.twin.stop()
     assert world.mqtt.stopped == 1
+
+
+# ── operations ──
+
+
+def command(operation, value=None, feature=f"Container:{C1}"):
+    headers = {"correlation-id": "c", "response-required": True}
+    envelope = {"topic": f"{NAME}/things/live/messages/x", "headers": headers}
+    if value is not None:
+        headers["content-type"] = "application/json"
+        envelope["value"] = value
+    return {**envelope, "path": f"/features/{feature}/inbox/messages/{operation}"}
+
+
+class SlowContainers(FakeContainers):
+    """A create that takes until `pulled`; the rest at once."""
+
+    def __init__(self, given):
+        super().__init__(given)
+        self.pulled = asyncio.Event()
+        self.calls = []
+
+    async def create(self, one):
+        await self.pulled.wait()
+        raise OperationFailedError("no such image")
+
+    async def stop(self, container_id, options=None):
+        self.calls.append(("stop", container_id))
+        self.stop_now(container_id)
+
+    async def pause(self, container_id):
+        raise RuntimeError("a bug")
+
+
+async def test_a_pull_delays_neither_a_stop_nor_the_end(world, monkeypatch, caplog):
+    slow = SlowContainers([container(status="RUNNING")])
+    world.twin._containers = slow
+    world.twin._core._list = slow.list
+    slow.subscribe(world.twin._on_event)
+    await world.register()
+    world.mqtt.sent.clear()
+    await world.tell(f"command//{THING}/req/r1/x", command("create", {"imageRef": "a:1"}, "ContainerFactory"))
+    await world.tell(f"command//{THING}/req/r2/x", command("stop"))
+    await until(lambda: any("/res/r2/204" in topic for _, topic, _ in world.mqtt.sent))
+    assert not any("/res/r1/" in topic for _, topic, _ in world.mqtt.sent)
+    await world.tell(f"command//{THING}/req/r3/x", command("pause"))
+    await until(lambda: any("/res/r3/500" in topic for _, topic, _ in world.mqtt.sent))
+    assert "a bug in Pause" in caplog.text
+    slow.pulled.set()
+    await world.twin.quiet()
+    assert any("/res/r1/500" in topic for _, topic, _ in world.mqtt.sent)
+    slow.pulled.clear()
+    await world.tell(f"command//{THING}/req/r4/x", command("create", {"imageRef": "a:1"}, "ContainerFactory"))
+    await world.twin.stop()
+    assert not world.twin._operations
+
+
+async def test_the_request_goes_on_with_a_new_agent(world):
+    await world.register()
+    value = {"frequency": "1s"}
+    await world.tell(f"command//{THING}/req/r1/x", command("request", value, "Metrics"))
+    await world.twin.stop()
+    state = json.loads((world.home / "twin_state.json").read_text())
+    assert (state["thing"], state["request"]) == (THING, value)
+    mqtt = FakeMqtt()
+    twin = TwinService(mqtt, world.containers, world.metrics, TwinSettings(home_dir=str(world.home)))
+    await twin.start()
+    twin.mqtt_connected()
+    twin.mqtt_message("edge/thing/response", json.dumps(DEVICE).encode())
+    await until(lambda: any(b"/outbox/messages/data" in payload for _, _, payload in mqtt.sent))
+    await twin.stop()
 
 
 # ── the outbox ──

@@ -85,7 +85,7 @@ def state_value(container: Container, status: Status | None = None) -> dict[str,
 # ── configuration ──
 
 
-def config_value(container: Container) -> dict[str, Any]:
+def config_value(container: Container, *, mask_env: bool = False) -> dict[str, Any]:
     host = container.host_config or HostConfig()
     process = container.config or ContainerConfiguration()
     io = container.io_config or IOConfig()
@@ -93,7 +93,7 @@ def config_value(container: Container) -> dict[str, Any]:
         "domainName": container.domain_name,
         "mountPoints": [_mount(mount) for mount in container.mount_points],
         "hostName": container.host_name,
-        "env": list(process.env),
+        "env": list(map(masked_variable, process.env)) if mask_env else list(process.env),
         "cmd": list(process.cmd),
         "decryption": _decryption(container.image.decrypt_config),
         "devices": [_device(device) for device in host.devices],
@@ -145,6 +145,12 @@ def masked(key: str) -> str:
     """A key specification ("FILE", "FILE:PASSWORD", "FILE:pass=PASSWORD") without what may be a password."""
     file, colon, _ = key.partition(":")
     return f"{file}:***" if colon else key
+
+
+def masked_variable(variable: str) -> str:
+    """NAME=VALUE without its value."""
+    name, equals, _ = variable.partition("=")
+    return f"{name}=***" if equals else variable
 
 
 def _restart_policy(policy: RestartPolicy | None) -> dict[str, Any] | None:
@@ -202,12 +208,12 @@ def _resources(resources: Resources | None) -> dict[str, Any] | None:
 # ── the feature ──
 
 
-def status_value(container: Container) -> dict[str, Any]:
+def status_value(container: Container, *, mask_env: bool = False) -> dict[str, Any]:
     name = {"name": container.name} if container.name else {}
     return {
         **name,
         "imageRef": container.image.name,
-        "config": config_value(container),
+        "config": config_value(container, mask_env=mask_env),
         "createdAt": container.created,
         "state": state_value(container),
     }
@@ -218,9 +224,16 @@ class ContainerFeature(Feature):
 
     definition = "com.bosch.iot.suite.edge.containers:Container:1.5.0"
 
-    def __init__(self, operations: Mapping[str, Handler] = MappingProxyType({})) -> None:
+    def __init__(
+        self, operations: Mapping[str, Handler] = MappingProxyType({}), *, mask_env: bool = False
+    ) -> None:
         super().__init__()
         self.operations = operations
+        self._mask_env = mask_env
 
     def value_of(self, container: Container) -> Mapping[str, Any]:
-        return {**self.value(), "properties": {"status": status_value(container)}}
+        status = status_value(container, mask_env=self._mask_env)
+        return {**self.value(), "properties": {"status": status}}
+
+    def config_of(self, container: Container) -> Mapping[str, Any]:
+        return config_value(container, mask_env=self._mask_env)

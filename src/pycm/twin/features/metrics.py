@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature `Metrics`: one request at a time asks for the containers' figures in a period (shared specification, mqtt-twin 5).
+"""The feature `Metrics`: one request at a time asks for figures in a period (shared specification, mqtt-twin 5).
+
+Those of containers, and those of the machine and its processes where an entry of the filter names them as its originator (appendix A).
 
 A request lives until it is replaced or ended, or the device changes; a loss of the connection only interrupts it. Here is no timer and
 no sample: the core asks for both.
@@ -8,21 +10,22 @@ no sample: the core asks for both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model import durations
-from pycm.model.measurements import ALL_IDS, CPU_UTILIZATION, STANDARD_IDS, matches
+from pycm.model.measurements import ALL_IDS, CPU_UTILIZATION, STANDARD_IDS, host_ids, matches
 from pycm.model.states import ALIVE
-from pycm.twin.actions import Baseline, Decision, Measure
+from pycm.twin.actions import CONTAINERS, Baseline, Decision, HostBaseline, Measure
 from pycm.twin.envelope import members
 from pycm.twin.features.base import Feature, Reaction
 from pycm.twin.features.container import feature_id
+from pycm.twin.names import CONTAINER_PREFIX
 
 if TYPE_CHECKING:
     from pycm.model.container import Container
-    from pycm.ports import ContainerMeasurements
+    from pycm.ports import ContainerMeasurements, HostMeasurements
 
 ID = "Metrics"
 DATA = "data"
@@ -38,11 +41,24 @@ Wanted = Mapping[str, Callable[[str], bool] | None]
 
 
 @dataclass(frozen=True)
+class Due:
+    """What to sample now: of containers, and of the machine and its processes."""
+
+    containers: Wanted = field(default_factory=dict)
+    host: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Filter:
     """`originator` "" stands for every container; `accepted` are the ids of figures that it lets through."""
 
     originator: str
     accepted: frozenset[str]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def is_host(self) -> bool:
+        return bool(self.originator) and not self.originator.startswith(CONTAINER_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,15 @@ class Request:
         originator = feature_id(container_id)
         sets = (entry.accepted for entry in self.filters if entry.originator in ("", originator))
         return frozenset().union(*sets)
+
+    def host(self) -> dict[str, frozenset[str]]:
+        """Ids of the figures wanted of the machine and of processes, by originator in the order of the filter."""
+        found: dict[str, frozenset[str]] = {}
+        for entry in self.filters or ():
+            if entry.is_host:
+                before = found.get(entry.originator, frozenset())
+                found[entry.originator] = before | host_ids(entry.originator, entry.texts)
+        return found
 
     def wants(self, container_id: str, measurement_id: str) -> bool:
         accepted = self.accepted(container_id)
@@ -115,12 +140,13 @@ def _filter(entry: Any, where: str) -> Filter:
     originator = "" if found.get("originator") is None else found["originator"]
     if not isinstance(originator, str):
         raise InvalidInputError(f"{where}.originator: {shorten(originator)} is not a string")
-    return Filter(originator, _accepted(found.get("id"), where))
+    texts = _texts(found.get("id"), where)
+    return Filter(originator, _accepted(texts), texts)
 
 
-def _accepted(ids: Any, where: str) -> frozenset[str]:
+def _texts(ids: Any, where: str) -> tuple[str, ...]:
     if ids is None:
-        return frozenset(STANDARD_IDS)
+        return ()
     if not isinstance(ids, list):
         raise InvalidInputError(f"{where}.id: {shorten(ids)} is not a list")
     if len(ids) > MAX_IDS:
@@ -129,6 +155,10 @@ def _accepted(ids: Any, where: str) -> frozenset[str]:
     wrong = next((text for text in texts if not isinstance(text, str)), None)
     if wrong is not None:
         raise InvalidInputError(f"{where}.id: {shorten(wrong)} is not a string")
+    return tuple(texts)
+
+
+def _accepted(texts: Sequence[str]) -> frozenset[str]:
     if not texts:
         return frozenset(STANDARD_IDS)
     return frozenset(known for known in ALL_IDS if any(matches(known, text) for text in texts))
@@ -173,6 +203,8 @@ class Metrics(Feature):
             return [Measure(None)]
         ids = tuple(c.id for c in self._alive() if self.request.wants(c.id, CPU_UTILIZATION))
         baseline: list[Decision] = [Baseline(ids)] if ids else []
+        if self.request.host():
+            baseline.append(HostBaseline(CONTAINERS))
         return [*baseline, Measure(self.request.period / durations.SECOND)]
 
     def container_runs(self, container_id: str) -> list[Decision]:
@@ -183,8 +215,11 @@ class Metrics(Feature):
     def _alive(self) -> list[Container]:
         return [container for container in self._containers() if container.state.status in ALIVE]
 
+    def due(self) -> Due:
+        return Due(self.wanted(), self.request.host()) if self.request else Due()
+
     def wanted(self) -> Wanted:
-        """What to sample now; empty if nothing is asked for."""
+        """Which figures of which containers; empty if nothing is asked for."""
         wanted: dict[str, Callable[[str], bool] | None] = {}
         if self.request is None:
             return wanted
@@ -197,14 +232,15 @@ class Metrics(Feature):
         return wanted
 
 
-def data_value(samples: Sequence[ContainerMeasurements], unix_seconds: int) -> dict[str, Any] | None:
+def data_value(
+    samples: Sequence[ContainerMeasurements], host: Sequence[HostMeasurements], unix_seconds: int
+) -> dict[str, Any] | None:
     """The value of a data message; None if nothing was measured."""
+    measured = [(feature_id(sample.container_id), sample.measurements) for sample in samples]
+    measured += [(sample.originator, sample.measurements) for sample in host]
     snapshot = [
-        {
-            "originator": feature_id(sample.container_id),
-            "measurements": [{"id": one.id, "value": one.value} for one in sample.measurements],
-        }
-        for sample in samples
-        if sample.measurements
+        {"originator": originator, "measurements": [{"id": one.id, "value": one.value} for one in figures]}
+        for originator, figures in measured
+        if figures
     ]
     return {"snapshot": snapshot, "timestamp": unix_seconds} if snapshot else None

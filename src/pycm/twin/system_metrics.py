@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's figures as Kanto's system-metrics component serves them: a feature `Metrics` on the device's own thing (mqtt-twin, appendix A).
+
+It has topics of its own, without tenant and device, answers only where that is asked for, and its errors have no text. Pure, as the core.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import InvalidInputError, shorten
+from pycm.model import durations
+from pycm.model.measurements import CPU_UTILIZATION, MEMORY_UTILIZATION, SYSTEM
+from pycm.twin import envelope as ditto
+from pycm.twin.actions import MACHINE, Decision, HostBaseline, Measure, Note, Publish, Subscribe
+from pycm.twin.features.metrics import DATA, ID, Filter, Metrics, Request, data_value, decode_request
+from pycm.twin.problems import Kind, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pycm.ports import HostMeasurements
+    from pycm.twin.envelope import Envelope
+    from pycm.twin.names import Device
+
+COMMANDS = "command///req/#"
+EVENTS = "e"
+_PREFIX = "command///req/"
+_REQUEST_PATH = f"/features/{ID}/inbox/messages/request"
+_DATA_PATH = f"/features/{ID}/outbox/messages/{DATA}"
+#: Measured if a request has no filter.
+DEFAULT = (Filter(SYSTEM, frozenset(), (CPU_UTILIZATION, MEMORY_UTILIZATION)),)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`correlation_id` of the request stands in each data message; `argument` is what the request is restored from."""
+
+    request: Request
+    correlation_id: str
+    argument: Any
+
+
+class SystemMetrics:
+    """*new_id*: makes the correlation id of the feature's registration."""
+
+    def __init__(self, new_id: Callable[[], str]) -> None:
+        self._new_id = new_id
+        self._device: Device | None = None
+        self._asked: Asked | None = None
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        asked = self._asked
+        return {"argument": asked.argument, "correlation": asked.correlation_id} if asked else None
+
+    def restore(self, kept: Any) -> None:
+        """After a start of the agent: the request goes on."""
+        if isinstance(kept, dict) and isinstance(kept.get("correlation"), str):
+            try:
+                self._accept(kept.get("argument"), kept["correlation"])
+            except InvalidInputError:  # of another version
+                self._asked = None
+
+    def forget(self) -> None:
+        """The device has changed."""
+        self._asked = None
+
+    def is_command(self, topic: str) -> bool:
+        return topic.startswith(_PREFIX)
+
+    # ── what is told ──
+
+    def begin(self, device: Device) -> list[Decision]:
+        """The device is known: show the feature, listen, go on measuring."""
+        self._device = device
+        headers = {"response-required": False, "correlation-id": self._new_id()}
+        topic = f"{self._ditto()}/things/twin/commands/modify"
+        payload = ditto.encode(topic, headers, f"/features/{ID}", {"definition": [Metrics.definition]})
+        key = f"{EVENTS}/features/{ID}"
+        return [Publish(EVENTS, payload, key), Subscribe(COMMANDS), *self._measure()]
+
+    def end(self) -> list[Decision]:
+        self._device = None
+        return [Measure(None, MACHINE)]
+
+    def _ditto(self) -> str:
+        assert self._device is not None
+        return self._device.device_id.replace(":", "/", 1)
+
+    def _measure(self) -> list[Decision]:
+        if self._asked is None:
+            return [Measure(None, MACHINE)]
+        return [HostBaseline(MACHINE), Measure(self._asked.request.period / durations.SECOND, MACHINE)]
+
+    # ── requests ──
+
+    def message(self, topic: str, payload: bytes) -> list[Decision]:
+        """What is not a request for this device is dropped without an answer, as the original does."""
+        try:
+            envelope = ditto.decode(payload)
+        except InvalidInputError as error:
+            return [_dropped(topic, str(error))]
+        parts = topic.split("/")
+        if (
+            self._device is None
+            or len(parts) != 6
+            or not envelope.topic.startswith(f"{self._ditto()}/things/")
+        ):
+            return [_dropped(topic, "it is not for this device")]
+        if envelope.path != _REQUEST_PATH:
+            return [_dropped(topic, f"its path {shorten(envelope.path)} is not that of a request")]
+        try:
+            self._accept(envelope.value, envelope.text_header("correlation-id"))
+        except InvalidInputError as error:
+            note = _dropped(topic, str(error))
+            return [note, *_answer(parts[4], envelope, Problem(Kind.INVALID, str(error)))]
+        return [*self._measure(), *_answer(parts[4], envelope)]
+
+    def _accept(self, argument: Any, correlation_id: str) -> None:
+        request = decode_request(argument)
+        whole_seconds = request.period // durations.SECOND * durations.SECOND  # the original's clock ticks so
+        filters = tuple(map(_of_machine, request.filters)) if request.filters is not None else DEFAULT
+        request = Request(whole_seconds, filters)
+        self._asked = Asked(request, correlation_id, argument) if whole_seconds > 0 else None
+
+    # ── figures ──
+
+    def due(self) -> dict[str, frozenset[str]]:
+        return self._asked.request.host() if self._asked and self._device else {}
+
+    def measured(self, host: Sequence[HostMeasurements], unix_seconds: int) -> list[Decision]:
+        value = data_value((), host, unix_seconds)
+        if value is None or self._device is None or self._asked is None:
+            return []
+        headers = {"content-type": ditto.JSON_TYPE, "response-required": False}
+        if self._asked.correlation_id:
+            headers["correlation-id"] = self._asked.correlation_id
+        topic = f"{self._ditto()}/things/live/messages/{DATA}"
+        return [Publish(EVENTS, ditto.encode(topic, headers, _DATA_PATH, value), f"{EVENTS}{_DATA_PATH}")]
+
+
+def _of_machine(entry: Filter) -> Filter:
+    return entry if entry.originator else replace(entry, originator=SYSTEM)
+
+
+def _answer(request_id: str, envelope: Envelope, problem: Problem | None = None) -> list[Decision]:
+    if not request_id or envelope.headers.get("response-required") is not True:
+        return []
+    headers: dict[str, Any] = {"response-required": False}
+    if correlation := envelope.text_header("correlation-id"):
+        headers["correlation-id"] = correlation
+    value = ditto.ABSENT
+    status = 204
+    if problem is not None:
+        name, status = problem.kind.value
+        headers["content-type"] = ditto.JSON_TYPE
+        value = {"error": name, "status": status}
+    action = envelope.topic.rsplit("/", 1)[1]
+    path = f"/features/{ID}/outbox/messages/{action}"
+    payload = ditto.encode(envelope.topic, headers, path, value, status)
+    return [Publish(f"command///res/{request_id}/{status}", payload)]
+
+
+def _dropped(topic: str, reason: str) -> Note:
+    return Note(logging.WARNING, f"message ignored, {shorten(topic)}: {shorten(reason, 300)}")
