@@ -29,6 +29,7 @@ from pycm.containers.settings import Settings
 from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.logs.files import JsonFileLogs
 from pycm.metrics.sampler import Sampler
+from pycm.model.sizes import size_to_bytes
 from pycm.model.states import ALIVE
 from pycm.network.files import HostNetwork
 from pycm.storage.files import make_directory
@@ -103,6 +104,8 @@ def settings_of(config: Config) -> Settings:
         namespace=config.containers.default_ns,
         stop_timeout=config.manager.default_ctrs_stop_timeout,
         runc_runtime=config.containers.runc_runtime,
+        runc_binary=config.containers.runc_binary,
+        seccomp=config.containers.seccomp_profile == "default",
         live_restore=config.manager.live_restore,
         image_verifier=config.containers.image_verifier_type,
         image_decryption=bool(config.containers.image_dec_keys or config.containers.image_dec_recipients),
@@ -115,7 +118,10 @@ class Agent:
     def __init__(self, config: Config) -> None:
         manager, containers = config.manager, config.containers
         self.config = config
-        self.logs = JsonFileLogs(containers.home_dir, containers.exec_root_dir)
+        cap = containers.log_total_max_size
+        self.logs = JsonFileLogs(
+            containers.home_dir, containers.exec_root_dir, size_to_bytes(cap) if cap else 0
+        )
         self.metrics = Sampler()
         self.runtime = ContainerdRuntime(
             containers.address_path,

@@ -99,7 +99,10 @@ RuntimeEvent = TaskExited | TaskOOM | RuntimeConnected | RuntimeLost
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """Everything to start a container's task. `spec`: the OCI runtime spec as a JSON-able dict."""
+    """Everything to start a container's task. `spec`: the OCI runtime spec as a JSON-able dict.
+
+    runtime_binary: the OCI runtime that a runc shim calls, by name or path; "" for runc.
+    """
 
     id: str
     image: str
@@ -107,6 +110,7 @@ class TaskRequest:
     runtime: str
     io: TaskIO
     systemd_cgroup: bool = False
+    runtime_binary: str = ""
 
 
 @dataclass(frozen=True)

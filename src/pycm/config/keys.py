@@ -23,7 +23,8 @@ CHECK = Flag("check-config", kind="bool", about="print the effective configurati
 VERSION = Flag("version", kind="bool", about="print the version and exit")
 
 #: kind of an Option -> kind of its Flag, where they differ. Durations are strings as in the original: a bad one is no error.
-_FLAG_KINDS = {"duration": "string", "stop_timeout": "string"}
+_FLAG_KINDS = {"duration": "string", "stop_timeout": "string", "size": "string"}
+_DURATIONS = ("duration", "stop_timeout")
 
 
 class Key(NamedTuple):
@@ -70,7 +71,7 @@ def build(values: Mapping[Path, Any], record: Any = Config, path: Path = ()) -> 
 
 def plain(option: Option, value: Any) -> Any:
     """A value as files and flags write it: durations as text."""
-    return format_duration(round(value * SECOND)) if option.kind in _FLAG_KINDS else value
+    return format_duration(round(value * SECOND)) if option.kind in _DURATIONS else value
 
 
 def flag_of(key: Key) -> Flag:

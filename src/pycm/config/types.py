@@ -26,8 +26,8 @@ _MOST = 2**31 - 1
 class Option:
     """What there is to know of a key beside its default.
 
-    kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole seconds), "map"
-    (strings by name) or "registries". flag: without dashes, "" for none.
+    kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole seconds), "size"
+    (such as "100M", or ""), "map" (strings by name) or "registries". flag: without dashes, "" for none.
     choices: other values are replaced by the default, with a warning; compared as written, or in capitals if *upper*.
     low, high: bounds of an int, or of a duration in seconds.
     hide: what is never shown: "all" of the value, the "password" after a colon, or the "login" in an address.
@@ -220,6 +220,30 @@ class Containers:
     runc_runtime: str = field(
         default=RUNC_RUNTIMES[0],
         metadata=_string("ccl-runc-runtime", "containerd runtime for containers", choices=RUNC_RUNTIMES),
+    )
+    runc_binary: str = field(
+        default="",
+        metadata=_string(
+            "ccl-runc-binary",
+            "OCI runtime that runc_runtime uses, such as crun, by name or path; empty: runc (addition of pycm)",
+        ),
+    )
+    seccomp_profile: str = field(
+        default="default",
+        metadata=_string(
+            "ccl-seccomp-profile",
+            "which system calls containers may make: default, or unconfined for all (addition of pycm)",
+            choices=("default", "unconfined"),
+        ),
+    )
+    log_total_max_size: str = field(
+        default="1G",
+        metadata=_key(
+            "ccl-log-total-max-size",
+            "size",
+            "size that the logs of all containers may reach together; the oldest rotated files go first; empty: no limit"
+            " (addition of pycm)",
+        ),
     )
     image_expiry: float = field(
         default=744 * 3600.0,

@@ -14,6 +14,7 @@ from pycm.config.flags import printable, read_bool, read_int
 from pycm.config.keys import Key, plain
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.durations import SECOND, parse_duration
+from pycm.model.sizes import size_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,16 @@ def _stop_timeout(option: Option, raw: Any) -> float | InvalidInputError:
     return seconds if isinstance(seconds, InvalidInputError) else float(int(seconds))
 
 
+def _size(option: Option, raw: Any) -> str | InvalidInputError:
+    text = _string(option, raw)
+    try:
+        if text:
+            size_to_bytes(text)
+    except InvalidInputError as error:
+        return error
+    return text
+
+
 def _bounded(option: Option, seconds: float, raw: Any) -> float | InvalidInputError:
     if not option.low <= seconds <= option.high:
         return InvalidInputError(f"{show_raw(raw)} is not between {option.low}s and {option.high}s")
@@ -115,7 +126,7 @@ def _map(option: Option, raw: Any) -> MappingProxyType[str, str]:
 
 _READERS: dict[str, Callable[[Option, Any], Any]] = {
     "string": _string, "int": _int, "bool": _bool, "strings": _strings, "duration": _duration,
-    "stop_timeout": _stop_timeout, "map": _map,
+    "stop_timeout": _stop_timeout, "size": _size, "map": _map,
 }  # fmt: skip
 
 

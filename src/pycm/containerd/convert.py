@@ -81,11 +81,11 @@ def spec_any(kind: str, value: Mapping[str, Any]) -> AnyMessage:
     return AnyMessage(type_url=_SPEC_URL + kind, value=json.dumps(value).encode())
 
 
-def runtime_options(runtime: str, *, systemd_cgroup: bool) -> AnyMessage | None:
+def runtime_options(runtime: str, *, systemd_cgroup: bool, binary: str = "") -> AnyMessage | None:
     """runc's options; None for shims that would not understand them, and where the defaults are meant."""
-    if not (systemd_cgroup and runtime.startswith(_RUNC_SHIM)):
+    if not ((systemd_cgroup or binary) and runtime.startswith(_RUNC_SHIM)):
         return None
-    options = runc_pb2.Options(systemd_cgroup=True)
+    options = runc_pb2.Options(systemd_cgroup=systemd_cgroup, binary_name=binary)
     return AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
 
 

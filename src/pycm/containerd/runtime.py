@@ -234,7 +234,9 @@ class ContainerdRuntime:
             snapshot_key=_key(request.id),
         )
         container.runtime.name = request.runtime
-        options = convert.runtime_options(request.runtime, systemd_cgroup=request.systemd_cgroup)
+        options = convert.runtime_options(
+            request.runtime, systemd_cgroup=request.systemd_cgroup, binary=request.runtime_binary
+        )
         if options is not None:
             container.runtime.options.CopyFrom(options)
         return containers_pb2.CreateContainerRequest(container=container)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import ConflictError, InvalidInputError, shorten
 from pycm.model.container import Container, ContainerConfiguration, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
+from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices
 from pycm.oci.spec import HostFacts, build_spec
 from pycm.oci.user import ProcessUser, resolve_user
@@ -65,6 +66,7 @@ class Launcher:
         facts = HostFacts(
             cgroups_path=self._cgroups_path(container.id),
             devices=await asyncio.to_thread(self._devices.find, host),
+            seccomp_machine=await asyncio.to_thread(self._seccomp_machine, host),
         )
         return TaskRequest(
             id=container.id,
@@ -73,7 +75,14 @@ class Launcher:
             runtime=host.runtime,
             io=io,
             systemd_cgroup=self._systemd,
+            runtime_binary=self._settings.runc_binary if host.runtime in RUNC_FAMILY else "",
         )
+
+    def _seccomp_machine(self, host: HostConfig) -> str:
+        """Where the default profile shall and can be used, the machine that it is for."""
+        if not self._settings.seccomp or host.runtime not in RUNC_FAMILY:
+            return ""
+        return os.uname().machine if support.seccomp(self._settings.runc_binary or "runc") else ""
 
     def _cgroups_path(self, container_id: str) -> str:
         namespace = self._settings.namespace

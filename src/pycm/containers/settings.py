@@ -12,6 +12,8 @@ from pycm.model.defaults import DEFAULT_RUNTIME
 class Settings:
     """stop_timeout: seconds between SIGTERM and SIGKILL where a request names none.
 
+    runc_binary: program of the runc runtimes, "" for runc itself. seccomp: whether containers get the default profile.
+
     live_restore: containers outlive the agent. image_verifier, image_decryption: set where the configuration asks for what this
     version cannot do; create and start are refused then, since unverified content must never run.
     """
@@ -19,6 +21,8 @@ class Settings:
     namespace: str = "kanto-cm"
     stop_timeout: float = 30.0
     runc_runtime: str = DEFAULT_RUNTIME
+    runc_binary: str = ""
+    seccomp: bool = True
     live_restore: bool = True
     image_verifier: str = "none"
     image_decryption: bool = False

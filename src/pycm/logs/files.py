@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError, shorten
 from pycm.logs import fifos, keeper, reader
 from pycm.logs.pump import FINISH_LIMIT, Drain, Pump
+from pycm.logs.quota import Quota
 from pycm.logs.rotation import Target
 from pycm.logs.sink import JsonSink, NullSink, Sink
 from pycm.model.container import LogDriverConfiguration
@@ -27,17 +28,22 @@ if TYPE_CHECKING:
 
 #: As the defaults of the model, for records that lack them.
 DEFAULT_FILES, DEFAULT_SIZE = 2, 100 * 1024 * 1024
+#: Of the non-blocking mode; a smaller buffer would not hold the parts of a long line.
+DEFAULT_BUFFER, LEAST_BUFFER = 1024 * 1024, 64 * 1024
 #: Records that a worker reads before the event loop sends them.
 RECORDS_A_CALL = 64
 log = logging.getLogger("pycm.logs")
 
 
 class JsonFileLogs:
-    def __init__(self, home_dir: str, exec_root_dir: str) -> None:
+    """*total_limit*: bytes that the logs of all containers may have together; 0 for no bound."""
+
+    def __init__(self, home_dir: str, exec_root_dir: str, total_limit: int = 0) -> None:
         self._containers = os.path.join(home_dir, "containers")
         self._fifo_root = os.path.join(exec_root_dir, "fifo")
         self._spool_root = os.path.join(exec_root_dir, "spool")
         self._pump = Pump()
+        self._quota = Quota(self._containers, total_limit)  # the pump's thread's alone
         self._prepared: dict[str, _Opened] = {}  # opened by make_fifos, not attached yet
         self._attached: dict[str, TaskIO] = {}
 
@@ -82,7 +88,10 @@ class JsonFileLogs:
             log.warning("container %s: max_size of its log: %s; 100M is used", container_id, error)
             size = DEFAULT_SIZE
         target = Target(self.path(container_id, config), size, driver.max_files or DEFAULT_FILES)
-        return lambda: JsonSink(container_id, self._spool(container_id), target)
+        buffer = _buffer(container_id, config)
+        return lambda: JsonSink(
+            container_id, self._spool(container_id), target, buffer=buffer, quota=self._quota
+        )
 
     async def finish(self, container_id: str) -> None:
         self._drop_prepared(container_id)
@@ -173,7 +182,7 @@ class JsonFileLogs:
     def _adopt(self, container_id: str, left: _Opened) -> None:
         """Serve the *left* FIFOs and the spool as an agent that was killed left them."""
         try:
-            sink = JsonSink(container_id, self._spool(container_id), None)
+            sink = JsonSink(container_id, self._spool(container_id), None, quota=self._quota)
         except (OSError, ValueError, TypeError) as error:
             log.warning("container %s: left-over output cannot be used: %s", container_id, error)
             left.close()
@@ -226,6 +235,20 @@ class _Opened:
 
 def _driver(config: LogConfiguration | None) -> LogDriverConfiguration:
     return (config and config.driver_config) or LogDriverConfiguration()
+
+
+def _buffer(container_id: str, config: LogConfiguration | None) -> int:
+    """Bytes that wait for the log of a container that does not wait for it; 0 for one that does."""
+    mode = config.mode_config if config else None
+    if mode is None or mode.mode != "non-blocking":
+        return 0
+    try:
+        return (
+            max(size_to_bytes(mode.max_buffer_size), LEAST_BUFFER) if mode.max_buffer_size else DEFAULT_BUFFER
+        )
+    except InvalidInputError as error:
+        log.warning("container %s: max_buffer_size of its log: %s; 1M is used", container_id, error)
+        return DEFAULT_BUFFER
 
 
 def _check_readable(container_id: str, config: LogConfiguration | None) -> None:

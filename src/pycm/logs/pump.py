@@ -56,8 +56,11 @@ class Drain:
                 self.sink.take(stream, descriptor, count)
                 self.found += count
         retry_at = self.sink.retry_at
-        if (self.found and retry_at is None) or (retry_at is not None and now >= retry_at):
+        due = self.found or self.sink.behind
+        if (due and retry_at is None) or (retry_at is not None and now >= retry_at):
             self.sink.store()
+        if self.sink.behind and self.sink.retry_at is None:
+            return True
         return self.found > 0 and any(map(waiting, self.outputs.values()))
 
     @property

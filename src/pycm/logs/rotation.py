@@ -28,6 +28,7 @@ class LogFile:
         self._target = target
         self._descriptor = -1
         self.size = self.device = self.inode = 0
+        self._early = False
 
     def open(self, device: int = 0, inode: int = 0, size: int = 0) -> None:
         """Make or open the file. It ends at *size* if it is the file these say, else at its last newline."""
@@ -46,7 +47,11 @@ class LogFile:
 
     @property
     def full(self) -> bool:
-        return self.size >= self._target.max_size
+        return self.size >= self._target.max_size or (self._early and self.size > 0)
+
+    def rotate_early(self) -> None:
+        """The next write finds the file full."""
+        self._early = True
 
     @property
     def room(self) -> int:
@@ -62,6 +67,7 @@ class LogFile:
 
     def rotate(self) -> None:
         """Shift the older files up and begin a new one; with one file in total, empty it."""
+        self._early = False
         if self._target.max_files <= 1:
             os.ftruncate(self._descriptor, 0)
             self.size = 0

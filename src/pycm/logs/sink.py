@@ -39,6 +39,8 @@ from pycm.model.times import format_ns
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pycm.logs.quota import Quota
+
 #: Bytes that a turn takes from one FIFO: what keeps one noisy container from starving the others. More would cost more: bigger
 #: blocks come from the kernel page by page.
 TURN_BYTES = 32 * 1024
@@ -53,6 +55,8 @@ log = logging.getLogger("pycm.logs")
 
 class Sink(Protocol):
     retry_at: float | None
+    #: What was taken has not all been stored, and could be: another turn is wanted.
+    behind: bool
 
     def take(self, stream: int, fifo: int, waiting: int) -> None:
         """Take some of the *waiting* bytes from the FIFO, never none."""
@@ -67,6 +71,7 @@ class NullSink:
     """Log driver "none"."""
 
     retry_at: float | None = None
+    behind = False
 
     def take(self, stream: int, fifo: int, waiting: int) -> None:  # noqa: ARG002  the protocol's
         os.read(fifo, min(waiting, TURN_BYTES))
@@ -85,17 +90,29 @@ class _Stream:
 
 
 class JsonSink:
-    """*directory*: of the spool, the container's own. *target* None: as an earlier process left it there."""
+    """*directory*: of the spool, the container's own. *target* None: as an earlier process left it there.
+
+    *buffer*: for a container that shall not wait for its log, the bytes of a stream that wait for json.log; all that waits in the
+    FIFO is taken each turn, and what is beyond the buffer is dropped. 0: the container waits while json.log is being written.
+    """
 
     def __init__(
         self,
         container_id: str,
         directory: str,
         target: Target | None,
+        *,
+        buffer: int = 0,
+        quota: Quota | None = None,
         clock: Callable[[], int] = time.time_ns,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.retry_at: float | None = None
+        self.behind = False
+        self._buffer = buffer
+        self._limit = buffer or BACKLOG_LIMIT
+        self._quota = quota
+        self._drops_told_at: float | None = None
         self._id = container_id
         self._directory = directory
         self._clock, self._timer = clock, timer
@@ -108,6 +125,8 @@ class JsonSink:
         self._reported = False  # that it fails
         self._target = target or _load_target(directory)
         self._log = LogFile(self._target)
+        if quota is not None:
+            quota.opened(self._target.path, self._log)
         self._prepare()
 
     # ── begin ──
@@ -160,9 +179,15 @@ class JsonSink:
     # ── FIFO to spool ──
 
     def take(self, stream: int, fifo: int, waiting: int) -> None:
+        if not self._buffer:
+            self._take(stream, fifo, min(waiting, TURN_BYTES))
+            return
+        for begin in range(0, waiting, TURN_BYTES):
+            self._take(stream, fifo, min(waiting - begin, TURN_BYTES))
+
+    def _take(self, stream: int, fifo: int, count: int) -> None:
         place, mark = self._streams[stream], self._state.marks[stream]
-        room = BACKLOG_LIMIT - (place.spool.size - mark.used)
-        count = min(waiting, TURN_BYTES)
+        room = self._limit - (place.spool.size - mark.used)
         if room <= 0:
             self._drop(place, mark, fifo, count)
         elif place.skipping:
@@ -222,6 +247,7 @@ class JsonSink:
         try:
             if not self._open:
                 self._open_log()
+            self.behind = False
             for stream in range(len(STREAMS)):
                 self._store(stream, final=final)
         except OSError as error:
@@ -229,10 +255,27 @@ class JsonSink:
             return False
         if self.retry_at is not None:
             self._works_again()
+        if self._dropped:
+            self._tell_drops(final=final)
         return True
 
+    def _tell_drops(self, *, final: bool) -> None:
+        """Of a container that does not wait: how much went, at once, then at most each minute, and at its end."""
+        now = self._timer()
+        if not final and self._drops_told_at is not None and now < self._drops_told_at + REPORT_EVERY:
+            return
+        log.warning(
+            "container %s: %d bytes of output were dropped, since its buffer of %d bytes was full",
+            self._id,
+            self._dropped,
+            self._limit,
+        )
+        self._drops_told_at, self._dropped = now, 0
+
     def _store(self, stream: int, *, final: bool) -> None:
+        """Of a container that does not wait only a part: its FIFO must not fill up meanwhile."""
         place, mark = self._streams[stream], self._state.marks[stream]
+        part = bool(self._buffer) and not final
         while mark.used < place.spool.size:
             before = mark.used
             data = place.spool.read(before, TURN_BYTES)
@@ -240,6 +283,9 @@ class JsonSink:
             for piece in cut(data, continuing=mark.line_time != 0, final=final and last):
                 self._write(place.name, mark, piece)
             if mark.used == before or last:
+                break
+            if part:
+                self.behind = True
                 break
         if mark.used >= USED_LIMIT:
             self._renew(stream)
@@ -255,6 +301,8 @@ class JsonSink:
             end = records.find(b"\n", begin + self._log.room - 1) + 1 or len(records)
             self._log.append(records[begin:end])
             fail_point("logs.after-append")
+            if self._quota is not None:
+                self._quota.wrote(end - begin)
             raw_end = len(piece.raw)
             if end < len(records):
                 raw_end = _after_lines(piece.raw, raw, records.count(b"\n", begin, end))
@@ -267,6 +315,8 @@ class JsonSink:
     def _rotate(self) -> None:
         self._log.rotate()
         fail_point("logs.after-rotate")
+        if self._quota is not None:
+            self._quota.rotated()
         self._remember()
 
     def _remember(self) -> None:
@@ -315,10 +365,11 @@ class JsonSink:
         if self._reported_at is None or now >= self._reported_at + REPORT_EVERY:
             self._reported_at, self._reported = now, True
             log.error(
-                "container %s: cannot write %s: %s: 1 MiB of each stream is kept for later (%d bytes dropped so far)",
+                "container %s: cannot write %s: %s: %d KiB of each stream are kept for later (%d bytes dropped so far)",
                 self._id,
                 self._target.path,
                 error.strerror,
+                self._limit // 1024,
                 self._dropped,
             )
 
@@ -340,6 +391,8 @@ class JsonSink:
         fail_point("logs.before-final")
         done = final and self.store(final=True)
         self._log.close()
+        if self._quota is not None:
+            self._quota.closed(self._target.path)
         self._state_file.close()
         for stream in self._streams:
             stream.spool.close()

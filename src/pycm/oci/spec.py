@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pycm.errors import InvalidInputError
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
 from pycm.model.defaults import HOST
+from pycm.model.validation import UNCONFINED
+from pycm.oci import seccomp
 from pycm.oci.resources import limits
 
 if TYPE_CHECKING:
@@ -76,13 +78,15 @@ class HostFacts:
 
     cgroups_path: "/<namespace>/<id>", or "<slice>:<namespace>:<id>" for the systemd driver. devices: nodes to add.
     network_namespace: path of one that was made for the container, "" for a new
-    one; in network mode host there is none. capabilities: all that the kernel knows.
+    one; in network mode host there is none. capabilities: all that the kernel knows. seccomp_machine: what `uname -m` says, "" where
+    system calls cannot be filtered.
     """
 
     cgroups_path: str
     devices: tuple[Device, ...] = ()
     network_namespace: str = ""
     capabilities: tuple[str, ...] = ALL_CAPABILITIES
+    seccomp_machine: str = ""
 
 
 def build_spec(
@@ -162,9 +166,12 @@ def _split(entries: Iterable[str]) -> Iterable[tuple[str, str]]:
 
 
 def _capabilities(host: HostConfig, facts: HostFacts) -> dict[str, list[str]]:
+    return {kind: _granted(host, facts) for kind in ("bounding", "effective", "permitted")}
+
+
+def _granted(host: HostConfig, facts: HostFacts) -> list[str]:
     granted = facts.capabilities if host.privileged else DEFAULT_CAPABILITIES
-    names = list(dict.fromkeys((*granted, *host.extra_capabilities)))
-    return {kind: list(names) for kind in ("bounding", "effective", "permitted")}
+    return list(dict.fromkeys((*granted, *host.extra_capabilities)))
 
 
 def _mounts(container: Container, host: HostConfig) -> list[dict[str, Any]]:
@@ -215,6 +222,8 @@ def _linux(host: HostConfig, facts: HostFacts) -> dict[str, Any]:
     if not host.privileged:
         linux["maskedPaths"] = list(MASKED_PATHS)
         linux["readonlyPaths"] = list(READONLY_PATHS)
+        if facts.seccomp_machine and host.seccomp_profile != UNCONFINED:
+            linux["seccomp"] = seccomp.profile(_granted(host, facts), facts.seccomp_machine)
     return linux
 
 

@@ -22,6 +22,9 @@ REPOSITORY = Path(__file__).parents[3]
 #: Flags that the original does not have.
 OURS = {
     "cm-live-restore",
+    "ccl-runc-binary",
+    "ccl-seccomp-profile",
+    "ccl-log-total-max-size",
     "things-mask-env",
     "things-system-metrics",
     "conn-alpn",
@@ -77,7 +80,14 @@ def test_every_key_but_those_of_registries_has_a_flag():
 
 
 def test_every_flag_reaches_its_key(tmp_path):
-    values = {"int": "7", "strings": "x,y", "map": "k=v", "duration": "7s", "stop_timeout": "7s"}
+    values = {
+        "int": "7",
+        "size": "7k",
+        "strings": "x,y",
+        "map": "k=v",
+        "duration": "7s",
+        "stop_timeout": "7s",
+    }
     for name, key in BY_FLAG.items():
         value = values.get(key.option.kind, "x")
         if key.option.kind == "bool":

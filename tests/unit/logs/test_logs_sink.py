@@ -22,17 +22,25 @@ SECOND = 1_000_000_000
 class Bench:
     """A sink with pipes for FIFOs, a clock that ticks a second a look, and a timer moved by hand."""
 
-    def __init__(self, directory, max_size=100_000, max_files=2):
+    def __init__(self, directory, max_size=100_000, max_files=2, buffer=0):
         self.directory = directory
         self.path = directory / "logs" / "json.log"
         self.target = Target(str(self.path), max_size, max_files)
         self.now = 1000.0
+        self._buffer = buffer
         self._time = 0
         self.reader, self.writer = os.pipe2(os.O_NONBLOCK)
         self.sink = self.fresh()
 
     def fresh(self):
-        return JsonSink("c1", str(self.directory / "spool"), self.target, self._tick, lambda: self.now)
+        return JsonSink(
+            "c1",
+            str(self.directory / "spool"),
+            self.target,
+            buffer=self._buffer,
+            clock=self._tick,
+            timer=lambda: self.now,
+        )
 
     def _tick(self):
         self._time += SECOND
@@ -337,3 +345,59 @@ def test_what_cannot_be_stored_at_the_end_is_kept_for_the_next_time(bench, full_
     assert bench.logs() == ["last words\n"]
     assert not Path(bench.directory / "spool").exists()
     bench.sink = bench.fresh()
+
+
+# ── a container that does not wait for its log ──
+
+BUFFER = 2 * TURN_BYTES
+
+
+def lines(count, size=64):
+    return [f"{number:0{size - 1}d}\n" for number in range(count)]
+
+
+def test_without_waiting_all_output_is_taken_and_what_the_buffer_cannot_hold_is_dropped_and_counted(
+    make_bench, caplog
+):
+    bench = make_bench(buffer=BUFFER, max_size=10_000_000)
+    written = lines(4 * TURN_BYTES // 64)
+    bench.take("".join(written[: 3 * TURN_BYTES // 64]).encode())
+    assert waiting(bench.reader) == 0
+    bench.sink.store()
+    assert bench.sink.behind, "one turn stores a part only"
+    while bench.sink.behind:
+        bench.sink.store()
+    kept = bench.logs()
+    assert kept == written[: len(kept)]
+    assert len("".join(kept)) == BUFFER
+    assert f"container c1: {TURN_BYTES} bytes of output were dropped" in caplog.text
+    bench.write(written[-1].encode())
+    assert bench.logs()[-1] == written[-1]
+
+
+def test_drops_are_told_once_a_minute_and_at_the_end(make_bench, caplog):
+    bench = make_bench(buffer=BUFFER, max_size=10_000_000)
+
+    def flood():
+        bench.take("".join(lines(3 * TURN_BYTES // 64)).encode())
+        bench.sink.store()
+        while bench.sink.behind:
+            bench.sink.store()
+
+    flood()
+    flood()
+    flood()
+    assert caplog.text.count("bytes of output were dropped") == 1
+    bench.now += REPORT_EVERY
+    flood()
+    assert f"{3 * TURN_BYTES} bytes of output were dropped" in caplog.text
+    flood()
+    bench.sink.close(final=True)
+    assert caplog.text.count("bytes of output were dropped") == 3
+    bench.sink = bench.fresh()
+
+
+def test_a_line_without_end_does_not_keep_a_container_behind(make_bench):
+    bench = make_bench(buffer=BUFFER)
+    bench.write(b"no newline yet")
+    assert not bench.sink.behind
