@@ -39,6 +39,7 @@ default_ctrs_stop_timeout = "5s"
 [containers]
 address_path = "{containerd}"
 default_ns = "{namespace}"
+{containers}
 home_dir = "{home}"
 exec_root_dir = "{run}"
 [network]
@@ -64,6 +65,7 @@ class AgentProcess:
         broker: MosquittoServer | None = None,
         *,
         manager: str = "",
+        containers: str = "",
     ) -> None:
         self.directory = directory
         self.home, self.run = directory / "home", directory / "run"
@@ -75,6 +77,7 @@ class AgentProcess:
                 home=self.home,
                 run=self.run,
                 manager=manager,
+                containers=containers,
                 containerd=containerd.address,
                 namespace=containerd.namespace,
                 socket=self.socket,

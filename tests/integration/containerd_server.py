@@ -56,6 +56,8 @@ class ContainerdServer:
     directory: Path
     namespace: str = field(default_factory=lambda: f"pycm-{secrets.token_hex(4)}")
     gc_startup: str = "10s"
+    #: Words before "containerd" on the command line.
+    wrapper: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +73,9 @@ class ContainerdServer:
         config = self.directory / "config.toml"
         config.write_text(CONFIG.format(directory=self.directory, gc_startup=self.gc_startup))
         with open(self.directory / "containerd.log", "ab") as log:
-            self.process = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*self.wrapper, "containerd", "--config", config], stdout=log, stderr=log
+            )
         wait_until(self._answers, READY, f"containerd at {self.address} answers")
 
     def _answers(self) -> bool:
@@ -160,9 +164,13 @@ def _children(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def private_containerd(*, gc_startup: str = "10s") -> Iterator[ContainerdServer]:
+def private_containerd(
+    *, gc_startup: str = "10s", wrapper: tuple[str, ...] = ()
+) -> Iterator[ContainerdServer]:
     """A running private containerd. The directory is short: a unix socket's path may have 107 bytes."""
-    server = ContainerdServer(Path(tempfile.mkdtemp(prefix="pycm-ctrd-")), gc_startup=gc_startup)
+    server = ContainerdServer(
+        Path(tempfile.mkdtemp(prefix="pycm-ctrd-")), gc_startup=gc_startup, wrapper=wrapper
+    )
     try:
         server.start()
         yield server

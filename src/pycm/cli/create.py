@@ -14,6 +14,7 @@ from pycm.model.container import (
     Container,
     ContainerConfiguration,
     DecryptConfig,
+    HealthCheck,
     HostConfig,
     Image,
     IOConfig,
@@ -24,7 +25,8 @@ from pycm.model.container import (
     RestartPolicy,
 )
 from pycm.model.defaults import BRIDGE, descriptor_policy, fill_defaults
-from pycm.model.parse import parse_device, parse_mount, parse_port
+from pycm.model.parse import parse_device, parse_mount, parse_port, parse_ulimit
+from pycm.model.unknown import unknown_keys
 from pycm.model.validation import check_id, validate
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
@@ -57,7 +59,7 @@ FLAGS = (
         kind="strings",
         about="host names as name:ip, name:host_ip[_<interface>] or name:container_<host name>",
     ),
-    Flag("mp", kind="strings", about="mounts as source:destination[:propagation]"),
+    Flag("mp", kind="strings", about="mounts as source:destination[:propagation][:ro]"),
     Flag(
         "e", kind="stringArray", about="environment variable as NAME=value, NAME= (empty) or NAME (not set)"
     ),
@@ -70,6 +72,24 @@ FLAGS = (
     Flag("memory", "m", about="memory limit, such as 200M; at least 3M"),
     Flag("memory-reservation", about="soft memory limit"),
     Flag("memory-swap", about="limit of memory and swap together; -1 for none"),
+    Flag("cpus", about="CPU time at most, in CPUs, such as 1.5"),
+    Flag("cpu-shares", kind="int", about="weight of CPU time against others, 2 to 262144; 1024 if not given"),
+    Flag("cpuset-cpus", about="CPUs it may run on, such as 0-2,5"),
+    Flag("pids-limit", kind="int", about="processes and threads at most"),
+    Flag(
+        "ulimit",
+        kind="strings",
+        about="resource limits as name=soft[:hard], such as nofile=1024; -1: unlimited",
+    ),
+    Flag("user", about="user to run as instead of the image's, as user[:group]"),
+    Flag("working-dir", about="directory to begin in instead of the image's"),
+    Flag("seccomp-profile", about="unconfined, to allow all system calls"),
+    Flag("health-cmd", about="shell command in the container that succeeds while it is healthy"),
+    Flag("health-tcp", kind="int", about="port of the container that takes a connection while it is healthy"),
+    Flag("health-interval", about="time between checks (default 30s)"),
+    Flag("health-timeout", about="time that a check may take (default 5s)"),
+    Flag("health-retries", kind="int", about="failures in a row that make it unhealthy (default 3)"),
+    Flag("health-start-period", about="time after a start in which failures do not count"),
     Flag("dec-keys", kind="strings", about="keys for an encrypted image as file[:password]"),
     Flag("dec-recipients", kind="strings", about="recipients of an encrypted image as pkcs7:file"),
     Flag("cap-add", kind="strings", about="further capabilities, such as CAP_NET_ADMIN"),
@@ -82,6 +102,7 @@ INTERSPERSED = False
 FOUND_OUT = frozenset({"state", "network_settings"})
 #: A descriptor longer than this is none.
 MAX_DESCRIPTOR = 1024 * 1024
+MOST_WARNINGS = 20
 
 
 def run(line: Line) -> None:
@@ -110,11 +131,23 @@ def _from_file(line: Line) -> Container:
             check_id(container.id)
     except InvalidInputError as error:
         raise InvalidInputError(f"descriptor {shorten(path)}: {error}") from None
+    _warn_of_unknown_keys(path, container)
     host = container.host_config or HostConfig()
     host = replace(host, network_mode=host.network_mode or BRIDGE)
     return descriptor_policy(
         replace(container, host_config=host, io_config=container.io_config or IOConfig())
     )
+
+
+def _warn_of_unknown_keys(path: str, container: Container) -> None:
+    found = list(unknown_keys(container))
+    for key, near in found[:MOST_WARNINGS]:
+        meant = f"; {near} may be meant" if near else ""
+        sys.stderr.write(
+            f"Warning: descriptor {shorten(path)}: {shorten(key)} is not known and left out{meant}\n"
+        )
+    if len(found) > MOST_WARNINGS:
+        sys.stderr.write(f"Warning: {len(found) - MOST_WARNINGS} more keys are not known\n")
 
 
 def _wanted(descriptor: Any) -> Any:
@@ -145,12 +178,18 @@ def _from_flags(line: Line) -> Container:
         raise InvalidInputError("container image argument is expected")
     values = line.values
     image, *command = line.rest
-    config = ContainerConfiguration(env=values["e"], cmd=tuple(command)) if values["e"] or command else None
+    config = ContainerConfiguration(
+        env=values["e"],
+        cmd=tuple(command),
+        user=values["user"],
+        working_dir=values["working-dir"],
+        health_check=_health_check(values),
+    )
     return Container(
         name=values["name"],
         image=Image(name=image, decrypt_config=_decryption(values)),
         mount_points=tuple(map(parse_mount, _trimmed(values["mp"]))),
-        config=config,
+        config=config if config != ContainerConfiguration() else None,
         host_config=_host_config(values),
         io_config=IOConfig(tty=values["t"], open_stdin=values["i"]),
     )
@@ -167,6 +206,8 @@ def _host_config(values: dict[str, Any]) -> HostConfig:
         restart_policy=_policy(values),
         log_config=_log(values),
         resources=_resources(values),
+        ulimits=tuple(map(parse_ulimit, _trimmed(values["ulimit"]))),
+        seccomp_profile=values["seccomp-profile"],
     )
 
 
@@ -207,7 +248,26 @@ def _log(values: dict[str, Any]) -> LogConfiguration:
 
 
 def _resources(values: dict[str, Any]) -> Resources | None:
-    given = values["memory"], values["memory-reservation"], values["memory-swap"]
-    if not any(given):
-        return None
-    return Resources(memory=given[0], memory_reservation=given[1], memory_swap=given[2])
+    wanted = Resources(
+        memory=values["memory"],
+        memory_reservation=values["memory-reservation"],
+        memory_swap=values["memory-swap"],
+        cpus=values["cpus"],
+        cpu_shares=values["cpu-shares"],
+        cpuset_cpus=values["cpuset-cpus"],
+        pids_limit=values["pids-limit"],
+    )
+    return wanted if wanted != Resources() else None
+
+
+def _health_check(values: dict[str, Any]) -> HealthCheck | None:
+    command = values["health-cmd"]
+    wanted = HealthCheck(
+        exec=("/bin/sh", "-c", command) if command else (),
+        tcp=values["health-tcp"],
+        interval=values["health-interval"],
+        timeout=values["health-timeout"],
+        retries=values["health-retries"],
+        start_period=values["health-start-period"],
+    )
+    return wanted if wanted != HealthCheck() else None

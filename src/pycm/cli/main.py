@@ -35,7 +35,7 @@ COMMANDS = {
     "stop": "Stop a container",
     "sysinfo": "Print the versions of agent and command line",
     "unpause": "Let a paused container go on",
-    "update": "Change restart policy and memory limits of a container",
+    "update": "Change restart policy and limits of a container",
 }
 #: Taken by `pycm` only.
 DAEMON = "daemon"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`update`: change restart policy and memory limits; what is not given stays."""
+"""`update`: change restart policy and limits; what is not given stays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USAGE = "update [<container-id>] [flags]"
 EXAMPLES = (
     "update -n databroker --rp on-failure --rp-cnt 5 --rp-to 60",
     "update -n databroker -m 96M",
-    "update -n databroker --memory-reservation -1",
+    "update -n databroker --memory-reservation -1 --cpus 0.5",
 )
 FLAGS = (
     NAME,
@@ -26,9 +26,17 @@ FLAGS = (
     Flag("memory", "m", about="memory limit, such as 200M; -1 for none"),
     Flag("memory-reservation", about="soft memory limit; -1 for none"),
     Flag("memory-swap", about="limit of memory and swap together; -1 for none"),
+    Flag("cpus", about="CPU time at most, in CPUs, such as 1.5; -1 for no limit"),
+    Flag("cpu-shares", kind="int", about="weight of CPU time against others; -1 for 1024"),
+    Flag("cpuset-cpus", about="CPUs it may run on, such as 0-2,5; -1 for all"),
+    Flag("pids-limit", kind="int", about="processes and threads at most; -1 for no limit"),
 )
 MOST_ARGUMENTS = 1
-UNLIMITED = "-1"
+LIMITS = ("memory", "memory-reservation", "memory-swap", "cpus", "cpu-shares", "cpuset-cpus", "pids-limit")
+
+TYPE_CHECKING = False  # not from typing, as everywhere on the command line
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def run(line: Line) -> None:
@@ -60,16 +68,12 @@ def _policy(line: Line, host: HostConfig) -> RestartPolicy | None:
 
 def _resources(line: Line, host: HostConfig) -> Resources | None:
     values = line.values
-    given = values["memory"], values["memory-reservation"], values["memory-swap"]
-    if not any(given):
+    given = {name.replace("-", "_"): values[name] for name in LIMITS if values[name]}
+    if not given:
         return None
-    current = host.resources or Resources()
-    return Resources(
-        memory=_merged(given[0], current.memory),
-        memory_reservation=_merged(given[1], current.memory_reservation),
-        memory_swap=_merged(given[2], current.memory_swap),
-    )
+    return replace(host.resources or Resources(), **{name: _lifted(value) for name, value in given.items()})
 
 
-def _merged(given: str, current: str) -> str:
-    return "" if given == UNLIMITED else given or current
+def _lifted(value: Any) -> Any:
+    """Not set, for a limit that shall go."""
+    return type(value)() if value in (-1, "-1") else value

@@ -66,6 +66,7 @@ class Launcher:
         facts = HostFacts(
             cgroups_path=self._cgroups_path(container.id),
             devices=await asyncio.to_thread(self._devices.find, host),
+            capabilities=support.capabilities(),
             seccomp_machine=await asyncio.to_thread(self._seccomp_machine, host),
         )
         return TaskRequest(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices, mounts and ports as people write them on one line, and back.
+"""Devices, mounts, ports and ulimits as people write them on one line, and back.
 
 The command line and the update agent use these forms (shared specification, runtime 1.4). Texts of errors are those of the
 original; where it cut port numbers to 16 bits or ignored what it did not understand, the entry is refused with the same text.
@@ -11,13 +11,15 @@ import ipaddress
 import re
 
 from pycm.errors import InvalidInputError
-from pycm.model.container import DeviceMapping, MountPoint, PortMapping
+from pycm.model.container import DeviceMapping, MountPoint, PortMapping, Ulimit
 
 DEFAULT_PERMISSIONS = "rwm"
 DEFAULT_PROPAGATION = "rprivate"
+READ_ONLY = "ro"
 ANY_ADDRESS = "0.0.0.0"
 _PERMISSIONS = re.compile("[rwm]{1,3}")
 _PORT = re.compile("[0-9]{1,5}")
+_LIMIT = re.compile("-1|[0-9]{1,18}")
 _MAX_SHOWN = 120
 
 
@@ -33,12 +35,15 @@ def parse_device(text: str) -> DeviceMapping:
 
 
 def parse_mount(text: str) -> MountPoint:
-    """Read "source:destination[:propagation]"; the propagation is left for validation."""
+    """Read "source:destination[:propagation][:ro]"; the propagation is left for validation."""
     parts = text.split(":")
+    read_only = len(parts) in (3, 4) and parts[-1] == READ_ONLY
+    if read_only:
+        parts.pop()
     if len(parts) not in (2, 3):
         raise _wrong("Incorrect number of parameters of the mount point", text)
     mode = parts[2] if len(parts) == 3 else DEFAULT_PROPAGATION
-    return MountPoint(source=parts[0], destination=parts[1], propagation_mode=mode)
+    return MountPoint(source=parts[0], destination=parts[1], propagation_mode=mode, read_only=read_only)
 
 
 def parse_port(text: str) -> PortMapping:
@@ -57,6 +62,22 @@ def parse_port(text: str) -> PortMapping:
     return PortMapping(
         proto=proto, container_port=container_port, host_ip=host_ip, host_port=start, host_port_end=end
     )
+
+
+def parse_ulimit(text: str) -> Ulimit:
+    """Read "name=soft[:hard]"; without a hard limit it is the soft one. -1 is unlimited."""
+    name, _, values = text.partition("=")
+    soft, colon, hard = values.partition(":")
+    try:
+        return Ulimit(name=name, soft=_limit(soft), hard=_limit(hard if colon else soft))
+    except ValueError:
+        raise _wrong("incorrect ulimit, name=soft[:hard] is wanted:", text) from None
+
+
+def _limit(number: str) -> int:
+    if not _LIMIT.fullmatch(number):
+        raise ValueError(number)
+    return int(number)
 
 
 def _host_ports(part: str, text: str) -> tuple[int, int]:
@@ -95,7 +116,8 @@ def render_device(device: DeviceMapping) -> str:
 
 
 def render_mount(mount: MountPoint) -> str:
-    return f"{mount.source}:{mount.destination}:{mount.propagation_mode}"
+    read_only = f":{READ_ONLY}" if mount.read_only else ""
+    return f"{mount.source}:{mount.destination}:{mount.propagation_mode}{read_only}"
 
 
 def render_port(port: PortMapping) -> str:

@@ -302,6 +302,8 @@ def _check_health(check: HealthCheck) -> None:
     if bool(check.exec) == bool(check.tcp):
         both = "both exec and tcp" if check.exec else "neither exec nor tcp"
         raise InvalidInputError(f"health_check has {both}: exactly one of them is needed")
+    if not 0 <= check.tcp <= 65535:
+        raise InvalidInputError(f"health_check.tcp {check.tcp} is not between 1 and 65535")
     if check.exec and not check.exec[0]:
         raise InvalidInputError("health_check.exec: the first word, the program, is empty")
     _check_duration("interval", check.interval, SECOND)

@@ -8,8 +8,11 @@ import os
 import subprocess
 from functools import cache
 
+from pycm.oci.spec import ALL_CAPABILITIES
+
 #: There if the kernel can filter system calls.
 _SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
+_INIT = "/proc/1/status"
 #: How the programs say in their version that they were built with it: runc, crun.
 _BUILT_WITH = ("libseccomp", "+SECCOMP")
 _SECONDS = 10
@@ -35,3 +38,14 @@ def seccomp(binary: str) -> bool:
         log.warning("%s is built without seccomp: containers run without a filter of system calls", binary)
         return False
     return True
+
+
+@cache
+def capabilities() -> tuple[str, ...]:
+    """Those that this machine's init may have, and so a privileged container. All that we know if it does not say."""
+    try:
+        with open(_INIT, encoding="ascii") as file:
+            (mask,) = (int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
+    except (OSError, ValueError, IndexError):
+        return ALL_CAPABILITIES
+    return tuple(name for number, name in enumerate(ALL_CAPABILITIES) if mask & 1 << number)

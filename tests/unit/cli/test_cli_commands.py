@@ -167,6 +167,22 @@ def test_update_merges_limits_and_minus_one_takes_one_away(
     assert limits(agent, identifier) is None
 
 
+def test_update_changes_limits_of_cpu_time_and_processes(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("-m", "64M", "--cpus", "2", "--pids-limit", "9")
+    assert cli("update", identifier, "--cpus", "0.5", "--cpu-shares", "2", "--cpuset-cpus", "0").code == 0
+    wanted = Resources(
+        memory="64M", memory_swap="128M", cpus="0.5", cpu_shares=2, cpuset_cpus="0", pids_limit=9
+    )
+    assert limits(agent, identifier) == wanted
+    assert cli("update", identifier, "--cpus", "-1", "--cpu-shares=-1", "--pids-limit", "-1").code == 0
+    assert limits(agent, identifier) == Resources(memory="64M", memory_swap="128M", cpuset_cpus="0")
+    assert cli("update", identifier, "--cpus", "none").err == (
+        "Error: cpus 'none' is not a number of CPUs from 0.01 on, such as 1.5\n"
+    )
+
+
 def test_taking_away_a_limit_that_is_not_there_is_no_error(cli: Cli, make: Callable[..., str]) -> None:
     assert cli("update", make(), "-m", "-1") == (0, "", "")
 

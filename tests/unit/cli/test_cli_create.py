@@ -11,6 +11,7 @@ import pytest
 from pycm.model.container import (
     ContainerConfiguration,
     DeviceMapping,
+    HealthCheck,
     IOConfig,
     LogConfiguration,
     LogDriverConfiguration,
@@ -19,6 +20,7 @@ from pycm.model.container import (
     PortMapping,
     Resources,
     RestartPolicy,
+    Ulimit,
 )
 from pycm.model.states import Status
 from support.command_line import Cli, Result, container
@@ -64,6 +66,43 @@ def test_create_sends_every_flag(agent: ServedAgent, cli: Cli) -> None:
     assert host.resources == Resources(memory="64M", memory_reservation="32M")
 
 
+def test_create_sends_what_kanto_lacks(agent: ServedAgent, cli: Cli) -> None:
+    words = shlex.split(
+        "--mp /a:/b:ro --mp /c:/d:shared:ro --cpus 1.5 --cpu-shares 512 --cpuset-cpus 0-1,3 --pids-limit 64"
+        " --ulimit nofile=64:128 --ulimit core=-1 --user app:100 --working-dir /srv --seccomp-profile unconfined"
+        " --health-interval 10s --health-timeout 2s --health-retries 4 --health-start-period 1m"
+    )
+    result = cli("create", *words, "--health-cmd", "curl -f localhost", IMAGE)
+    assert result.code == 0, result.err
+    made = container(agent, result.out.strip())
+    host = made.host_config
+    assert host is not None
+    assert made.mount_points == (
+        MountPoint(source="/a", destination="/b", propagation_mode="rprivate", read_only=True),
+        MountPoint(source="/c", destination="/d", propagation_mode="shared", read_only=True),
+    )
+    assert host.resources == Resources(cpus="1.5", cpu_shares=512, cpuset_cpus="0-1,3", pids_limit=64)
+    assert host.ulimits == (
+        Ulimit(name="nofile", soft=64, hard=128),
+        Ulimit(name="core", soft=-1, hard=-1),
+    )
+    assert host.seccomp_profile == "unconfined"
+    check = HealthCheck(
+        exec=("/bin/sh", "-c", "curl -f localhost"),
+        interval="10s",
+        timeout="2s",
+        retries=4,
+        start_period="1m",
+    )
+    assert made.config == ContainerConfiguration(user="app:100", working_dir="/srv", health_check=check)
+
+
+def test_a_health_check_of_a_port_needs_no_more(agent: ServedAgent, make: Callable[..., str]) -> None:
+    made = container(agent, make("--health-tcp", "8080"))
+    assert made.config is not None
+    assert made.config.health_check == HealthCheck(tcp=8080, interval="30s", timeout="5s", retries=3)
+
+
 def test_create_leaves_to_the_agent_what_is_not_given(agent: ServedAgent, make: Callable[..., str]) -> None:
     made = container(agent, make())
     assert made.config is None
@@ -97,6 +136,13 @@ def test_a_log_driver_of_none_needs_no_sizes(agent: ServedAgent, make: Callable[
         (("--mp", "/a", IMAGE), "Incorrect number of parameters of the mount point /a"),
         (("--mp", "/a:/b:no", IMAGE), "propagation mode must be set to one of the supported modes"),
         (("--rp-cnt", "x", IMAGE), 'invalid argument "x" for "--rp-cnt" flag: strconv.ParseInt: parsing "x": invalid syntax'),
+        (("--ulimit", "nofile", IMAGE), "incorrect ulimit, name=soft[:hard] is wanted: nofile"),
+        (("--ulimit", "nofile=1:", IMAGE), "incorrect ulimit, name=soft[:hard] is wanted: nofile=1:"),
+        (("--cpus", "many", IMAGE), "cpus 'many' is not a number of CPUs from 0.01 on, such as 1.5"),
+        (("--health-retries", "3", IMAGE), "health_check has neither exec nor tcp: exactly one of them is needed"),
+        (("--health-cmd", "x", "--health-tcp", "1", IMAGE), "health_check has both exec and tcp: exactly one of them is needed"),
+        (("--health-tcp", "99999", IMAGE), "health_check.tcp 99999 is not between 1 and 65535"),
+        (("--health-tcp", "1", "--health-interval", "soon", IMAGE), 'health_check.interval: time: invalid duration "soon"'),
         (("--name",), "flag needs an argument: --name"),
         (("-x",), "unknown shorthand flag: 'x' in -x"),
     ],
@@ -198,3 +244,95 @@ def test_a_missing_descriptor_is_named(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "none.json"
     assert cli("create", "-f", str(path)) == (1, "", f"Error: open {path}: no such file or directory\n")
     assert cli("create", "-f", str(tmp_path)).err == f"Error: open {tmp_path}: Is a directory\n"
+
+
+#: The traits of the manifests that Leda ships.
+LEDA = {
+    "container_id": "feedercan",
+    "container_name": "feedercan",
+    "image": {"name": IMAGE},
+    "mount_points": [],
+    "hooks": [],
+    "host_config": {
+        "devices": [],
+        "network_mode": "bridge",
+        "privileged": False,
+        "restart_policy": {"maximum_retry_count": 0, "retry_timeout": 0, "type": "unless-stopped"},
+        "runtime": "io.containerd.runc.v2",
+        "extra_hosts": ["mosquitto:host_ip", "databroker:container_databroker-host"],
+        "port_mappings": [
+            {
+                "protocol": "tcp",
+                "container_port": 55555,
+                "host_ip": "localhost",
+                "host_port": 30555,
+                "host_port_end": 30555,
+            }
+        ],
+        "log_config": {
+            "driver_config": {"type": "json-file", "max_files": 2, "max_size": "1M", "root_dir": ""},
+            "mode_config": {"mode": "blocking", "max_buffer_size": ""},
+        },
+        "resources": None,
+    },
+    "io_config": {"attach_stderr": False, "open_stdin": False, "tty": False},
+    "config": {"env": ["log_level=info"], "cmd": ["--gpsd-host=localhost --gpsd-port=2948"]},
+    "network_settings": None,
+    "state": {"pid": -1, "status": "", "oom_killed": False},
+    "created": "",
+}
+
+
+def test_a_descriptor_as_leda_writes_them_is_taken(
+    agent: ServedAgent, from_file: Callable[..., Result]
+) -> None:
+    assert from_file(LEDA) == (0, "feedercan\n", "")
+    made = container(agent, "feedercan")
+    host = made.host_config
+    assert host is not None
+    assert host.resources is None
+    assert host.port_mappings == (
+        PortMapping(
+            proto="tcp", container_port=55555, host_ip="localhost", host_port=30555, host_port_end=30555
+        ),
+    )
+    assert host.extra_hosts == ("mosquitto:host_ip", "databroker:container_databroker-host")
+    assert made.config is not None
+    assert made.config.cmd == ("--gpsd-host=localhost --gpsd-port=2948",), "one string stays one argument"
+
+
+def test_an_empty_cmd_of_a_descriptor_is_the_images(
+    agent: ServedAgent, from_file: Callable[..., Result]
+) -> None:
+    assert from_file({**LEDA, "config": {"cmd": []}, "io_config": None}) == (0, "feedercan\n", "")
+    made = container(agent, "feedercan")
+    assert made.config == ContainerConfiguration()
+    assert made.io_config == IOConfig()
+
+
+def test_unknown_keys_are_named_with_the_nearest_known_one_and_the_create_goes_on(
+    agent: ServedAgent, from_file: Callable[..., Result]
+) -> None:
+    result = from_file(
+        {
+            "container_id": "typo",
+            "image": {"name": IMAGE},
+            "labels": {},
+            "mount_points": [{"source": "/a", "destination": "/b", "readonly": True}],
+            "host_config": {"port_mapings": []},
+        }
+    )
+    assert (result.code, result.out) == (0, "typo\n")
+    lines = [line.partition("d.json': ")[2] for line in result.err.splitlines()]
+    assert lines == [
+        "'labels' is not known and left out",
+        "'mount_points[0].readonly' is not known and left out; read_only may be meant",
+        "'host_config.port_mapings' is not known and left out; port_mappings may be meant",
+    ]
+    assert container(agent, "typo").host_config is not None
+
+
+def test_a_document_of_something_else_does_not_flood_the_terminal(from_file: Callable[..., Result]) -> None:
+    result = from_file({"image": {"name": IMAGE}, **{f"x{n}": n for n in range(1000)}})
+    assert result.code == 0
+    assert result.err.count("\n") == 21

@@ -61,5 +61,8 @@ def test_only_runcs_shim_gets_runcs_options() -> None:
     assert options is not None
     assert options.type_url == "containerd.runc.v1.Options"
     assert runc_pb2.Options.FromString(options.value) == runc_pb2.Options(systemd_cgroup=True)
+    crun = convert.runtime_options("io.containerd.runc.v2", systemd_cgroup=False, binary="crun")
+    assert crun is not None
+    assert runc_pb2.Options.FromString(crun.value) == runc_pb2.Options(binary_name="crun")
     assert convert.runtime_options("io.containerd.kata.v2", systemd_cgroup=True) is None
     assert convert.runtime_options("io.containerd.runc.v2", systemd_cgroup=False) is None

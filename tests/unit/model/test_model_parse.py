@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from pycm.errors import InvalidInputError
 from pycm.model.container import DeviceMapping, MountPoint, PortMapping
-from pycm.model.parse import parse_device, parse_mount, parse_port, render_device, render_mount, render_port
+from pycm.model.parse import (
+    parse_device,
+    parse_mount,
+    parse_port,
+    parse_ulimit,
+    render_device,
+    render_mount,
+    render_port,
+)
 
 
 def device(host: str, inside: str, permissions: str) -> DeviceMapping:
@@ -28,6 +36,12 @@ def test_devices() -> None:
 def test_mounts() -> None:
     assert parse_mount("/a:/b") == MountPoint(source="/a", destination="/b", propagation_mode="rprivate")
     assert parse_mount("/a:/b:odd") == MountPoint(source="/a", destination="/b", propagation_mode="odd")
+    assert parse_mount("/a:/b:ro") == MountPoint(
+        source="/a", destination="/b", propagation_mode="rprivate", read_only=True
+    )
+    shared = MountPoint(source="/a", destination="/b", propagation_mode="shared", read_only=True)
+    assert parse_mount("/a:/b:shared:ro") == shared
+    assert parse_mount(render_mount(shared)) == shared
 
 
 def test_ports() -> None:
@@ -45,6 +59,9 @@ def test_ports() -> None:
         (parse_device, "/a:/b:", "incorrect cgroup permissions format for device mapping"),
         (parse_mount, "/a", "Incorrect number of parameters of the mount point"),
         (parse_mount, "/a:/b:c:d", "Incorrect number of parameters of the mount point"),
+        (parse_ulimit, "nofile", "incorrect ulimit, name=soft[:hard] is wanted:"),
+        (parse_ulimit, "nofile=1:2:3", "incorrect ulimit, name=soft[:hard] is wanted:"),
+        (parse_ulimit, "nofile=-2", "incorrect ulimit, name=soft[:hard] is wanted:"),
         (parse_port, "80", "Incorrect port mapping configuration"),
         (parse_port, "1:2:3:4", "Incorrect port mapping configuration"),
         (parse_port, "localhost:80:80", "Incorrect host ip port mapping configuration"),

@@ -9,7 +9,7 @@ import pytest
 from pycm.model.container import Container, HostConfig, Image
 from pycm.oci import support
 from pycm.oci.seccomp import profile
-from pycm.oci.spec import DEFAULT_CAPABILITIES, HostFacts, build_spec
+from pycm.oci.spec import ALL_CAPABILITIES, DEFAULT_CAPABILITIES, HostFacts, build_spec
 from pycm.oci.user import ProcessUser
 from pycm.ports import ImageConfig
 
@@ -44,7 +44,21 @@ def test_the_architectures_are_those_of_the_machine(machine, first):
 
 @pytest.mark.parametrize(
     "name",
-    ["openat", "openat2", "futex", "futex_time64", "clock_gettime64", "epoll_pwait2", "rseq", "statx", "getrandom", "setuid", "setuid32", "stat64", "sendmsg"],
+    [
+        "openat",
+        "openat2",
+        "futex",
+        "futex_time64",
+        "clock_gettime64",
+        "epoll_pwait2",
+        "rseq",
+        "statx",
+        "getrandom",
+        "setuid",
+        "setuid32",
+        "stat64",
+        "sendmsg",
+    ],
 )
 def test_everyday_calls_are_allowed(name):
     assert name in allowed(profile(DEFAULT_CAPABILITIES, "x86_64"))
@@ -160,3 +174,24 @@ def test_the_runtime_is_asked_once(tmp_path):
     assert support.seccomp(path)
     os.unlink(path)
     assert support.seccomp(path)
+
+
+# ── capabilities ──
+
+
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        ("Name:\tinit\nCapBnd:\t0000000000000003\n", ("CAP_CHOWN", "CAP_DAC_OVERRIDE")),
+        ("CapBnd:\t000001ffffffffff\n", ALL_CAPABILITIES),
+        ("CapBnd:\tffffffffffffffff\n", ALL_CAPABILITIES),
+        ("Name:\tinit\n", ALL_CAPABILITIES),
+        ("CapBnd:\tmany\n", ALL_CAPABILITIES),
+    ],
+)
+def test_a_privileged_container_gets_what_the_machine_can_give(tmp_path, monkeypatch, status, names):
+    (tmp_path / "status").write_text(status)
+    monkeypatch.setattr(support, "_INIT", str(tmp_path / "status"))
+    support.capabilities.cache_clear()
+    assert support.capabilities() == names
+    support.capabilities.cache_clear()

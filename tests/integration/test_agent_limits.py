@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pycm adds to Kanto's description of a container, as the kernel sees it: limits, user, mounts, system calls, runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from agent_process import AgentProcess
+from containerd_server import ContainerdServer, private_containerd, wait_until
+from images import Image, base_layer, layer, write_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.integration
+
+IMAGE = "registry.test/pycm/app:1.0"
+FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
+PASSWD = b"root:x:0:0:root:/:/bin/sh\napp:x:1234:55::/:/bin/sh\n"
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
+    with private_containerd() as server:
+        image = Image(IMAGE, layers=[base_layer(), layer({"etc/passwd": PASSWD})])
+        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", image)
+        server.ctr("images", "import", archive)
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path, containerd) as process:
+        yield process
+
+
+def run(agent: AgentProcess, script: str, *flags: str) -> str:
+    return agent.run_container(IMAGE, "/bin/sh", "-c", script, flags=flags)
+
+
+def output(agent: AgentProcess, script: str, *flags: str) -> list[str]:
+    container_id = run(agent, script, *flags)
+    agent.wait_for(container_id, status=5)
+    return agent.logged(container_id)
+
+
+def cgroup_value(pid: int, controller: str, v1: str, v2: str) -> str:
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in lines:
+        if controller in controllers.split(","):
+            return Path(f"/sys/fs/cgroup/{controller}{path}/{v1}").read_text().strip()
+    return Path(f"/sys/fs/cgroup{lines[-1][2]}/{v2}").read_text().strip()
+
+
+def limits(pid: int) -> tuple[bool, bool, str, str]:
+    """Is the CPU quota 50 ms of 100, is the weight below the default, on which CPUs, how many processes."""
+    quota = cgroup_value(pid, "cpu", "cpu.cfs_quota_us", "cpu.max")
+    weight = cgroup_value(pid, "cpu", "cpu.shares", "cpu.weight")
+    return (
+        quota in ("50000", "50000 100000"),
+        int(weight) in (512, 20, 59),  # as v1 counts, and as runc and newer runtimes turn it into v2's
+        cgroup_value(pid, "cpuset", "cpuset.cpus", "cpuset.cpus"),
+        cgroup_value(pid, "pids", "pids.max", "pids.max"),
+    )
+
+
+def test_cpu_time_and_processes_are_limited_from_the_start_and_while_it_runs(agent: AgentProcess) -> None:
+    flags = ("--cpus", "0.5", "--cpu-shares", "512", "--cpuset-cpus", "0", "--pids-limit", "32")
+    container_id = run(agent, FOREVER, *flags)
+    pid = agent.state(container_id)["pid"]
+    assert limits(pid) == (True, True, "0", "32")
+    lifted = ("--cpus", "-1", "--cpu-shares", "-1", "--cpuset-cpus", "-1", "--pids-limit", "-1")
+    agent.cm("update", *lifted, container_id)
+    online = Path("/sys/devices/system/cpu/online").read_text().strip()
+    assert limits(pid) == (False, False, online, "max")
+    assert agent.get(container_id)["host_config"]["resources"] is None
+    agent.cm("update", *flags, container_id)
+    assert limits(pid) == (True, True, "0", "32")
+    agent.cm("stop", container_id)
+
+
+def test_a_container_beyond_its_number_of_processes_cannot_fork(agent: AgentProcess) -> None:
+    lines = output(agent, "(sleep 0; sleep 0 & sleep 0 & sleep 0 & wait) 2>&1; echo end", "--pids-limit", "3")
+    assert any("can't fork" in line for line in lines), lines
+
+
+def test_user_directory_and_ulimits_are_those_that_were_asked_for(agent: AgentProcess) -> None:
+    script = "id -u; id -g; pwd; ulimit -Sn; ulimit -Hn; ulimit -Hc"
+    flags = ("--user", "app", "--working-dir", "/etc", "--ulimit", "nofile=77:88", "--ulimit", "core=0:-1")
+    assert output(agent, script, *flags) == ["1234", "55", "/etc", "77", "88", "unlimited"]
+    assert output(agent, script) == ["0", "0", "/", "1024", "1024", *output(agent, "ulimit -Hc")]
+
+
+def test_an_unknown_user_is_named_and_the_container_is_not_started(agent: AgentProcess) -> None:
+    container_id = agent.cm("create", "--network", "host", "--rp", "no", "--user", "nobody-here", IMAGE)
+    failed = agent.call("start", container_id)
+    assert failed.returncode == 1
+    assert "user 'nobody-here' is not in its /etc/passwd" in failed.stderr
+
+
+def test_a_read_only_mount_cannot_be_written_and_another_one_can(agent: AgentProcess, tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    (directory / "there").write_text("content\n")
+    script = "cat /m/there; echo x >/m/new; cat /w/there && echo y >/w/made"
+    lines = output(agent, f"({script}) 2>&1", "--mp", f"{directory}:/m:ro,{directory}:/w")
+    assert lines[0] == "content"
+    assert "Read-only file system" in lines[1]
+    assert sorted(path.name for path in directory.iterdir()) == ["made", "there"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--mp", "/no/such/place:/m"), "mount source '/no/such/place' does not exist on this machine"),
+        (
+            ("--devices", "/dev/no-such-device:/dev/x"),
+            "device '/dev/no-such-device' is not a device node of this machine",
+        ),
+    ],
+)
+def test_what_is_not_on_this_machine_is_named(agent: AgentProcess, flags: tuple[str, ...], said: str) -> None:
+    container_id = agent.cm("create", "--network", "host", "--rp", "no", *flags, IMAGE)
+    failed = agent.call("start", container_id)
+    assert failed.returncode == 1
+    assert said in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert said in agent.state(container_id)["error"]
+
+
+# ── system calls ──
+
+#: What the kernel says of the shell's filter, and whether a user namespace can be made, which needs no rights but a system call.
+FILTER = "/bin/busybox grep Seccomp: /proc/self/status; /bin/busybox unshare -U /bin/true 2>/dev/null && echo made || echo refused"
+
+
+def test_system_calls_are_filtered_unless_the_container_goes_without(agent: AgentProcess) -> None:
+    assert output(agent, FILTER) == ["Seccomp:\t2", "refused"]
+    assert output(agent, FILTER, "--seccomp-profile", "unconfined") == ["Seccomp:\t0", "made"]
+    assert output(agent, FILTER, "--privileged") == ["Seccomp:\t0", "made"]
+    assert output(agent, FILTER, "--cap-add", "CAP_SYS_ADMIN") == ["Seccomp:\t2", "made"]
+
+
+def test_the_filter_can_be_switched_off_for_all_containers(
+    tmp_path: Path, containerd: ContainerdServer
+) -> None:
+    with AgentProcess(tmp_path, containerd, containers='seccomp_profile = "unconfined"') as agent:
+        assert output(agent, FILTER) == ["Seccomp:\t0", "made"]
+
+
+# ── another runtime ──
+
+#: crun refuses a hybrid of both cgroup versions, as some developers' machines have it: it sees the first one alone.
+ONE_CGROUP_VERSION = (
+    "unshare",
+    "-m",
+    "sh",
+    "-c",
+    'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$0" "$@"',
+)
+
+
+@pytest.fixture
+def containerd_for_crun(tmp_path: Path) -> Iterator[ContainerdServer]:
+    with private_containerd(wrapper=ONE_CGROUP_VERSION) as server:
+        server.ctr("images", "import", write_archive(tmp_path / "app.tar", Image(IMAGE)))
+        yield server
+
+
+def test_crun_by_configuration_runs_the_same_containers(
+    tmp_path: Path, containerd_for_crun: ContainerdServer
+) -> None:
+    with AgentProcess(tmp_path, containerd_for_crun, containers='runc_binary = "crun"') as agent:
+        flags = ("--cpus", "0.5", "--cpuset-cpus", "0", "--pids-limit", "32", "-m", "64M")
+        container_id = run(agent, FOREVER, *flags)
+        info = containerd_for_crun.ctr("containers", "info", container_id)
+        assert "crun" in info
+        pid = agent.state(container_id)["pid"]
+        assert limits(pid)[2:] == ("0", "32")
+        assert output(agent, FILTER)[0] == "Seccomp:\t2"
+        agent.cm("pause", container_id)
+        agent.cm("unpause", container_id)
+        agent.cm("update", "-m", "96M", container_id)
+        agent.cm("stop", container_id)
+        state = agent.wait_for(container_id, status=3)
+        assert state["exit_code"] == 143
+    wait_until(lambda: "crun" not in containerd_for_crun.ctr("tasks", "ls"), 10, "nothing is left")
