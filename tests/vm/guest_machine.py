@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 IMAGE_SOURCES = ("build-image", "guest/init", "guest/initramfs-init")
 EXACT_CPU_TIME = "nohz_full=1 skew_tick=1"
 """The emulated CPUs take turns, so one's timer tick often comes while the other has its turn, and is lost: 4 % of the time in
-/proc/stat, measured. So the ticks are set apart, and CPU 1 is accounted by the clock instead of ticks: 0.5 % are left."""
+/proc/stat, measured. So the ticks are set apart, and CPU 1 is accounted by the clock instead of ticks: 0.5 % are left.
+What is to be capped must run on CPU 0: without ticks a cap is enforced up to a second late, and what is missed is lost."""
 RESULTS_SIZE = 64 * 1024 * 1024
 """Room on the disk on which the guest returns its results; a guest that writes more fails."""
 
