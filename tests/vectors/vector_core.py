@@ -20,6 +20,7 @@ from pycm.twin.actions import (
     Measure,
     Publish,
     Recall,
+    Remember,
     Run,
     Subscribe,
     Unsubscribe,
@@ -46,24 +47,18 @@ class CorePlayer:
         self.core = Twin(self.containers.list, given.get("features", DEFAULT_FEATURES))
         self.containers.subscribe(lambda event: self.carry_out(self.core.event(event)))
         self.seen: list[Seen] = []
+        self.remembered: dict[str, list[str]] = {}
         self.now = 0.0
         self._due: float | None = None
         self._period = 0.0
 
     def carry_out(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
-            if isinstance(decision, Publish):
-                self.seen.append(Seen("publish", decision.topic, decision.payload))
-            elif isinstance(decision, Subscribe):
-                self.seen.append(Seen("subscribe", decision.topic))
-            elif isinstance(decision, Unsubscribe):
-                self.seen.append(Seen("unsubscribe", decision.topic))
-            elif isinstance(decision, Recall):
-                self.carry_out(
-                    self.core.recalled(decision.thing, self.given.get("stored_container_ids") or [])
-                )
-            elif isinstance(decision, Forget):
-                self.core.forgotten(decision.thing)
+            if isinstance(decision, (Publish, Subscribe, Unsubscribe)):
+                payload = decision.payload if isinstance(decision, Publish) else b""
+                self.seen.append(Seen(type(decision).__name__.lower(), decision.topic, payload))
+            elif isinstance(decision, (Recall, Remember, Forget)):
+                self._remembering(decision)
             elif isinstance(decision, Run):
                 outcome = vector_operations.carry_out(decision.operation, self.containers, self.given)
                 self.carry_out(self.core.done(decision.ticket, outcome))
@@ -72,6 +67,16 @@ class CorePlayer:
             elif isinstance(decision, Measure) and decision.reader == CONTAINERS:
                 self._due = None if decision.period is None else self.now + decision.period
                 self._period = decision.period or 0.0
+
+    def _remembering(self, decision: Recall | Remember | Forget) -> None:
+        if isinstance(decision, Recall):
+            at_first = self.given.get("stored_container_ids") or []
+            ids = self.remembered.get(decision.thing.id, at_first)
+            self.carry_out(self.core.recalled(decision.thing, ids))
+        elif isinstance(decision, Remember):
+            self.remembered[decision.thing.id] = list(decision.features)
+        else:
+            self.core.forgotten(decision.thing)
 
     def advance(self, until: float) -> None:
         """Let the time pass; the timer fires as often as it is due."""

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scripted cloud drives a container through its whole life, and the twin is held against containerd, the kernel and the API each time."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agent_process import AgentProcess
+from connector import EVENTS, THING, Connector
+from containerd_server import ContainerdServer, private_containerd, wait_until
+from images import Image, write_archive
+from mosquitto_server import MosquittoServer
+
+pytestmark = pytest.mark.integration
+
+IMAGE = "registry.test/pycm/app:1.0"
+WORK = ["/bin/sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done"]
+MIB = 1 << 20
+#: Of Kanto's stored form, by number.
+STATUSES = ["CREATING", "CREATED", "RUNNING", "STOPPED", "PAUSED", "EXITED", "DEAD", "UNKNOWN"]
+
+
+@pytest.fixture(scope="module")
+def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
+    with private_containerd() as server:
+        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
+        server.ctr("images", "import", archive)
+        yield server
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[MosquittoServer]:
+    with MosquittoServer(tmp_path) as server:
+        yield server
+
+
+class Truth:
+    """What containerd, the kernel and the agent's own API say of a container."""
+
+    def __init__(self, agent: AgentProcess, containerd: ContainerdServer) -> None:
+        self._agent = agent
+        self._containerd = containerd
+
+    def task(self, container_id: str) -> tuple[int, str] | None:
+        """(pid, status) as ctr tells it."""
+        for line in self._containerd.ctr("tasks", "ls").splitlines()[1:]:
+            name, pid, status = line.split()
+            if name == container_id:
+                return int(pid), status
+        return None
+
+    def memory_limit(self, pid: int) -> int:
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            for file in (
+                f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes",
+                f"/sys/fs/cgroup{path}/memory.max",
+            ):
+                if ("memory" in controllers or not controllers) and os.path.exists(file):
+                    return int(Path(file).read_text())
+        raise AssertionError(f"process {pid} has no memory cgroup")
+
+    def check(self, cloud: Connector, container_id: str) -> None:
+        """The twin shows what is so."""
+        shown, known = cloud.status(container_id), self._agent.get(container_id)
+        state, task = shown["state"], self.task(container_id)
+        assert shown["name"] == known["container_name"]
+        assert shown["imageRef"] == known["image"]["name"]
+        assert shown["createdAt"] == known["created"]
+        assert state["status"] == STATUSES[known["state"]["status"]]
+        for here, there in (
+            ("startedAt", "started_at"),
+            ("finishedAt", "finished_at"),
+            ("exitCode", "exit_code"),
+        ):
+            assert state.get(here) == (known["state"].get(there) or None)
+        if state["status"] in ("RUNNING", "PAUSED"):
+            assert task == (state["pid"], state["status"])
+            assert os.path.exists(f"/proc/{state['pid']}")
+            memory = shown["config"]["resources"]["memory"]
+            assert memory.endswith("M")
+            assert self.memory_limit(state["pid"]) == int(memory[:-1]) * MIB
+        else:
+            assert state["pid"] == -1
+            assert task is None or task[1] == "STOPPED"
+
+
+def create(cloud: Connector) -> str:
+    argument = {"imageRef": IMAGE, "config": {"networkMode": "HOST"}}
+    status, container_id = cloud.ask("ContainerFactory", "createWithConfig", argument)
+    assert status == 200, container_id
+    return str(container_id)
+
+
+def state_is(cloud: Connector, container_id: str, status: str) -> None:
+    cloud.until(
+        lambda: cloud.status(container_id)["state"]["status"] == status, f"{container_id} is {status}"
+    )
+
+
+def test_a_scripted_cloud_and_the_life_of_a_container(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+        truth = Truth(agent, containerd)
+        cloud.wait_for_twin()
+        config = {
+            "networkMode": "HOST",
+            "cmd": WORK,
+            "restartPolicy": {"type": "NO"},
+            "resources": {"memory": "64M"},
+        }
+        argument = {"imageRef": IMAGE, "name": "cloudy", "config": config, "start": True}
+        status, one = cloud.ask("ContainerFactory", "createWithConfig", argument)
+        assert (status, agent.ids()) == (200, [one])
+        feature = f"Container:{one}"
+        state_is(cloud, one, "RUNNING")
+        truth.check(cloud, one)
+        _steps(cloud, truth, feature, one)
+        _figures(cloud, one)
+        _end(cloud, truth, feature, one)
+        installed = cloud.features["SoftwareUpdatable"]["properties"]["status"]["installedDependencies"]
+        assert installed is None
+        assert feature not in cloud.features
+        assert agent.ids() == []
+        assert truth.task(one) is None
+        told = [m for m in cloud.seen if m.topic == EVENTS]
+        assert all((m.qos, m.retain) == (1, False) for m in told)
+
+
+def _steps(cloud: Connector, truth: Truth, feature: str, one: str) -> None:
+    for operation, status in (("pause", "PAUSED"), ("resume", "RUNNING")):
+        assert cloud.ask(feature, operation) == (204, None)
+        state_is(cloud, one, status)
+        truth.check(cloud, one)
+    assert cloud.ask(feature, "rename", "sunny") == (204, None)
+    cloud.until(lambda: cloud.status(one)["name"] == "sunny", "the new name")
+    truth.check(cloud, one)
+    assert cloud.ask(feature, "update", {"resources": {"memory": "96M"}}) == (204, None)
+    cloud.until(lambda: cloud.status(one)["config"]["resources"] == {"memory": "96M"}, "the new limit")
+    truth.check(cloud, one)
+    status, value = cloud.ask(feature, "update", {"resources": {"memory": "2M"}})
+    assert (status, value["message"]) == (500, "minimum memory allowed is 3M")
+    truth.check(cloud, one)
+
+
+def _figures(cloud: Connector, one: str) -> None:
+    filters = [
+        {"originator": f"Container:{one}"},
+        {"originator": "SYSTEM", "id": ["memory.total", "memory.*"]},
+    ]
+    assert cloud.ask("Metrics", "request", {"frequency": "1s", "filter": filters}) == (204, None)
+    cloud.until(lambda: len(list(cloud.data())) >= 2, "figures arrive")
+    container, system = list(cloud.data())[-1]["snapshot"]
+    figures = {m["id"]: m["value"] for m in container["measurements"]}
+    assert container["originator"] == f"Container:{one}"
+    assert figures["memory.total"] == 96 * MIB
+    assert figures["pids"] >= 1
+    assert system["measurements"][0]["id"] == "memory.total"
+    with open("/proc/meminfo") as file:
+        assert system["measurements"][0]["value"] == int(file.readline().split()[1]) * 1024
+    assert cloud.ask("Metrics", "request", {"frequency": "0s"}) == (204, None)
+
+
+def _end(cloud: Connector, truth: Truth, feature: str, one: str) -> None:
+    assert cloud.ask(feature, "stopWithOptions", {"timeout": 5, "force": True}) == (204, None)
+    state_is(cloud, one, "STOPPED")
+    assert cloud.status(one)["state"]["exitCode"] == 143
+    truth.check(cloud, one)
+    assert cloud.ask(feature, "start") == (204, None)
+    state_is(cloud, one, "RUNNING")
+    truth.check(cloud, one)
+    os.kill(cloud.status(one)["state"]["pid"], 9)
+    state_is(cloud, one, "EXITED")
+    assert cloud.status(one)["state"]["exitCode"] == 137
+    truth.check(cloud, one)
+    assert cloud.ask(feature, "start") == (204, None)
+    status, value = cloud.ask(feature, "remove")
+    assert (status, value["error"]) == (500, "messages:execution.failed")
+    assert cloud.ask(feature, "remove", True) == (204, None)
+    cloud.until(lambda: feature not in cloud.features, "the feature is gone")
+
+
+def test_a_broker_that_flaps_and_goes_away_leaves_a_true_twin_and_few_messages(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    flaps = 6
+    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+        cloud.wait_for_twin()
+        ids = [create(cloud) for _ in range(3)]
+        assert cloud.ask("Metrics", "request", {"frequency": "1s"}) == (204, None)
+        before = cloud.twin.count
+        for number in range(flaps):
+            broker.stop(kill=True)
+            agent.cm("rename", ids[number % 3], f"name-{number}")
+            broker.start()
+            time.sleep(1)  # that is what flapping each second means; nothing depends on what happens in it
+        broker.stop()
+        agent.cm("remove", ids[0])
+        new = agent.run_container(IMAGE, *WORK, name="meanwhile", flags=("-m", "64M"))
+        names = {one: agent.get(one)["container_name"] for one in agent.ids()}
+        broker.start()
+        cloud.until(
+            lambda: (
+                {
+                    name.removeprefix("Container:"): feature["properties"]["status"]["name"]
+                    for name, feature in cloud.features.items()
+                    if name.startswith("Container:")
+                }
+                == names
+            ),
+            "the twin equals the truth",
+        )
+        state_is(cloud, new, "RUNNING")
+        Truth(agent, containerd).check(cloud, new)
+        # each connection may have told everything once, and each change by itself
+        assert cloud.twin.count - before <= (flaps + 1) * (len(ids) + 1 + 3) + flaps + 10
+        seen = len(list(cloud.data()))
+        cloud.until(lambda: len(list(cloud.data())) > seen, "the request for figures goes on")
+
+
+# ── hostile commands ──
+
+OPERATIONS = {
+    "ContainerFactory": ["create", "createWithConfig"],
+    "Metrics": ["request"],
+    "SoftwareUpdatable": ["install", "remove"],
+    "Container:x": ["start", "stop", "stopWithOptions", "rename", "update", "remove", "pause", "resume"],
+}
+KEYS = (
+    "imageRef",
+    "name",
+    "config",
+    "start",
+    "frequency",
+    "filter",
+    "id",
+    "originator",
+    "correlationId",
+    "softwareModules",
+    "software",
+    "forced",
+    "artifacts",
+    "download",
+    "checksums",
+    "timeout",
+    "force",
+    "signal",
+    "restartPolicy",
+    "resources",
+    "memory",
+    "type",
+    "maxRetryCount",
+    "mountPoints",
+    "portMappings",
+    "hostPort",
+    "env",
+    "log",
+)
+
+
+def anything(chance: random.Random, depth: int = 0) -> object:
+    """A JSON value of the words that commands have."""
+    kind = chance.randrange(9 if depth < 4 else 6)
+    simple = [
+        None,
+        True,
+        chance.choice([0, -1, 1e300, 2**63, 1.5]),
+        chance.choice(["", "5s", "../x", "\ud800", "%s%n", "A" * 300]),
+    ]
+    if kind < 4:
+        return simple[kind]
+    if kind < 6:
+        return chance.choice(["no.such/image:1", "HTTP", "MD5", "Container:x", "SIGKILL", "64M", "-1"])
+    if kind == 6:
+        return [anything(chance, depth + 1) for _ in range(chance.randrange(4))]
+    return {chance.choice(KEYS): anything(chance, depth + 1) for _ in range(chance.randrange(5))}
+
+
+def hostile(chance: random.Random, container_id: str) -> tuple[str, bytes]:
+    """Topic and payload: a valid command with some parts replaced."""
+    feature = chance.choice(list(OPERATIONS))
+    operation = chance.choice(OPERATIONS[feature])
+    feature = feature.replace("x", container_id) if chance.random() < 0.3 else feature
+    envelope: dict[str, object] = {
+        "topic": f"{THING.replace(':', '/', 1)}/things/live/messages/{operation}",
+        "headers": {"correlation-id": "c", "response-required": True, "content-type": "application/json"},
+        "path": f"/features/{feature}/inbox/messages/{operation}",
+        "value": anything(chance),
+    }
+    for name in list(envelope):
+        if chance.random() < 0.1:
+            envelope[name] = anything(chance)
+    payload = json.dumps(envelope).encode()
+    if chance.random() < 0.1:
+        cut = chance.randrange(len(payload))
+        payload = payload[:cut] + bytes([chance.randrange(256)]) + payload[cut + 1 :]
+    request = chance.choice(["h", "", "x" * 200])
+    return f"command//{THING}/req/{request}/{operation}", payload
+
+
+def resident(pid: int) -> int:
+    """KiB of memory that is the process's own."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def storm(cloud: Connector, chance: random.Random, container_id: str, count: int) -> None:
+    """Send *count* hostile commands, in portions that the broker's queue holds, and wait until each portion is handled."""
+    for number in range(count):
+        cloud.raw(*hostile(chance, container_id))
+        if number % 200 == 199:
+            assert cloud.ask("Metrics", "request", {"frequency": "0s"}) == (204, None)
+
+
+def test_ten_thousand_hostile_commands_leave_the_agent_as_it_was(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    seed = 20261125
+    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+        assert agent.process
+        pid = agent.process.pid
+        cloud.wait_for_twin()
+        chance = random.Random(seed)
+        one = create(cloud)
+        storm(cloud, chance, "none", 1000)  # caches fill
+        files, memory = open_files(pid), resident(pid)
+        storm(cloud, chance, "none", 9000)
+        wait_until(lambda: open_files(pid) <= files, 30, "files are closed again")
+        assert resident(pid) - memory < 1024, f"seed {seed}"
+        assert agent.process.poll() is None
+        assert "Traceback" not in agent.text()
+        assert "a bug in" not in agent.text()
+        assert cloud.ask(f"Container:{one}", "rename", "after-all") == (204, None)
+        cloud.until(lambda: cloud.status(one)["name"] == "after-all", "the next valid command works")
+        for container_id in agent.ids():
+            assert container_id == one
