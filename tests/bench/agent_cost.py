@@ -44,7 +44,7 @@ THING_TOPIC = "e/bench/bench:gateway:device:edge:containers"
 
 
 def run(_: argparse.Namespace) -> list[Figure]:
-    with running_agent() as agent:
+    with running_agent() as (agent, _broker):
         for number in range(CONTAINERS):
             agent.run_container(IMAGE.name, "/bin/sleep", "86400", name=f"idle{number}")
         restart(agent)  # memory as of an agent that has adopted its containers, not of one that made them
@@ -57,7 +57,7 @@ def run(_: argparse.Namespace) -> list[Figure]:
 
 
 @contextlib.contextmanager
-def running_agent() -> Iterator[AgentProcess]:
+def running_agent() -> Iterator[tuple[AgentProcess, MosquittoServer]]:
     """An agent in a temporary directory with a private containerd and mosquitto, its thing known to it."""
     with (
         tempfile.TemporaryDirectory(prefix="pycm-bench-") as directory,
@@ -71,7 +71,7 @@ def running_agent() -> Iterator[AgentProcess]:
         agent.config.write_text(agent.config.read_text().replace('"DEBUG"', '"INFO"'))
         with agent:
             wait_until(lambda: f"'{THING_TOPIC}'" in broker_log(broker), ANSWER, "the twin speaks")
-            yield agent
+            yield agent, broker
 
 
 def broker_log(broker: MosquittoServer) -> str:

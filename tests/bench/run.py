@@ -21,6 +21,7 @@ BENCHMARKS = {
     "sample": ("sample_cost", "CPU of one container's sample against C"),
     "sweep": ("sweep_cost", "CPU of a sweep against containerd's Metrics calls"),
     "agent": ("agent_cost", "memory, wake-ups, disk writes, growth and start of the agent"),
+    "exit": ("exit_to_twin", "a container's exit to the message of it"),
     "cli": ("command_line", "CPU of the command line"),
 }
 

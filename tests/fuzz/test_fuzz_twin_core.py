@@ -16,13 +16,20 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "unit" / "twin"))
 
 from twin_world import C1, NAME, THING, World, container
 
-from pycm.twin.actions import Note, Publish
+from pycm.twin.actions import Keep, Note, Publish, Run
+from pycm.twin.kept import kept_from
+from pycm.twin.operations import Operation
 
 TOPIC = f"command//{THING}/req/r1/x"
+URL = "http://artifacts.test/a.json"
+OPERATIONS = ("start", "stop", "stopWithOptions", "pause", "resume", "rename", "update", "remove")
 PATHS = [
     "/features/Metrics/inbox/messages/request",
     "/features/ContainerFactory/inbox/messages/create",
-    f"/features/Container:{C1}/inbox/messages/start",
+    "/features/ContainerFactory/inbox/messages/createWithConfig",
+    "/features/SoftwareUpdatable/inbox/messages/install",
+    "/features/SoftwareUpdatable/inbox/messages/remove",
+    *(f"/features/Container:{C1}/inbox/messages/{operation}" for operation in OPERATIONS),
     "/features/Container:../../x/inbox/messages/start",
     "/inbox/messages/x",
     "",
@@ -38,6 +45,50 @@ anything = st.recursive(
 def or_anything(*likely):
     return st.sampled_from(likely) | anything
 
+
+def some(**members):
+    """An object with some of the members, each as it should be or anything."""
+    return st.fixed_dictionaries({}, optional=members) | anything
+
+
+def lists(items):
+    return st.lists(items, max_size=3) | anything
+
+
+texts = or_anything("64M", "-1", "ALWAYS", "no", "HOST", "a:1", "../x", "")
+numbers = or_anything(0, 1, -1, 2**63, 1e300, 1.5)
+config = some(
+    env=lists(texts),
+    cmd=lists(texts),
+    mountPoints=lists(some(source=texts, destination=texts, propagationMode=texts)),
+    portMappings=lists(some(hostPort=numbers, containerPort=numbers)),
+    devices=lists(some(pathOnHost=texts)),
+    networkMode=texts,
+    privileged=or_anything(True, False),
+    decryption=some(keys=lists(texts)),
+    log=some(type=texts, maxFiles=numbers, mode=texts),
+)
+artifacts = lists(
+    some(
+        download=some(HTTP=some(url=or_anything(URL, "http://nowhere/"))),
+        checksums=some(MD5=or_anything("00", "0" * 40, "x"), SHA256=texts),
+    )
+)
+arguments = some(
+    imageRef=texts,
+    name=texts,
+    config=config,
+    start=or_anything(True, False),
+    timeout=numbers,
+    signal=or_anything("SIGINT", "9", "x"),
+    force=or_anything(True, False),
+    restartPolicy=some(type=texts, maxRetryCount=numbers, retryTimeout=numbers),
+    resources=some(memory=texts, memorySwap=texts, memoryReservation=texts),
+    correlationId=texts,
+    forced=or_anything(True, False),
+    software=lists(some(name=or_anything(C1, "gone"), group=texts)),
+    softwareModules=lists(some(softwareModule=some(name=texts, version=texts), artifacts=artifacts)),
+)
 
 requests = st.fixed_dictionaries(
     {},
@@ -64,7 +115,7 @@ requests = st.fixed_dictionaries(
                 | anything,
             },
         )
-        | anything,
+        | arguments,
         "status": anything,
     },
 )
@@ -97,6 +148,10 @@ def check(decisions):
             assert not set("+#\0") & set(decision.topic)
             decision.topic.encode()
             json.loads(decision.payload)
+        if isinstance(decision, Run):
+            assert isinstance(decision.operation, Operation)
+        if isinstance(decision, Keep):
+            kept_from(json.loads(json.dumps(decision.state)))
 
 
 class Checked(World):
@@ -112,7 +167,8 @@ class Checked(World):
 @example([("edge/thing/response", b'{"deviceId":"a:\\ud800","tenantId":"t"}')])
 @example([(TOPIC, dumped({"topic": "a/b/c", "path": "/features/\ud800/inbox/messages/x"}))])
 def test_whatever_comes_in_leads_to_decisions_that_can_be_carried_out_and_the_next_command_works(messages):
-    world = Checked([container(status="RUNNING")], stats={C1: [{"pids": 1}]})
+    http = {URL: {"body": '{"image":{"name":"a:1"}}'}}
+    world = Checked([container(status="RUNNING")], stats={C1: [{"pids": 1}]}, http=http)
     for topic, payload in messages:
         world.carry_out(world.core.message(topic, payload))
         world.advance(world.now + 2)
@@ -126,6 +182,9 @@ def test_whatever_comes_in_leads_to_decisions_that_can_be_carried_out_and_the_ne
 def test_ten_thousand_bad_commands_leave_nothing_behind():
     world = World([container()])
     state = {name: value for name, value in vars(world.core).items() if name not in ("_session", "_features")}
+    for number in range(1000):
+        world.ask(f"/features/Container:{C1}/inbox/messages/stop", {}, request=f"s{number}")
+        world.ask("/features/ContainerFactory/inbox/messages/create", {"imageRef": "-", "start": number})
     sizes = {name: len(value) for name, value in state.items() if hasattr(value, "__len__")}
     for number in range(10_000):
         world.core.message(TOPIC, b'{"topic":"a/b/c","path":"/features/F%d/inbox/messages/x"}' % number)

@@ -47,12 +47,16 @@ def paho_client(name: str) -> Any:
 
 
 class Connector:
-    """`answers`: whether it tells the device when it is asked. `seen`: every message but commands and its own."""
+    """`answers`: whether it tells the device when it is asked. `follows`: whether it was there from the beginning, and holds the twin.
 
-    def __init__(self, port: int, *, answers: bool = True) -> None:
+    `seen`: every message but commands and its own.
+    """
+
+    def __init__(self, port: int, *, answers: bool = True, follows: bool = True) -> None:
         self.twin = DittoTwin()
         self.seen: list[Message] = []
         self.answers = answers
+        self._follows = follows
         self._port = port
         self._arrived: queue.Queue[Message] = queue.Queue()
         self._client = paho_client("connector")
@@ -93,7 +97,8 @@ class Connector:
     def take(self, timeout: float) -> Message:
         """The next message, applied to the twin; queue.Empty after *timeout*."""
         message = self._arrived.get(timeout=timeout)
-        self.twin.apply(message.topic, message.payload)
+        if self._follows:
+            self.twin.apply(message.topic, message.payload)
         self.seen.append(message)
         return message
 
