@@ -3,11 +3,15 @@
 
 import asyncio
 import logging
+import pathlib
+import shutil
+import ssl
 import subprocess
 
 import pytest
 from mosquitto_server import MosquittoServer
 
+from pycm.mqtt import link
 from pycm.mqtt.client import MqttClient
 from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
@@ -149,3 +153,63 @@ async def test_a_ca_file_that_cannot_be_used_is_named_and_used_once_it_is_right(
     await until(lambda: words in caplog.text)
     ca.write_text((certificates / "ca.pem").read_text())
     await until(lambda: client.connected)
+
+
+async def test_exchanged_files_are_used_at_the_next_ping_and_unusable_ones_harm_nothing(
+    tmp_path, tls_broker, certificates, connect, caplog, monkeypatch
+):
+    monkeypatch.setattr(link, "_PING_PAUSE", 0.05)
+    caplog.set_level(logging.WARNING, "pycm.mqtt")
+    mine = {}
+    for option, name in (("root_ca", "ca.pem"), ("client_cert", "client.pem"), ("client_key", "client.key")):
+        mine[option] = str(tmp_path / name)
+        shutil.copy(certificates / name, mine[option])
+    client, listener = await connect(tls_broker.url, keep_alive=1.0, **mine)
+    await until(lambda: client.connected)
+    pathlib.Path(mine["client_cert"]).write_text("half-written")
+    await until(lambda: "cannot be used; the connection stays" in caplog.text)
+    assert listener.events == ["up"]
+    shutil.copy(certificates / "server.pem", mine["client_cert"])
+    shutil.copy(certificates / "server.key", mine["client_key"])
+    await until(lambda: listener.events == ["up", "down", "up"])
+    assert "its TLS files have changed" in caplog.text
+
+
+async def test_the_protocol_that_is_offered_with_tls_is_the_configured_one(certificates, connect):
+    """mosquitto tells nobody: a bare TLS server says what it was offered."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    context.set_alpn_protocols(["x-amzn-mqtt-ca"])
+    chosen = []
+
+    async def talk(_, writer):
+        chosen.append(writer.get_extra_info("ssl_object").selected_alpn_protocol())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        await connect(
+            f"mqtts://localhost:{port}", root_ca=f"{certificates}/ca.pem", alpn=("x-amzn-mqtt-ca", "mqtt")
+        )
+        await until(lambda: bool(chosen))
+    assert chosen[0] == "x-amzn-mqtt-ca"
+
+
+async def test_the_last_will_is_published_only_where_one_is_set_and_only_if_the_agent_vanishes(
+    tmp_path, connect
+):
+    with MosquittoServer(tmp_path) as broker:
+        watcher, heard = await connect(broker.url)
+        await until(lambda: watcher.connected)
+        await watcher.subscribe("#")
+        will = {"will_topic": "agent/gone", "will_message": "gone"}
+        for settings, vanishes in (({}, True), (will, False), (will, True)):
+            client, _ = await connect(broker.url, **settings)
+            await until(lambda client=client: client.connected)
+            if vanishes:
+                client._link.discard("vanished")
+            await client.stop()
+        await watcher.publish("end", b"")
+        await until(lambda: ("end", b"") in heard.events)
+        assert [event for event in heard.events if event[0] == "agent/gone"] == [("agent/gone", b"gone")]

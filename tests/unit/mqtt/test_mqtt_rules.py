@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pycm.errors import ConfigError, UnavailableError
-from pycm.mqtt import paho, reasons
+from pycm.mqtt import paho, reasons, tls
 from pycm.mqtt.backoff import CAP, Backoff
 from pycm.mqtt.settings import MqttSettings, check, parse_address
 
@@ -55,6 +55,33 @@ def test_tls_without_a_ca_is_refused():
 def test_half_a_client_pair_is_refused():
     with pytest.raises(ConfigError, match="belong together"):
         check(MqttSettings(broker_url="ssl://host", root_ca="ca.pem", client_key="key.pem"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"will_topic": "a/#"}, "will_topic"),
+        ({"will_topic": "x" * 2000}, "will_topic"),
+        ({"will_topic": "a", "will_message": "x" * 70_000}, "will_message"),
+        ({"alpn": ("",)}, "alpn"),
+        ({"alpn": ("x" * 256,)}, "alpn"),
+    ],
+)
+def test_a_will_or_protocol_that_cannot_be_is_refused(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        check(MqttSettings(**settings))
+
+
+def test_a_written_file_changes_the_fingerprint_and_a_missing_one_is_none(tmp_path):
+    ca = tmp_path / "ca.pem"
+    settings = MqttSettings(root_ca=str(ca))
+    missing = tls.fingerprint(settings)
+    ca.write_text("a")
+    present = tls.fingerprint(settings)
+    assert len({missing, present}) == 2
+    assert tls.fingerprint(settings) == present
+    ca.write_text("ab")
+    assert tls.fingerprint(settings) != present
 
 
 def test_pauses_double_up_to_the_cap_and_begin_anew_after_a_success():
