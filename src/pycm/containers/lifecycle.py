@@ -72,7 +72,11 @@ class Lifecycle:
         """Start the task. *by_hand*: a user or the boot, which reset the count of automatic restarts."""
         check_allowed(Operation.START, entry.container)
         entry.cancel_restart()
-        container = await self._launcher.ready(entry.container)
+        try:
+            container = await self._launcher.ready(entry.container)
+        except PycmError as error:  # seen in the state too: who created it over MQTT gets no other answer
+            await self._failed_start(entry, error)
+            raise
         if by_hand:
             entry.restart_delay = 0.0
             container = replace(container, restart_count=0, manually_stopped=False)

@@ -110,6 +110,19 @@ async def test_a_start_that_fails_ends_stopped_with_its_reason() -> None:
         assert w.actions == ["created", "stopped"]
 
 
+async def test_a_network_that_cannot_be_made_is_seen_in_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(_: object, __: Container) -> Container:
+        raise OperationFailedError("no address left")
+
+    async with world() as w:
+        await w.manager.create(described())
+        monkeypatch.setattr("support.fakes.FakeNetwork.connect", connect)
+        with pytest.raises(OperationFailedError, match="no address left"):
+            await w.manager.start("c1")
+        assert (w.state("c1").status, w.state("c1").error) == (Status.STOPPED, "no address left")
+        assert w.actions == ["created", "stopped"]
+
+
 async def test_a_container_that_exits_before_start_returns_is_seen_to_exit() -> None:
     runtime = FakeRuntime()
     runtime.exit_before_start_returns = 3
