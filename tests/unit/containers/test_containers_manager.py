@@ -8,6 +8,7 @@ import pytest
 
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError
 from pycm.model.container import (
+    Container,
     Resources,
     RestartPolicy,
     State,
