@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 
 from pycm import __version__
 from pycm.api.server import Server
+from pycm.api.service import Rooms
 from pycm.config.logging import setup as set_up_logging
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.containers.manager import Manager
+from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
 from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.logs.files import JsonFileLogs
@@ -137,7 +139,9 @@ class Agent:
             network=HostNetwork(manager.home_dir),
             settings=settings_of(config),
         )
-        self.server = Server(self.containers, self.logs, config.grpc_server)
+        sessions = Sessions(self.containers, self.runtime, self.logs)
+        rooms = Rooms(self.containers, self.logs, sessions, self.metrics)
+        self.server = Server(rooms, config.grpc_server)
         self.twin = make_twin(config, self.containers, self.metrics) if config.things.enable else None
         self._ended = asyncio.Event()
         self._follow: asyncio.Task[None] | None = None

@@ -171,6 +171,12 @@ class Runtime(Protocol):
         the caller is cancelled. UnavailableError if containerd went away meanwhile: the command is ended when it is back.
         """
 
+    async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
+        """containerd's shim holds the stdin FIFO open no longer: at its end the process reads end of file."""
+
+    async def resize(self, container_id: str, width: int, height: int, exec_id: str = "") -> None:
+        """Set the size of the process's terminal, in characters."""
+
     async def delete_task(self, container_id: str) -> None:
         """Delete task (it must have ended) and container record, keep the snapshot. What is gone already is no error."""
 
@@ -255,6 +261,18 @@ class Images(Protocol):
 # ── container output ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+class Attachment(Protocol):
+    """One client that is attached to a container. Close it."""
+
+    async def read(self) -> bytes:
+        """Output as soon as some has come, stdout and stderr mixed; b"" at its end. OperationFailedError if the client is too slow."""
+
+    async def write(self, data: bytes) -> None:
+        """Hand *data* to stdin, waiting while the container does not read; dropped if it has no stdin or has ended."""
+
+    def close(self) -> None: ...
+
+
 class Logs(Protocol):
     """Container output: FIFOs of 1 MiB pumped into json.log by a thread of its own, and the log read back."""
 
@@ -263,6 +281,12 @@ class Logs(Protocol):
 
     def attach(self, container_id: str, io: TaskIO, config: LogConfiguration | None) -> None:
         """Begin (or, after a restart of the agent, go on) pumping. Safe after any kind of end of the earlier pump."""
+
+    def connect(self, container_id: str, *, next_run: bool) -> Attachment:
+        """Attach a client to the run there is, or with *next_run* to the one that begins next. ConflictError beyond the bound."""
+
+    def close_stdin(self, container_id: str) -> None:
+        """Hold the stdin FIFO of the run there is open no longer, neither here nor at clients."""
 
     async def finish(self, container_id: str) -> None:
         """The task has been deleted: pump what is left (bounded in time), close, remove the FIFOs."""
@@ -320,6 +344,13 @@ class HostMeasurements:
     measurements: tuple[Measurement, ...]
 
 
+class Meter(Protocol):
+    """One consumer's view of the figures, with CPU shares since its own last sample."""
+
+    def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
+        """One sweep, all standard figures; the first one of a container has no CPU share. What is not open is left out."""
+
+
 class Metrics(Protocol):
     """Figures of running containers from their cgroups and /proc."""
 
@@ -338,6 +369,9 @@ class Metrics(Protocol):
 
     def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
         """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
+
+    def meter(self) -> Meter:
+        """For a consumer beside the one of `baseline` and `sample`."""
 
     def host_baseline(self, reader: str) -> None:
         """Remember the machine's CPU times, so that the next `host` of the same reader has a utilization."""
@@ -442,3 +476,16 @@ class Containers(Protocol):
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""
+
+
+class Sessions(Protocol):
+    """Clients that talk with the processes of containers."""
+
+    def attach(self, container_id: str) -> Attachment:
+        """Attach a client to the container's run, or to its next one. NotFoundError, ConflictError."""
+
+    async def close_stdin(self, container_id: str) -> None:
+        """End the stdin of a running container. Without effect on one that has none or does not run."""
+
+    async def resize(self, container_id: str, width: int, height: int) -> None:
+        """Set the size of the container's terminal, in characters. NotFoundError, ConflictError, InvalidInputError."""

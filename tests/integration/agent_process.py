@@ -127,18 +127,24 @@ class AgentProcess:
     def kill(self) -> None:
         self.end(signal.SIGKILL)
 
-    def call(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from pycm.cli.main import kanto_cm; sys.exit(kanto_cm())",
-        ]
+    def command(self, *arguments: str | Path, program: str = "kanto_cm") -> list[str]:
+        """The command line of a command for this agent; *program*: "kanto_cm" or "pycm"."""
+        code = f"import sys; from pycm.cli.main import {program}; sys.exit({program}())"
+        return [sys.executable, "-c", code, "--host", str(self.socket), *map(str, arguments)]
+
+    def call(
+        self, *arguments: str | Path, program: str = "kanto_cm", stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command, "--host", str(self.socket), *map(str, arguments)],
+            self.command(*arguments, program=program),
             capture_output=True,
             text=True,
             check=False,
+            input=stdin,
         )
+
+    def pycm(self, *arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return self.call(*arguments, program="pycm", stdin=stdin)
 
     def cm(self, *arguments: str | Path) -> str:
         """A command that must succeed; its output without the last newline."""

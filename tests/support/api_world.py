@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server over faked containers, with clients of another make: grpclib's, and a raw one on the level of HTTP/2."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
 from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
-from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -18,6 +18,8 @@ from h2.events import DataReceived
 from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import Server
+from pycm.api.service import Rooms
+from pycm.errors import PycmError
 from pycm.model.container import (
     Container,
     HostConfig,
@@ -29,7 +31,14 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.states import Status as ContainerStatus
+from pycm.ports import Action, Event
+from support.fakes import FakeMetrics
 from support.served_agent import Listen
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from grpclib.const import Status
 
 WAIT = 10
 JSON_FILE = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file"))
@@ -56,6 +65,7 @@ class FakeContainers:
         self.error: BaseException | None = None
         self.waiting = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.listeners: list[Callable[..., None]] = []
 
     def _ask(self, *what: Any) -> None:
         self.asked.append(what)
@@ -102,7 +112,13 @@ class FakeContainers:
         self._ask("remove", container_id, force, options)
 
     def subscribe(self, listener: Callable[..., None]) -> Callable[[], None]:
-        return lambda: None
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def tell(self, action: Action, container: Container) -> None:
+        self.present[container.id] = container
+        for listener in tuple(self.listeners):
+            listener(Event(action, container))
 
 
 class FakeLogs:
@@ -130,11 +146,51 @@ class FakeLogs:
             self.closed.set()
 
 
+class FakeAttachment:
+    """Output is what a test puts into `out` (b"" ends it, an error is raised); input gathers in `written`."""
+
+    def __init__(self) -> None:
+        self.out: asyncio.Queue[bytes | PycmError] = asyncio.Queue()
+        self.written: list[bytes] = []
+        self.closed = False
+
+    async def read(self) -> bytes:
+        item = await self.out.get()
+        if isinstance(item, PycmError):
+            raise item
+        return item
+
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeSessions:
+    """ports.Sessions: the attachments that were asked for, and what else was."""
+
+    def __init__(self) -> None:
+        self.attachments: list[FakeAttachment] = []
+        self.asked: list[tuple[Any, ...]] = []
+
+    def attach(self, container_id: str) -> FakeAttachment:
+        self.attachments.append(FakeAttachment())
+        return self.attachments[-1]
+
+    async def close_stdin(self, container_id: str) -> None:
+        self.asked.append(("close_stdin", container_id))
+
+    async def resize(self, container_id: str, width: int, height: int) -> None:
+        self.asked.append(("resize", container_id, width, height))
+
+
 class World:
     def __init__(self, path: str) -> None:
         self.path = path
         self.containers, self.logs = FakeContainers(), FakeLogs()
-        self.server = Server(self.containers, self.logs, Listen(path))  # type: ignore[arg-type]
+        self.sessions, self.metrics = FakeSessions(), FakeMetrics()
+        self.server = served(path, world=self)
         self.channel = Channel(path=path)
 
     async def call(self, method: str, request: Any, reply: Any = Empty, **options: Any) -> Any:
@@ -153,6 +209,15 @@ class World:
         await self.call("List", m.ListContainersRequest(), m.ListContainersResponse, timeout=WAIT)
 
 
+def served(address: str, protocol: str = "unix", world: World | None = None) -> Server:
+    """A server that was not started, over the fakes of *world* or over new ones."""
+    if world is None:
+        parts: tuple[Any, ...] = FakeContainers(), FakeLogs(), FakeSessions(), FakeMetrics()
+    else:
+        parts = world.containers, world.logs, world.sessions, world.metrics
+    return Server(Rooms(*parts), Listen(address, protocol))
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     async def wait() -> None:
         while not condition():
@@ -166,13 +231,14 @@ class Raw:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.received = b""
         self.h2 = H2Connection(
             H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
         )
         self.h2.initiate_connection()
 
     @classmethod
-    async def connect(cls, path: str) -> "Raw":
+    async def connect(cls, path: str) -> Raw:
         return cls(*await asyncio.open_unix_connection(path))
 
     def request(self, path: str, *, authority: str = "localhost", leave_out: str = "") -> None:
@@ -194,6 +260,8 @@ class Raw:
             data = await asyncio.wait_for(self.reader.read(65536), WAIT)
             assert data, "the server closed the connection"
             for event in self.h2.receive_data(data):
+                if isinstance(event, DataReceived):
+                    self.received += event.data
                 if hasattr(event, "headers") and not isinstance(event, DataReceived):
                     found |= dict(event.headers)
             await self.flush()

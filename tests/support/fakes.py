@@ -15,6 +15,7 @@ from pycm.ports import (
     ExecRequest,
     Exit,
     ImageConfig,
+    Measurement,
     RuntimeConnected,
     RuntimeEvent,
     Task,
@@ -138,6 +139,12 @@ class FakeRuntime:
         self.execs.append(request)
         return self.exec_codes.get(request.id, 0)
 
+    async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
+        self._called("close_stdin", container_id)
+
+    async def resize(self, container_id: str, width: int, height: int, exec_id: str = "") -> None:
+        self._called(f"resize {width}x{height}", container_id)
+
     async def delete_task(self, container_id: str) -> None:
         self._called("delete_task", container_id)
         self.live.pop(container_id, None)
@@ -160,13 +167,38 @@ class FakeRuntime:
         pass
 
 
+class FakeAttachment:
+    """A client that is attached: what it wrote, and what it will read."""
+
+    def __init__(self) -> None:
+        self.out: asyncio.Queue[bytes] = asyncio.Queue()
+        self.written = b""
+
+    async def read(self) -> bytes:
+        return await self.out.get()
+
+    async def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        pass
+
+
 class FakeLogs:
-    """Remembers who is attached; `lines` is what read yields."""
+    """Remembers who is attached; `lines` is what read yields. `clients` are attached to the containers."""
 
     def __init__(self) -> None:
         self.attached: dict[str, TaskIO] = {}
         self.finished: list[str] = []
         self.lines: dict[str, list[str]] = {}
+        self.clients: list[FakeAttachment] = []
+
+    def connect(self, container_id: str, *, next_run: bool) -> FakeAttachment:
+        self.clients.append(FakeAttachment())
+        return self.clients[-1]
+
+    def close_stdin(self, container_id: str) -> None:
+        pass
 
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         return TaskIO(stdout=f"/fifo/{container_id}-stdout", terminal=terminal)
@@ -176,6 +208,8 @@ class FakeLogs:
 
     async def finish(self, container_id: str) -> None:
         self.attached.pop(container_id, None)
+        for client in self.clients:
+            client.out.put_nowait(b"")
         self.finished.append(container_id)
 
     def forget(self, container_id: str, config: LogConfiguration | None = None) -> None:
@@ -193,14 +227,34 @@ class FakeLogs:
         pass
 
 
+class FakeMeter:
+    def __init__(self, figures: Mapping[str, Sequence[Measurement]]) -> None:
+        self.figures = figures
+        self.samples = 0
+
+    def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
+        self.samples += 1
+        return [
+            ContainerMeasurements(name, tuple(self.figures[name]))
+            for name in container_ids
+            if name in self.figures
+        ]
+
+
 class FakeMetrics:
-    """`samples`: container id to the measurements that sample returns (those the predicate wants). `ended`: whether a process is gone."""
+    """`figures`: container id to what a meter measures. `ended`: whether a process is gone."""
 
     def __init__(self) -> None:
         self.opened: dict[str, int] = {}
         self.ended: Callable[[str], bool] = lambda _: False
         self.kills: dict[str, int] = {}
         self.baselined: list[str] = []
+        self.figures: dict[str, Sequence[Measurement]] = {}
+        self.meters: list[FakeMeter] = []
+
+    def meter(self) -> FakeMeter:
+        self.meters.append(FakeMeter(self.figures))
+        return self.meters[-1]
 
     def open(self, container_id: str, pid: int) -> None:
         self.opened.pop(container_id, None)

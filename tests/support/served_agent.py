@@ -8,7 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pycm.api.server import Server
+from pycm.api.service import Rooms
 from pycm.containers.manager import Manager
+from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
 from support.fakes import FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
 
@@ -37,7 +39,7 @@ class ServedAgent:
         self.path = socket_path
         self.runtime = runtime or FakeRuntime()
         self.network = network or FakeNetwork()
-        self.logs = FakeLogs()
+        self.logs, self.metrics = FakeLogs(), FakeMetrics()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -54,13 +56,14 @@ class ServedAgent:
             store=FakeStore(),  # type: ignore[arg-type]
             runtime=self.runtime,
             logs=self.logs,
-            metrics=FakeMetrics(),
+            metrics=self.metrics,
             network=self.network,
             settings=Settings(),
         )
         await self.manager.load()
         self._running = asyncio.ensure_future(self.manager.run())
-        self.server = Server(self.manager, self.logs, Listen(self.path))
+        sessions = Sessions(self.manager, self.runtime, self.logs)
+        self.server = Server(Rooms(self.manager, self.logs, sessions, self.metrics), Listen(self.path))
         await self.server.start()
 
     async def _stop(self) -> None:

@@ -33,18 +33,22 @@ class CallError(PycmError):
 class Call:
     """Feed it with `headers`, `data`, `end`, `reset`; take from `messages`.
 
-    `done`: no more will come. `ended`: the peer knows that; if not, the call is to be cancelled.
+    `done`: no more will come. `ended`: the peer knows that; if not, the call is to be cancelled. `begun`: the peer has answered.
+    `metadata`: of headers and trailers, as far as it is not gRPC's own.
     """
 
     def __init__(self) -> None:
+        self.begun = False
         self.done = False
         self.ended = False
+        self.metadata: dict[str, str] = {}
         self._buffer = bytearray()
         self._status: int | None = None
         self._text = ""
 
     def headers(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Headers or trailers: the status may stand in either."""
+        self.begun = True
         for name, value in pairs:
             if name == ":status" and value != "200":
                 self._fail(
@@ -56,6 +60,8 @@ class Call:
                 )
             elif name == "grpc-message":
                 self._text = percent_decoded(value)
+            else:
+                self.metadata[name] = value
 
     def data(self, chunk: bytes) -> None:
         self._buffer += chunk

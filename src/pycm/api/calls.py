@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from pycm.api.duplex import Duplex
+    from pycm.api.own_calls import OwnCalls
     from pycm.api.proto.api.types.containers import types_pb2 as types
     from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
     from pycm.model.container import Container, UpdateOptions
@@ -25,6 +27,8 @@ class Agent:
         self, host: str, *, timeout: float = 30.0, trace: Callable[[str], None] | None = None
     ) -> None:
         self._client = Client(host, timeout=timeout)
+        self._talking: Client | None = None
+        self._own: OwnCalls | None = None
         self._trace = trace
 
     def list(self) -> list[types.Container]:
@@ -88,6 +92,29 @@ class Agent:
         answer = self._client.unary(PROJECT_INFO, b"")
         return system_info_pb2.ProjectInfoResponse.FromString(answer).project_info
 
+    def attach(self, container_id: str, *, stdin: bool) -> Duplex:
+        """Output of the container's run, or of its next one, from now on. When this returns, nothing of it is missed any more."""
+        request = m.AttachContainerRequest(id=container_id, std_in=stdin)
+        duplex = self._duplex(CONTAINERS, "Attach")
+        duplex.write(request.SerializeToString())
+        duplex.begin()
+        return duplex
+
+    @property
+    def own(self) -> OwnCalls:
+        """The calls that Kanto's API lacks."""
+        if self._own is None:
+            from pycm.api.own_calls import OwnCalls
+
+            self._own = OwnCalls(self._client, self._duplex, self._say)
+        return self._own
+
+    def _duplex(self, service: str, method: str) -> Duplex:
+        """On a connection of its own, so that other calls can be made beside it."""
+        self._say(method)
+        self._talking = self._client.another()
+        return self._talking.duplex(service + method)
+
     def _say(self, method: str) -> None:
         if self._trace is not None:
             self._trace(f"call {method}")
@@ -98,6 +125,8 @@ class Agent:
 
     def close(self) -> None:
         self._client.close()
+        if self._talking is not None:
+            self._talking.close()
 
 
 def _fill(record: Record, message: Any) -> None:

@@ -21,12 +21,14 @@ TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pycm.api.duplex import Duplex
+
 #: Seconds between attempts to connect: first and longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 #: Seconds to tell the agent that a call is cancelled.
 FAREWELL = 1.0
 _CHUNK = 64 * 1024
-_LOST = "the agent closed the connection before the call was done; whether it did it is not known"
+LOST = "the agent closed the connection before the call was done; whether it did it is not known"
 
 _HINTS = {
     errno.ENOENT: "is the agent running?",
@@ -57,7 +59,11 @@ class Client:
     def __init__(self, host: str, *, timeout: float = 30.0) -> None:
         self._address = parse_address(host)
         self._timeout = timeout
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
+
+    def another(self) -> Client:
+        """One more connection to the same agent."""
+        return Client(self._address.text, timeout=self._timeout)
 
     def unary(self, path: str, request: bytes, *, deadline: float | None = None) -> bytes:
         """The one answer. *deadline*: seconds for the whole call; None waits for as long as it takes."""
@@ -80,8 +86,8 @@ class Client:
                     wire.receive(expires)
                 except TimeoutError:
                     call.expire(deadline or 0)
-                except _ClosedError:
-                    call.lost(_LOST)
+                except ClosedError:
+                    call.lost(LOST)
                 except Http2Error as error:
                     wire.broken = True
                     call.lost(f"the answer is not proper HTTP/2: {error}")
@@ -92,10 +98,19 @@ class Client:
             if wire.broken:
                 self.close()
 
+    def duplex(self, path: str) -> Duplex:
+        """A call whose messages go both ways, as they come. No other call of this client may be made while it is open."""
+        from pycm.api.duplex import Duplex
+
+        wire = self._connected()
+        call = Call()
+        wire.open(call, path, self._authority(), None)
+        return Duplex(wire, call)
+
     def _authority(self) -> str:
         return f"{self._address.host}:{self._address.port}" if self._address.host else "localhost"
 
-    def _connected(self) -> _Wire:
+    def _connected(self) -> Wire:
         if self._wire is None:
             self._wire = _patiently(self._address, self._timeout, _handshake)
         return self._wire
@@ -109,14 +124,14 @@ class Client:
 # ── connecting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _patiently(address: Address, timeout: float, attempt: Callable[[Address, float], _Wire]) -> _Wire:
+def _patiently(address: Address, timeout: float, attempt: Callable[[Address, float], Wire]) -> Wire:
     """*attempt* until it succeeds or *timeout* seconds have passed; then say why it did not."""
     until = time.monotonic() + timeout
     pause = FIRST_PAUSE
     while True:
         try:
             return attempt(address, max(until - time.monotonic(), 0.001))
-        except (OSError, _ClosedError) as error:
+        except (OSError, ClosedError) as error:
             left = until - time.monotonic()
             if left <= pause or getattr(error, "errno", 0) in _HOPELESS:
                 raise UnavailableError(_explained(address, error, timeout - max(left, 0))) from None
@@ -140,10 +155,10 @@ def _explained(address: Address, error: Exception, waited: float) -> str:
     return f"error while dialing {address}: {why} (waited {waited:.0f} s){hint}"
 
 
-def _handshake(address: Address, seconds: float) -> _Wire:
+def _handshake(address: Address, seconds: float) -> Wire:
     """A connection whose peer has shown by its settings that it speaks HTTP/2."""
     until = time.monotonic() + seconds
-    wire = _Wire(_open(address, seconds))
+    wire = Wire(_open(address, seconds))
     try:
         while not wire.greeted:
             wire.receive(until)
@@ -186,12 +201,12 @@ def _open_tcp(address: Address, seconds: float) -> socket.socket:
 # ── the connection ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _ClosedError(PycmError):
+class ClosedError(PycmError):
     """The peer closed the connection."""
 
 
-class _Wire:
-    """A socket that speaks HTTP/2. Errors of `send` and `receive`: TimeoutError at *until* (monotonic), _ClosedError, Http2Error."""
+class Wire:
+    """A socket that speaks HTTP/2. Errors of `send` and `receive`: TimeoutError at *until* (monotonic), ClosedError, Http2Error."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -212,10 +227,13 @@ class _Wire:
             headers.insert(4, ("grpc-timeout", f"{max(int(deadline * 1000), 1)}m"))
         self._http2.open(call, headers)
 
-    def send(self, unsent: memoryview, until: float | None) -> memoryview:
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, unsent: memoryview, until: float | None, *, end: bool = True) -> memoryview:
         """As much of *unsent* as the peer allows; return the rest."""
         self._limit(until)
-        rest = self._http2.send(unsent)
+        rest = self._http2.send(unsent, end=end)
         self._flush()
         return rest
 
@@ -228,9 +246,15 @@ class _Wire:
             data = b""
         if not data:
             self.broken = True
-            raise _ClosedError("it closes the connection at once")
+            raise ClosedError("it closes the connection at once")
         self._http2.feed(data)
         self.broken = self.broken or self._http2.closing
+        self._flush()
+
+    def end(self) -> None:
+        """All has been sent."""
+        self._limit(None)
+        self._http2.end()
         self._flush()
 
     def _limit(self, until: float | None) -> None:

@@ -94,17 +94,21 @@ class Connection:
         self._stream_unread = 0
         self._frame(HEADERS, END_HEADERS, self._stream, b"".join(map(_literal, headers)))
 
-    def send(self, data: memoryview) -> memoryview:
-        """As much of *data* as the peer allows, and the end after the last byte; return the rest."""
+    def send(self, data: memoryview, *, end: bool = True) -> memoryview:
+        """As much of *data* as the peer allows, with *end* the end after the last byte; return the rest."""
         while data:
             size = min(self._room, self._stream_room, self._peer_frame)
             if size <= 0:
                 break
             chunk, data = data[:size], data[size:]
-            self._frame(DATA, 0 if data else END_STREAM, self._stream, chunk)
+            self._frame(DATA, END_STREAM if end and not data else 0, self._stream, chunk)
             self._room -= len(chunk)
             self._stream_room -= len(chunk)
         return data
+
+    def end(self) -> None:
+        """The caller has sent all."""
+        self._frame(DATA, END_STREAM, self._stream)
 
     def cancel(self) -> None:
         """The caller needs no more of the call."""

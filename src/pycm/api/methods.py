@@ -7,6 +7,12 @@ _SERVICES = "github.com.eclipse_kanto.container_management.containerm.api.servic
 CONTAINERS = f"/{_SERVICES}.containers.Containers/"
 PROJECT_INFO = f"/{_SERVICES}.sysinfo.SystemInfo/ProjectInfo"
 
+#: pycm's own service; its code is imported when it is called for the first time.
+AGENT = "/pycm.v1.Agent/"
+
+#: Trailing metadata of Attach: the exit code of the container, if it has ended. An addition to Kanto's API.
+EXIT_CODE = "pycm-exit-code"
+
 #: The version of the API that ProjectInfo reports: clients compare it.
 API_VERSION = "1.0.0"
 #: What is not known about a build; the values must hold no blanks.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes in the one request of a call. The library's own function has no bound on the length and fails with bare assertions."""
+"""Takes in the requests of a call. The library's own function has no bound on the length and fails with bare assertions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SMALL = 64 * 1024
 LARGE_AT_ONCE = 4
 LARGE_TIMEOUT = 30.0
+CUT_SHORT = "the request ended before its message was complete"
 
 
 class Receiver:
@@ -33,7 +34,21 @@ class Receiver:
 
     async def __call__(self, stream: Stream[Any, Any], request_type: Any) -> Any:
         source = stream._stream  # noqa: SLF001 - the only way to look at the length before the message is read
-        compressed, length = struct.unpack(PREFIX, await _exactly(source.recv_data, PREFIX_SIZE))
+        return await self._message(source, await _exactly(source.recv_data, PREFIX_SIZE), request_type)
+
+    async def next(self, stream: Stream[Any, Any], request_type: Any) -> Any | None:
+        """The next of a client's many requests; None when it has sent all."""
+        source = stream._stream  # noqa: SLF001 - as above
+        try:
+            prefix = await source.recv_data(PREFIX_SIZE)
+        except AssertionError:  # the stream ended after some bytes
+            prefix = b"\0"
+        return await self._message(source, prefix, request_type) if prefix else None
+
+    async def _message(self, source: Any, prefix: bytes, request_type: Any) -> Any:
+        if len(prefix) != PREFIX_SIZE:
+            raise GRPCError(Status.INTERNAL, CUT_SHORT)
+        compressed, length = struct.unpack(PREFIX, prefix)
         if compressed:
             raise GRPCError(
                 Status.UNIMPLEMENTED, "compressed messages are not supported: send without compression"
@@ -65,5 +80,5 @@ async def _exactly(recv_data: Callable[[int], Awaitable[bytes]], size: int) -> b
     except AssertionError:  # how grpclib says that the stream ended early
         data = b""
     if len(data) != size:
-        raise GRPCError(Status.INTERNAL, "the request ended before its message was complete")
+        raise GRPCError(Status.INTERNAL, CUT_SHORT)
     return data

@@ -24,7 +24,7 @@ from pycm.errors import ConfigError, shorten
 if TYPE_CHECKING:
     import socket
 
-    from pycm.ports import Containers, Logs
+    from pycm.api.service import Rooms
 
 log = logging.getLogger("pycm.api")
 
@@ -55,8 +55,8 @@ class Listen(Protocol):
 class Server:
     """`start` once containers are loaded, `close` at the end. Errors of start: ConfigError, ConflictError."""
 
-    def __init__(self, containers: Containers, logs: Logs, listen: Listen) -> None:
-        self._service = Service(containers, logs)
+    def __init__(self, rooms: Rooms, listen: Listen) -> None:
+        self._service = Service(rooms)
         self._listen = listen
         self._grpc: _Grpc | None = None
         self._file: SocketFile | None = None
@@ -99,6 +99,7 @@ class Server:
         """Stop listening, end calls and connections, remove the socket file. Safe to call twice, and before start."""
         grpc, self._grpc = self._grpc, None
         socket_file, self._file = self._file, None
+        self._service.closing()
         if socket_file is not None:
             socket_file.remove()
         if grpc is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.empty_pb2 import Empty
@@ -17,8 +18,10 @@ from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
 from pycm import __version__
+from pycm.api.attach import Attach
 from pycm.api.encoded import EncodedContainers
 from pycm.api.methods import (
+    AGENT,
     API_VERSION,
     CONTAINERS,
     PROJECT_INFO,
@@ -28,7 +31,14 @@ from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
 from pycm.api.receiver import Receiver
-from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError
+from pycm.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+)
 from pycm.model import wire
 from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
 from pycm.model.states import ALIVE
@@ -36,18 +46,27 @@ from pycm.model.states import Status as ContainerStatus
 from pycm.model.validation import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 
     from grpclib.server import Stream
 
-    from pycm.ports import Containers, Logs
+    from pycm.ports import Containers, Logs, Metrics, Sessions
 
     Unary = Callable[[Any], Awaitable[Any]]
     Streaming = Callable[[Any], AsyncGenerator[Any, None]]
+    Call = Callable[[Stream[Any, Any]], Awaitable[None]]
 
 log = logging.getLogger("pycm.api")
 
-ATTACH_REFUSAL = "attaching to a container is not supported by this version; read its output with logs"
+#: The calls of pycm's own service, and what its failures are there. Kanto's clients know UNKNOWN only.
+OWN_CALLS = ("Resize", "Events", "Stats", "Wait")
+STATUS = {
+    InvalidInputError: Status.INVALID_ARGUMENT,
+    NotFoundError: Status.NOT_FOUND,
+    ConflictError: Status.FAILED_PRECONDITION,
+    OperationFailedError: Status.ABORTED,
+    UnavailableError: Status.UNAVAILABLE,
+}
 
 
 class Codec(CodecBase):
@@ -62,14 +81,31 @@ class Codec(CodecBase):
         return message_type.FromString(data)
 
 
-class Service:
-    """Both services of the API; grpclib asks it for `__mapping__`."""
+@dataclass(frozen=True)
+class Rooms:
+    """What the calls work on."""
 
-    def __init__(self, containers: Containers, logs: Logs) -> None:
-        self._containers = containers
-        self._logs = logs
+    containers: Containers
+    logs: Logs
+    sessions: Sessions
+    metrics: Metrics
+
+
+class Service:
+    """All services of the API; grpclib asks it for `__mapping__`."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._containers = rooms.containers
+        self._logs = rooms.logs
         self._encoded = EncodedContainers()
         self._receive = Receiver()
+        self._attach = Attach(rooms.containers, rooms.sessions, self._receive)
+        self._own: dict[str, Call] | None = None
+
+    def closing(self) -> None:
+        """The calls that end from now on are not ended by their clients."""
+        self._attach.closing = True
 
     def __mapping__(self) -> dict[str, Handler]:
         unary: tuple[tuple[str, Unary, Any, Any], ...] = (
@@ -90,12 +126,13 @@ class Service:
             ("Logs", self.logs, m.GetLogsRequest, m.GetLogsResponse),
         )
         attach = Handler(
-            refuse_attach, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
+            self._attach_call, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
         )
         return {
             **{CONTAINERS + name: self._unary(name, *row) for name, *row in unary},
             **{CONTAINERS + name: self._streaming(name, *row) for name, *row in streaming},
             CONTAINERS + "Attach": attach,
+            **{AGENT + name: self._own_call(name) for name in OWN_CALLS},
             PROJECT_INFO: self._unary("ProjectInfo", project_info, Empty, sysinfo.ProjectInfoResponse),
         }
 
@@ -117,6 +154,21 @@ class Service:
                         await stream.send_message(message)  # waits while the client does not read
 
         return Handler(handle, Cardinality.UNARY_STREAM, request_type, reply_type)
+
+    def _own_call(self, name: str) -> Handler:
+        async def handle(stream: Stream[Any, Any]) -> None:
+            if self._own is None:
+                from pycm.api.own import calls
+
+                self._own = calls(self._rooms, self._receive)
+            with _failures_as_status(name, STATUS):
+                await self._own[name](stream)
+
+        return Handler(handle, Cardinality.STREAM_STREAM, cast("Any", None), cast("Any", None))
+
+    async def _attach_call(self, stream: Stream[Any, Any]) -> None:
+        with _failures_as_status("Attach"):
+            await self._attach(stream)
 
     # ── reading ──
 
@@ -203,10 +255,6 @@ async def project_info(_request: Any) -> sysinfo.ProjectInfoResponse:
     return sysinfo.ProjectInfoResponse(project_info=info)
 
 
-async def refuse_attach(_stream: Stream[Any, Any]) -> None:
-    raise GRPCError(Status.UNIMPLEMENTED, ATTACH_REFUSAL)
-
-
 def _known_form(identifier: str) -> str:
     check_id(identifier)
     return identifier
@@ -236,11 +284,11 @@ def log_configuration(container: Container) -> LogConfiguration:
 
 
 @contextlib.contextmanager
-def _failures_as_status(method: str) -> Iterator[None]:
+def _failures_as_status(method: str, codes: Mapping[type[PycmError], Status] = {}) -> Iterator[None]:
     try:
         yield
     except PycmError as error:
-        raise GRPCError(Status.UNKNOWN, str(error)) from None
+        raise GRPCError(codes.get(type(error), Status.UNKNOWN), str(error)) from None
     except GRPCError:
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pycm.config.flags import quote
 from pycm.errors import InvalidInputError, NotFoundError
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
@@ -50,3 +51,40 @@ def by_name(agent: Agent, name: str) -> Container:
             f"There are more than one containers with name = {name}. Try using an ID instead."
         )
     return found[0]
+
+
+def one(line: Line) -> Container:
+    """The container of a command of pycm's own: an id, the unique beginning of one, or a name; or --name."""
+    check_choice(line.rest[:1], line.values["name"])
+    return (
+        by_name(line.agent, line.values["name"]) if line.values["name"] else by_word(line.agent, line.rest[0])
+    )
+
+
+def by_word(agent: Agent, word: str) -> Container:
+    """By id, by name, by the beginning of an id, whichever fits first. Errors: NotFoundError, InvalidInputError."""
+    containers = agent.list()
+    for fits in (_has_id, _has_name, _begins):
+        found = [container for container in containers if fits(container, word)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(sorted(container.id for container in found)[:5])
+            raise InvalidInputError(
+                f"{quote(word)} stands for {len(found)} containers: {listed}; use a full id"
+            )
+    near = sorted({c.name for c in containers if word.lower() in c.name.lower()} - {""})[:5]
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    raise NotFoundError(f"there is no container {quote(word)}{hint}")
+
+
+def _has_id(container: Container, word: str) -> bool:
+    return container.id == word
+
+
+def _has_name(container: Container, word: str) -> bool:
+    return container.name == word
+
+
+def _begins(container: Container, word: str) -> bool:
+    return bool(word) and container.id.startswith(word)

@@ -14,7 +14,7 @@ import sys
 from pycm import __version__
 from pycm.cli.line import GLOBAL_FLAGS, Line, parse_command
 from pycm.config.flags import HELP, command_index, parse, printable, quote, render_help
-from pycm.errors import InvalidInputError, PycmError
+from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError, UnavailableError
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
@@ -37,11 +37,15 @@ COMMANDS = {
     "unpause": "Let a paused container go on",
     "update": "Change restart policy and limits of a container",
 }
-#: Taken by `pycm` only.
+#: Commands that Kanto lacks; taken by `pycm` only, as is DAEMON.
+OWN_COMMANDS = {
+    "attach": "Join the terminal with a running container",
+}
 DAEMON = "daemon"
 DAEMON_HELP = "Run the agent in the foreground"
 
-FAILED = 1
+#: Exit codes. `kanto-cm` knows FAILED only, as the original.
+FAILED, USAGE, UNREACHABLE, NOT_FOUND, CONFLICT, EXPIRED = 1, 2, 3, 4, 5, 6
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 
@@ -76,7 +80,7 @@ def run(program: str, argv: Sequence[str]) -> int:
         sys.stdout.flush()
     except PycmError as error:
         sys.stderr.write(f"Error: {error}\n")
-        return FAILED
+        return _code(error) if program == "pycm" else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
@@ -85,6 +89,18 @@ def run(program: str, argv: Sequence[str]) -> int:
         sys.stdout = None  # nothing may be flushed at the end: it would fail again
         return FAILED
     return code
+
+
+def _code(error: PycmError) -> int:
+    codes = (
+        (InvalidInputError, USAGE),
+        (UnavailableError, UNREACHABLE),
+        (NotFoundError, NOT_FOUND),
+        (ConflictError, CONFLICT),
+    )
+    return next(
+        (code for kind, code in codes if isinstance(error, kind)), getattr(error, "EXIT_CODE", FAILED)
+    )
 
 
 def _dispatch(program: str, argv: Sequence[str]) -> int:
@@ -103,9 +119,8 @@ def _dispatch(program: str, argv: Sequence[str]) -> int:
     line = parse_command(program, name, _command(program, name), rest)
     if line.values["help"]:
         sys.stdout.write(_command_help(program, name, line.command))
-    else:
-        _run(line)
-    return 0
+        return 0
+    return _run(line)
 
 
 def _check_encoding(argv: Sequence[str]) -> None:
@@ -114,9 +129,10 @@ def _check_encoding(argv: Sequence[str]) -> None:
             raise InvalidInputError(f"the argument {printable(word)} is not valid UTF-8")
 
 
-def _run(line: Line) -> None:
+def _run(line: Line) -> int:
+    """Most commands return nothing: they fail by an error."""
     try:
-        line.command.run(line)
+        return line.command.run(line) or 0
     finally:
         line.close()
 
@@ -127,14 +143,18 @@ def _daemon(argv: list[str]) -> int:
     return main(argv)
 
 
+def commands(program: str) -> dict[str, str]:
+    return {**COMMANDS, **OWN_COMMANDS} if program == "pycm" else COMMANDS
+
+
 def _command(program: str, name: str) -> Any:
-    if name not in COMMANDS:
+    if name not in commands(program):
         raise InvalidInputError(f'unknown command {quote(name)} for "{program}"' + _suggestion(program, name))
     return getattr(__import__(f"pycm.cli.{name}").cli, name)
 
 
 def _suggestion(program: str, name: str) -> str:
-    known = [*COMMANDS, "help", *([DAEMON] if program == "pycm" else [])]
+    known = [*commands(program), "help", *([DAEMON] if program == "pycm" else [])]
     near = [command for command in known if _is_near(name.lower(), command)]
     return "\n\nDid you mean this?\n" + "".join(f"\t{command}\n" for command in near) if near else ""
 
@@ -163,7 +183,7 @@ def _help(program: str, words: list[str]) -> str:
 
 
 def root_help(program: str) -> str:
-    listed = {**COMMANDS, "help": "Print the help of a command"}
+    listed = {**commands(program), "help": "Print the help of a command"}
     if program == "pycm":
         listed[DAEMON] = DAEMON_HELP
     return render_help(
@@ -177,7 +197,7 @@ def root_help(program: str) -> str:
 
 def _command_help(program: str, name: str, command: Any) -> str:
     return render_help(
-        f"{COMMANDS[name]}.",
+        f"{commands(program)[name]}.",
         f"{program} {command.USAGE}",
         (*command.FLAGS, HELP),
         examples="\n".join(f"  {program} {example}" for example in command.EXAMPLES),

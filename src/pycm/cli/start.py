@@ -6,14 +6,18 @@ from __future__ import annotations
 from pycm.cli.choose import chosen
 from pycm.cli.line import NAME, Line
 from pycm.config.flags import Flag
-from pycm.errors import ConflictError, InvalidInputError
+from pycm.errors import ConflictError
 
 USAGE = "start [<container-id>] [flags]"
-EXAMPLES = ("start 1d1e3210-cc1b-4355-b3a6-7578ead14dab", "start -n databroker")
+EXAMPLES = (
+    "start 1d1e3210-cc1b-4355-b3a6-7578ead14dab",
+    "start -n databroker",
+    "start --a --i -n shell",
+)
 FLAGS = (
     NAME,
-    Flag("a", kind="bool", about="attach to the output (not in this version)"),
-    Flag("i", kind="bool", about="attach to the input (not in this version)"),
+    Flag("a", kind="bool", about="attach: show its output until it ends, and end with its exit code"),
+    Flag("i", kind="bool", about="as --a, and pass on what is typed; Ctrl-P Ctrl-Q detaches from a terminal"),
 )
 MOST_ARGUMENTS = 1
 
@@ -24,13 +28,16 @@ _REFUSALS = {
 }
 
 
-def run(line: Line) -> None:
-    if line.values["a"] or line.values["i"]:
-        raise InvalidInputError(
-            "--a and --i: attaching comes with a later version; start without them and read the output with logs"
-        )
+def run(line: Line) -> int:
     container = chosen(line)
     refusal = _REFUSALS.get(container.state.status)
     if refusal:
         raise ConflictError(refusal.format(container.id))
-    line.agent.start(container.id)
+    output, keys = line.values["a"], line.values["i"]
+    if not (output or keys):
+        line.agent.start(container.id)
+        return 0
+    from pycm.cli.attaching import check_terminal, join
+
+    check_terminal(container, output=output)
+    return join(line, container, stdin=keys, then=lambda: line.agent.start(container.id))

@@ -109,6 +109,8 @@ TASK_UPDATE = Call(_TASKS, "Update", tasks_pb2.UpdateTaskRequest, Empty, SHIM)
 TASK_EXEC = Call(_TASKS, "Exec", tasks_pb2.ExecProcessRequest, Empty, SHIM)
 TASK_EXEC_WAIT = Call(_TASKS, "Wait", tasks_pb2.WaitRequest, tasks_pb2.WaitResponse, ENDLESS)
 TASK_EXEC_DELETE = Call(_TASKS, "DeleteProcess", tasks_pb2.DeleteProcessRequest, tasks_pb2.DeleteResponse, SHIM)
+TASK_RESIZE = Call(_TASKS, "ResizePty", tasks_pb2.ResizePtyRequest, Empty)
+TASK_CLOSE_IO = Call(_TASKS, "CloseIO", tasks_pb2.CloseIORequest, Empty)
 TASK_WAIT = Call(_TASKS, "Wait", tasks_pb2.WaitRequest, tasks_pb2.WaitResponse, EXIT)
 
 EVENT_PUBLISH = Call(_EVENTS, "Publish", events_pb2.PublishRequest, Empty)

@@ -169,6 +169,16 @@ class ContainerdRuntime:
     async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
         return await self._execs.run(request, timeout)
 
+    async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
+        request = tasks_pb2.CloseIORequest(container_id=container_id, exec_id=exec_id, stdin=True)
+        await self._call(rpc.TASK_CLOSE_IO, request)
+
+    async def resize(self, container_id: str, width: int, height: int, exec_id: str = "") -> None:
+        request = tasks_pb2.ResizePtyRequest(
+            container_id=container_id, exec_id=exec_id, width=width, height=height
+        )
+        await self._call(rpc.TASK_RESIZE, request)
+
     async def delete_task(self, container_id: str) -> None:
         try:
             await self._delete_task(container_id)

@@ -17,6 +17,7 @@ from pycm.logs.pump import FINISH_LIMIT, Drain, Pump
 from pycm.logs.quota import Quota
 from pycm.logs.rotation import Target
 from pycm.logs.sink import JsonSink, NullSink, Sink
+from pycm.logs.taps import MOST_CLIENTS, Attachment, Tap
 from pycm.model.container import LogDriverConfiguration
 from pycm.model.sizes import size_to_bytes
 
@@ -46,6 +47,7 @@ class JsonFileLogs:
         self._quota = Quota(self._containers, total_limit)  # the pump's thread's alone
         self._prepared: dict[str, _Opened] = {}  # opened by make_fifos, not attached yet
         self._attached: dict[str, TaskIO] = {}
+        self._clients: set[Attachment] = set()
 
     # ── output ──
 
@@ -76,7 +78,11 @@ class JsonFileLogs:
             log.error("container %s: its output cannot be read: %s", container_id, opened.error)
         make_sink = self._sink_maker(container_id, config)
         self._attached[container_id] = io
-        self._pump.post(lambda: self._attach(container_id, opened, make_sink))
+        new = [client for client in self._clients_of(container_id) if client.waiting]
+        for client in new:
+            client.begin(io)
+        taps = [client.tap for client in new]
+        self._pump.post(lambda: self._attach(container_id, opened, make_sink, taps))
 
     def _sink_maker(self, container_id: str, config: LogConfiguration | None) -> Callable[[], Sink]:
         driver = _driver(config)
@@ -92,6 +98,34 @@ class JsonFileLogs:
         return lambda: JsonSink(
             container_id, self._spool(container_id), target, buffer=buffer, quota=self._quota
         )
+
+    # ── clients ──
+
+    def connect(self, container_id: str, *, next_run: bool) -> Attachment:
+        if len(self._clients) >= MOST_CLIENTS:
+            raise ConflictError(
+                f"{MOST_CLIENTS} clients are attached to containers already: end one of them first"
+            )
+        client = Attachment(container_id, Tap(asyncio.get_running_loop()), self._leave)
+        self._clients.add(client)
+        io = self._attached.get(container_id)
+        if io is not None and not next_run:
+            client.begin(io)
+            self._pump.post(lambda: self._tap(container_id, client.tap))
+        return client
+
+    def _leave(self, client: Attachment) -> None:
+        self._clients.discard(client)
+        self._pump.post(lambda: self._untap(client.container_id, client.tap))
+
+    def _clients_of(self, container_id: str) -> list[Attachment]:
+        return [client for client in self._clients if client.container_id == container_id]
+
+    def close_stdin(self, container_id: str) -> None:
+        for client in self._clients_of(container_id):
+            if not client.waiting:
+                client.shut()
+        self._pump.post(lambda: self._release_stdin(container_id))
 
     async def finish(self, container_id: str) -> None:
         self._drop_prepared(container_id)
@@ -119,6 +153,8 @@ class JsonFileLogs:
     def forget(self, container_id: str, config: LogConfiguration | None = None) -> None:
         self._drop_prepared(container_id)
         self._attached.pop(container_id, None)
+        for client in self._clients_of(container_id):
+            client.tap.end(f"container {container_id} is removed")
         fifos.remove_all(self._fifos(container_id))
         fifos.remove_all(self._spool(container_id))
         if _driver(config).root_dir:
@@ -160,9 +196,29 @@ class JsonFileLogs:
 
     # ── in the pump's thread ──
 
-    def _attach(self, container_id: str, opened: _Opened, make_sink: Callable[[], Sink]) -> None:
+    def _attach(
+        self, container_id: str, opened: _Opened, make_sink: Callable[[], Sink], taps: list[Tap]
+    ) -> None:
         self._pump.detach(container_id, final=False)
-        self._pump.attach(Drain(container_id, opened.outputs, opened.held, make_sink()))
+        self._pump.attach(Drain(container_id, opened.outputs, opened.held, make_sink(), taps))
+
+    def _tap(self, container_id: str, tap: Tap) -> None:
+        drain = self._pump.drain(container_id)
+        if drain is None:
+            tap.end()  # it has ended since
+        else:
+            drain.tap(tap)
+
+    def _untap(self, container_id: str, tap: Tap) -> None:
+        drain = self._pump.drain(container_id)
+        if drain is not None:
+            drain.untap(tap)
+
+    def _release_stdin(self, container_id: str) -> None:
+        drain = self._pump.drain(container_id)
+        if drain is not None:
+            drain.release_stdin()
+            keeper.renew(self._fifos(container_id), drain.outputs.values())
 
     def _finish(self, container_id: str, done: Callable[[], None]) -> None:
         """Of a task that an agent before us served, take what that one left."""

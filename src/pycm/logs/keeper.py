@@ -46,6 +46,13 @@ def start(directory: str, descriptors: Collection[int]) -> None:
             os.close(copy)
 
 
+def renew(directory: str, descriptors: Collection[int]) -> None:
+    """Let the keeper of *directory*, if it has one, hold *descriptors* only."""
+    if os.path.exists(os.path.join(directory, _PID_FILE)):
+        end(directory)
+        start(directory, descriptors)
+
+
 def _spawn(program: str, descriptors: list[int]) -> int:
     """In a session of its own, so that a Ctrl-C for the agent does not reach it; nothing else is inherited."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [

@@ -19,9 +19,10 @@ from pycm.logs.fifos import waiting
 from pycm.logs.sink import NullSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pycm.logs.sink import Sink
+    from pycm.logs.taps import Tap
 
 #: How long output is awaited of a container whose task has been deleted.
 FINISH_LIMIT = 10.0
@@ -34,15 +35,26 @@ log = logging.getLogger("pycm.logs")
 
 
 class Drain:
-    """One container's FIFOs and where their output goes. *outputs*: stream number to descriptor; *held*: kept open only."""
+    """One container's FIFOs and where their output goes.
+
+    *outputs*: stream number to descriptor; *held*: its stdin, kept open only; *taps*: clients that are attached.
+    """
 
     def __init__(
-        self, container_id: str, outputs: Mapping[int, int], held: tuple[int, ...], sink: Sink
+        self,
+        container_id: str,
+        outputs: Mapping[int, int],
+        held: tuple[int, ...],
+        sink: Sink,
+        taps: Iterable[Tap] = (),
     ) -> None:
         self.id = container_id
         self.outputs = dict(outputs)
         self.sink = sink
         self._held = held
+        self._taps: list[Tap] = []
+        for tap in taps:
+            self.tap(tap)
         self.found = 0  # bytes that waited at the last turn
         self.deadline: float | None = None
         self._done: Callable[[], None] | None = None
@@ -89,9 +101,29 @@ class Drain:
             return True
         return False
 
+    def tap(self, tap: Tap) -> None:
+        self._taps.append(tap)
+        self.sink.tee = self._copy
+
+    def untap(self, tap: Tap) -> None:
+        if tap in self._taps:
+            self._taps.remove(tap)
+        self.sink.tee = self._copy if self._taps else None
+
+    def _copy(self, data: bytes) -> None:
+        for tap in self._taps:
+            tap.put(data)
+
+    def release_stdin(self) -> None:
+        """Hold the container's stdin open no longer."""
+        for descriptor in self._held:
+            os.close(descriptor)
+        self._held = ()
+
     def give_up(self) -> None:
         """Go on without the log, so that the container does not wait."""
         sink, self.sink = self.sink, NullSink()
+        self.sink.tee = sink.tee
         sink.close(final=False)
 
     def close(self, *, final: bool) -> None:
@@ -101,6 +133,8 @@ class Drain:
         for descriptor in (*self.outputs.values(), *self._held):
             os.close(descriptor)
         self.outputs, self._held = {}, ()
+        for tap in self._taps:
+            tap.end("" if final else "the agent is being stopped; the container runs on")
         self.sink.close(final=final)
         if self._done is not None:
             self._done()
@@ -174,6 +208,9 @@ class Pump:
 
     def attached(self, container_id: str) -> bool:
         return container_id in self._drains
+
+    def drain(self, container_id: str) -> Drain | None:
+        return self._drains.get(container_id)
 
     def finish(self, container_id: str, done: Callable[[], None]) -> bool:
         """Drain to the end. False, and *done* is not called, if the container is not attached."""

@@ -57,6 +57,8 @@ class Sink(Protocol):
     retry_at: float | None
     #: What was taken has not all been stored, and could be: another turn is wanted.
     behind: bool
+    #: Is given a copy of all that is taken; None while nobody is attached.
+    tee: Callable[[bytes], None] | None
 
     def take(self, stream: int, fifo: int, waiting: int) -> None:
         """Take some of the *waiting* bytes from the FIFO, never none."""
@@ -72,9 +74,12 @@ class NullSink:
 
     retry_at: float | None = None
     behind = False
+    tee: Callable[[bytes], None] | None = None
 
     def take(self, stream: int, fifo: int, waiting: int) -> None:  # noqa: ARG002  the protocol's
-        os.read(fifo, min(waiting, TURN_BYTES))
+        data = os.read(fifo, min(waiting, TURN_BYTES))
+        if self.tee is not None:
+            self.tee(data)
 
     def store(self, *, final: bool = False) -> bool:  # noqa: ARG002  the protocol's
         return True
@@ -113,6 +118,7 @@ class JsonSink:
         self._limit = buffer or BACKLOG_LIMIT
         self._quota = quota
         self._drops_told_at: float | None = None
+        self.tee: Callable[[bytes], None] | None = None
         self._id = container_id
         self._directory = directory
         self._clock, self._timer = clock, timer
@@ -199,25 +205,27 @@ class JsonSink:
     def _fill(self, stream: int, fifo: int, count: int) -> None:
         place = self._streams[stream]
         try:
-            place.spool.fill(fifo, count)
+            moved = place.spool.fill(fifo, count)
         except BlockingIOError:
             return
         except OSError as error:
             self._to_memory(stream, error)
-            place.spool.fill(fifo, count)
+            moved = place.spool.fill(fifo, count)
+        if self.tee is not None:
+            self.tee(place.spool.read(place.spool.size - moved, moved))
 
     def _drop(self, place: _Stream, mark: Mark, fifo: int, count: int) -> None:
         size = place.spool.size
         if not place.skipping and size > mark.used and place.spool.read(size - 1, 1) != b"\n":
             with suppress(OSError):  # then the line goes on with what comes later
                 place.spool.append(b"\n")
-        data = os.read(fifo, count)
+        data = self._copied(os.read(fifo, count))
         place.skipping = not data.endswith(b"\n")
         self._dropped += len(data)
 
     def _skip(self, stream: int, fifo: int, count: int) -> None:
         place = self._streams[stream]
-        data = os.read(fifo, count)
+        data = self._copied(os.read(fifo, count))
         end = data.find(b"\n") + 1
         place.skipping = end == 0
         self._dropped += end or len(data)
@@ -228,6 +236,11 @@ class JsonSink:
                 rest = data[end:]
                 self._to_memory(stream, error)
                 place.spool.append(rest)
+
+    def _copied(self, data: bytes) -> bytes:
+        if self.tee is not None:
+            self.tee(data)
+        return data
 
     def _to_memory(self, stream: int, error: OSError) -> None:
         """The file system of the spool is full or cannot splice."""

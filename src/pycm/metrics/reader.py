@@ -149,13 +149,18 @@ class Reader:
 
     def remember_cpu(self, system_time: int) -> None:
         """Take the CPU times that the next sample compares with."""
+        self._times = self.cpu_times(system_time) or self._times
+
+    def cpu_times(self, system_time: int) -> formulas.CpuTimes | None:
+        """For a consumer that compares on its own account; None if they cannot be read."""
         probe = self._probes.get("cpu")
         if probe is None or not system_time or not self._available("cpu"):
-            return
+            return None
         try:
-            self._times = formulas.CpuTimes(probe.value(), system_time)
+            return formulas.CpuTimes(probe.value(), system_time)
         except (OSError, *MALFORMED) as error:
             self._lost("cpu", error)
+            return None
 
     def _cpu(self, out: list[Measurement], system_time: int) -> None:
         probe = self._probes["cpu"]

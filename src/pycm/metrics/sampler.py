@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 from pycm.errors import shorten
 from pycm.metrics import cgroup1
 from pycm.metrics.files import GONE, Descriptors
+from pycm.metrics.formulas import cpu_utilization
 from pycm.metrics.proc import Proc
 from pycm.metrics.reader import Reader
-from pycm.ports import ContainerMeasurements
+from pycm.model.measurements import CPU_UTILIZATION, STANDARD_IDS
+from pycm.ports import ContainerMeasurements, Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pycm.metrics.files import Probe
+    from pycm.metrics.formulas import CpuTimes
     from pycm.metrics.host import Host
     from pycm.metrics.locate import Places
     from pycm.metrics.parse import Pair
@@ -126,3 +129,37 @@ class Sampler:
 
     def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
         return self._the_host().sample(wanted, reader)
+
+    def meter(self) -> Meter:
+        return Meter(self._readers, self._proc)
+
+
+class Meter:
+    """Implements `pycm.ports.Meter`: CPU times of its own, so that several consumers do not shorten each other's spans."""
+
+    def __init__(self, readers: Mapping[str, Reader], proc: Proc) -> None:
+        self._readers = readers
+        self._proc = proc
+        self._before: dict[str, CpuTimes] = {}
+
+    def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
+        readers = [(name, self._readers[name]) for name in container_ids if name in self._readers]
+        system_time = self._proc.system_time() if readers else 0
+        times: dict[str, CpuTimes] = {}
+        result = []
+        for name, reader in readers:
+            now = reader.cpu_times(system_time)
+            reader.needs_system_time(_all_but_cpu)
+            values = reader.sample(system_time)
+            if now is not None:
+                times[name] = now
+                share = cpu_utilization(self._before.get(name), now)
+                if share is not None:
+                    values = [Measurement(CPU_UTILIZATION, share), *values]
+            result.append(ContainerMeasurements(name, tuple(values)))
+        self._before = times
+        return result
+
+
+def _all_but_cpu(measurement_id: str) -> bool:
+    return measurement_id in STANDARD_IDS and measurement_id != CPU_UTILIZATION

@@ -145,12 +145,6 @@ async def test_project_info_has_no_blanks_in_its_values(world: World) -> None:
     assert " " not in info.project_version + info.api_version + info.git_commit + info.build_time
 
 
-async def test_attach_is_refused_clearly(world: World) -> None:
-    status, text = await world.failure("Attach", m.AttachContainerRequest(), m.AttachContainerResponse)
-    assert status is Status.UNIMPLEMENTED
-    assert "read its output with logs" in str(text)
-
-
 async def test_logs_sends_one_record_a_message(world: World) -> None:
     world.containers.present["a"] = running("a")
     world.logs.texts = ["one", "zwei ä", "three"]

@@ -15,10 +15,8 @@ from grpclib.client import Channel, UnaryUnaryMethod
 from pycm.api import server as module
 from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
-from pycm.api.server import Server
 from pycm.errors import ConfigError
-from support.api_world import WAIT, FakeContainers, FakeLogs, Raw, World
-from support.served_agent import Listen
+from support.api_world import WAIT, Raw, World, served
 
 
 async def test_the_socket_is_for_owner_and_group_and_gone_at_the_end(world: World) -> None:
@@ -45,7 +43,7 @@ async def test_an_end_does_not_wait_for_clients_that_stay(world: World) -> None:
 
 @pytest.mark.parametrize("protocol", ["tcp", "tcp4"])
 async def test_tcp_is_served_too(tmp_path: Path, protocol: str) -> None:
-    server = Server(FakeContainers(), FakeLogs(), Listen("127.0.0.1:0", protocol))  # type: ignore[arg-type]
+    server = served("127.0.0.1:0", protocol)
     await server.start()
     port = server.sockets[0].getsockname()[1]
     channel = Channel("127.0.0.1", port)
@@ -66,7 +64,7 @@ async def test_tcp_is_served_too(tmp_path: Path, protocol: str) -> None:
     ],
 )
 async def test_an_address_that_cannot_be_used_is_named(protocol: str, address: str) -> None:
-    server = Server(FakeContainers(), FakeLogs(), Listen(address, protocol))  # type: ignore[arg-type]
+    server = served(address, protocol)
     with pytest.raises(ConfigError, match=r"^grpc_server"):
         await server.start()
     await server.close()
@@ -78,7 +76,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ConfigError, match=f"cannot listen at {address}"):
-            await Server(FakeContainers(), FakeLogs(), Listen(address, "tcp")).start()  # type: ignore[arg-type]
+            await served(address, "tcp").start()
 
 
 def test_the_library_logs_no_tracebacks(caplog: pytest.LogCaptureFixture) -> None:

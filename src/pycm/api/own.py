@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of pycm's own service `pycm.v1.Agent`. Imported with the first of them: an agent that nobody asks does not pay for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.empty_pb2 import Empty
+
+from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.api.watching import Watching
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from grpclib.server import Stream
+
+    from pycm.api.receiver import Receiver
+    from pycm.api.service import Rooms
+
+    Call = Callable[[Stream[Any, Any]], Awaitable[None]]
+
+
+def calls(rooms: Rooms, receive: Receiver) -> dict[str, Call]:
+    """By the name of the method. Errors of every call: those of pycm.errors, GRPCError."""
+    watching = Watching(rooms.containers, rooms.metrics, receive)
+
+    async def resize(stream: Stream[Any, Any]) -> None:
+        request = await receive(stream, m.ResizeRequest)
+        await rooms.sessions.resize(request.container_id, request.size.columns, request.size.rows)
+        await stream.send_message(Empty())
+
+    return {
+        "Resize": resize,
+        "Events": watching.events,
+        "Stats": watching.stats,
+        "Wait": watching.wait,
+    }

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that are attached to a container: its output as it comes, and its stdin.
+
+The pump's thread puts output into a Tap, the event loop takes it out. A client that does not keep up is cut off when LIMIT bytes
+wait for it: neither the container nor its log ever waits for a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pycm.errors import OperationFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pycm.ports import TaskIO
+
+#: Bytes of output that wait for one client; beyond, it is cut off.
+LIMIT = 1024 * 1024
+#: Bytes that one `read` returns at most.
+PIECE = 256 * 1024
+#: Clients attached at one time, over all containers.
+MOST_CLIENTS = 32
+TOO_SLOW = f"the client reads too slowly: {LIMIT} bytes of output waited for it; the log has all of it"
+
+
+class Tap:
+    """Output between the pump's thread (`put`, `end`) and the loop (`read`, `close`)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._data = bytearray()
+        self._rung = False  # the loop knows that there is something
+        self._wake = asyncio.Event()
+        self._ended = False
+        self._error = ""
+
+    def put(self, data: bytes) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            if len(self._data) + len(data) > LIMIT:
+                self._data.clear()
+                self._ended, self._error = True, TOO_SLOW
+            else:
+                self._data += data
+        self._ring()
+
+    def end(self, error: str = "") -> None:
+        """No more will come; with *error*, `read` raises it after what has come."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended, self._error = True, error
+        self._ring()
+
+    def _ring(self) -> None:
+        with self._lock:
+            rung, self._rung = self._rung, True
+        if not rung:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def read(self) -> bytes:
+        """What has come, as soon as there is something; b"" at the end. OperationFailedError if it is cut off."""
+        while True:
+            with self._lock:
+                if self._data:
+                    data = bytes(self._data[:PIECE])
+                    del self._data[:PIECE]
+                    return data
+                if self._ended:
+                    if self._error:
+                        raise OperationFailedError(self._error)
+                    return b""
+                self._rung = False
+                self._wake.clear()
+            await self._wake.wait()
+
+    def close(self) -> None:
+        with self._lock:
+            self._ended = True
+            self._data.clear()
+
+
+class Attachment:
+    """One attached client. Implements ports.Attachment; *leave* is called once, by `close`."""
+
+    def __init__(self, container_id: str, tap: Tap, leave: Callable[[Attachment], None]) -> None:
+        self.container_id = container_id
+        self.tap = tap
+        self._leave: Callable[[Attachment], None] | None = leave
+        self._io: TaskIO | None = None
+        self._begun = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._stdin = -1
+        self._shut = False
+
+    @property
+    def waiting(self) -> bool:
+        """The run that it is for has not begun."""
+        return self._io is None
+
+    def begin(self, io: TaskIO) -> None:
+        self._io = io
+        self._begun.set()
+
+    async def read(self) -> bytes:
+        return await self.tap.read()
+
+    async def write(self, data: bytes) -> None:
+        """Hand *data* to the container's stdin, waiting while it does not read. Dropped if it has none, or has ended."""
+        await self._begun.wait()
+        rest = memoryview(data)
+        while rest and self._open():
+            try:
+                rest = rest[os.write(self._stdin, rest) :]
+            except BlockingIOError:
+                await self._writable()
+            except OSError:  # nobody reads any more
+                self.shut()
+
+    def _open(self) -> bool:
+        if self._stdin >= 0 or self._shut:
+            return not self._shut
+        assert self._io is not None
+        try:
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._stdin = os.open(self._io.stdin, flags) if self._io.stdin else -1
+        except OSError:  # gone, or nobody reads
+            pass
+        self._shut = self._stdin < 0
+        return not self._shut
+
+    async def _writable(self) -> None:
+        descriptor = self._stdin
+        loop = asyncio.get_running_loop()
+        loop.add_writer(descriptor, self._ready.set)
+        try:
+            await self._ready.wait()
+        finally:
+            self._ready.clear()
+            if self._stdin == descriptor:  # else its number may be somebody else's by now
+                loop.remove_writer(descriptor)
+
+    def shut(self) -> None:
+        """Write nothing more."""
+        self._shut = True
+        if self._stdin >= 0:
+            descriptor, self._stdin = self._stdin, -1
+            asyncio.get_running_loop().remove_writer(descriptor)
+            os.close(descriptor)
+        self._ready.set()
+
+    def close(self) -> None:
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            self.tap.close()
+            self.shut()
+            leave(self)
