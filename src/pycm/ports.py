@@ -282,8 +282,10 @@ class Logs(Protocol):
     def attach(self, container_id: str, io: TaskIO, config: LogConfiguration | None) -> None:
         """Begin (or, after a restart of the agent, go on) pumping. Safe after any kind of end of the earlier pump."""
 
-    def connect(self, container_id: str, *, next_run: bool) -> Attachment:
-        """Attach a client to the run there is, or with *next_run* to the one that begins next. ConflictError beyond the bound."""
+    async def connect(self, container_id: str, *, next_run: bool) -> Attachment:
+        """Attach a client to the run there is, or with *next_run* to the one that begins next. Of what is written after the
+        return nothing is missed. ConflictError beyond the bound.
+        """
 
     def close_stdin(self, container_id: str) -> None:
         """Hold the stdin FIFO of the run there is open no longer, neither here nor at clients."""
@@ -481,7 +483,7 @@ class Containers(Protocol):
 class Sessions(Protocol):
     """Clients that talk with the processes of containers."""
 
-    def attach(self, container_id: str) -> Attachment:
+    async def attach(self, container_id: str) -> Attachment:
         """Attach a client to the container's run, or to its next one. NotFoundError, ConflictError."""
 
     async def close_stdin(self, container_id: str) -> None:

@@ -174,7 +174,7 @@ class FakeSessions:
         self.attachments: list[FakeAttachment] = []
         self.asked: list[tuple[Any, ...]] = []
 
-    def attach(self, container_id: str) -> FakeAttachment:
+    async def attach(self, container_id: str) -> FakeAttachment:
         self.attachments.append(FakeAttachment())
         return self.attachments[-1]
 

@@ -193,7 +193,7 @@ class FakeLogs:
         self.lines: dict[str, list[str]] = {}
         self.clients: list[FakeAttachment] = []
 
-    def connect(self, container_id: str, *, next_run: bool) -> FakeAttachment:
+    async def connect(self, container_id: str, *, next_run: bool) -> FakeAttachment:
         self.clients.append(FakeAttachment())
         return self.clients[-1]
 

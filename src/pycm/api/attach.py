@@ -58,7 +58,7 @@ class Attach:
             raise NotFoundError(f"no such container with id = {request.id} exists")
         io = container.io_config or IOConfig()
         takes_input = request.std_in and io.open_stdin
-        attachment = self._sessions.attach(container.id)
+        attachment = await self._sessions.attach(container.id)
         codes: list[int] = []
         unsubscribe = self._containers.subscribe(lambda event: _note_exit(event, container, codes))
         try:

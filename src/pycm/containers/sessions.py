@@ -32,9 +32,9 @@ class Sessions:
             raise NotFoundError(f"no such container with id = {container_id} exists")
         return container
 
-    def attach(self, container_id: str) -> Attachment:
+    async def attach(self, container_id: str) -> Attachment:
         container = self._known(container_id)
-        return self._logs.connect(container_id, next_run=container.state.status not in ALIVE)
+        return await self._logs.connect(container_id, next_run=container.state.status not in ALIVE)
 
     async def close_stdin(self, container_id: str) -> None:
         container = self._containers.get(container_id)

@@ -101,7 +101,7 @@ class JsonFileLogs:
 
     # ── clients ──
 
-    def connect(self, container_id: str, *, next_run: bool) -> Attachment:
+    async def connect(self, container_id: str, *, next_run: bool) -> Attachment:
         if len(self._clients) >= MOST_CLIENTS:
             raise ConflictError(
                 f"{MOST_CLIENTS} clients are attached to containers already: end one of them first"
@@ -111,8 +111,25 @@ class JsonFileLogs:
         io = self._attached.get(container_id)
         if io is not None and not next_run:
             client.begin(io)
-            self._pump.post(lambda: self._tap(container_id, client.tap))
+            try:
+                await self._in_pump(lambda: self._tap(container_id, client.tap))
+            except BaseException:
+                client.close()
+                raise
         return client
+
+    async def _in_pump(self, command: Callable[[], None]) -> None:
+        """Have the pump's thread do *command*, and wait until it has."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def do() -> None:
+            command()
+            with suppress(RuntimeError):  # the loop has ended: nobody waits
+                loop.call_soon_threadsafe(done.set)
+
+        if self._pump.post(do):
+            await done.wait()
 
     def _leave(self, client: Attachment) -> None:
         self._clients.discard(client)
