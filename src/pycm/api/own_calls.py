@@ -81,7 +81,10 @@ class OwnCalls:
     def wait(self, container_id: str, condition: int, *, seconds: float | None) -> m.WaitResponse:
         """TimeExpiredError if the condition is not met within *seconds*."""
         request = m.WaitRequest(container_id=container_id, condition=condition)  # type: ignore[arg-type]
-        return m.WaitResponse.FromString(self._unary("Wait", request, seconds))
+        try:
+            return m.WaitResponse.FromString(self._unary("Wait", request, seconds))
+        except TimeExpiredError:
+            raise TimeExpiredError(f"container {container_id} did not get there in time") from None
 
     def _unary(self, method: str, request: Any, deadline: float | None = None) -> bytes:
         self._say(method)

@@ -40,6 +40,9 @@ COMMANDS = {
 #: Commands that Kanto lacks; taken by `pycm` only, as is DAEMON.
 OWN_COMMANDS = {
     "attach": "Join the terminal with a running container",
+    "events": "Print what happens to containers, as it happens",
+    "stats": "Show what running containers use",
+    "wait": "Wait until containers end, and print their exit codes",
 }
 DAEMON = "daemon"
 DAEMON_HELP = "Run the agent in the foreground"

@@ -29,6 +29,17 @@ def cli(agent: ServedAgent, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]
 
 
 @pytest.fixture
+def own(agent: ServedAgent, cli: Cli, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """As `cli`, by the name of pycm."""
+
+    def call(*argv: str) -> Result:
+        code = main.run("pycm", ["--host", agent.path, *argv])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
 def make(cli: Cli) -> Callable[..., str]:
     def create(*argv: str) -> str:
         result = cli("create", "--network", "host", *argv, IMAGE)
