@@ -194,6 +194,7 @@ class Agent:
 
 def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinService:
     # paho and the twin are only paid for by those who use them
+    from pycm.http.download import WebDownloads
     from pycm.mqtt.client import MqttClient
     from pycm.mqtt.settings import MqttSettings
     from pycm.twin.service import TwinService, TwinSettings
@@ -222,7 +223,7 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinServ
         mask_env=config.things.mask_env,
         system_metrics=config.things.system_metrics,
     )
-    return TwinService(MqttClient(mqtt), containers, metrics, things)
+    return TwinService(MqttClient(mqtt), containers, metrics, things, downloads=WebDownloads())
 
 
 async def _serve(config: Config) -> int:

@@ -76,7 +76,8 @@ class Connector:
 
     def _connected(self, client: Any, *_: Any) -> None:
         """As a connector does that has just started: it tells the device without being asked."""
-        client.subscribe([("edge/thing/request", 1), ("e/#", 1), ("command//+/res/#", 1), ("t/#", 1)])
+        topics = ("edge/thing/request", "e/#", "command//+/res/#", "t/#")
+        client.subscribe([(topic, 1) for topic in topics])
         if self.answers:
             self.tell_device()
 
@@ -174,3 +175,10 @@ class Connector:
 
     def ask(self, feature: str, operation: str, *argument: Any) -> tuple[int, Any]:
         return self.answer(self.send(feature, operation, *argument))
+
+    def create(self, image: str) -> str:
+        """The id of a new container in the host's network."""
+        argument = {"imageRef": image, "config": {"networkMode": "HOST"}}
+        status, container_id = self.ask("ContainerFactory", "createWithConfig", argument)
+        assert status == 200, container_id
+        return str(container_id)

@@ -16,7 +16,7 @@ from pycm.model.container import Container
 from pycm.model.defaults import descriptor_policy, fill_defaults
 from pycm.model.json_form import decode, parse
 from pycm.model.validation import check_id, validate
-from pycm.twin.operations import Failed
+from pycm.twin.operations import INTERNAL, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,8 +31,6 @@ ALGORITHMS: tuple[tuple[str, int, Callable[[bytes], bytes]], ...] = (
     ("SHA1", 20, lambda data: hashlib.sha1(data, usedforsecurity=False).digest()),
     ("SHA256", 32, lambda data: hashlib.sha256(data).digest()),
 )
-#: What the original says where its code panicked; its own tests look for it.
-INTERNAL = "internal runtime error"
 
 
 class Rejected(Failed):

@@ -44,7 +44,6 @@ from pycm.twin.jobs import Jobs, Task
 from pycm.twin.kept import Kept
 from pycm.twin.problems import Problem
 from pycm.twin.session import Input, Session, Step
-from pycm.twin.system_metrics import COMMANDS, SystemMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from pycm.twin.features.base import Feature
     from pycm.twin.names import Thing
     from pycm.twin.operations import Property
+    from pycm.twin.system_metrics import SystemMetrics
 
 DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
 
@@ -112,7 +112,7 @@ class Twin:
         enabled = frozenset(features)
         self._features = {name: feature for name, feature in available.items() if name in enabled}
         self._container_feature = ContainerFeature(OPERATIONS, mask_env=mask_env)
-        self._system = SystemMetrics(new_id) if system_metrics else None
+        self._system = _system_metrics() if system_metrics else None
 
     def _exists(self, container_id: str) -> bool:
         return any(container.id == container_id for container in self._list())
@@ -156,7 +156,7 @@ class Twin:
             return []
         topics = [names.EDGE_RESPONSE, *([listening.commands] if listening else [])]
         if self._system and listening:
-            topics.append(COMMANDS)
+            topics.append(self._system.commands)
         return [*self._pause(), *(Unsubscribe(topic) for topic in topics)]
 
     def _take(self, steps: Iterable[Step]) -> list[Decision]:
@@ -458,6 +458,12 @@ class Twin:
     def _remember(self, more: Iterable[str] = ()) -> Remember:
         ids = [*self._containers, *more]
         return Remember(self._the_thing(), {container_id: feature_id(container_id) for container_id in ids})
+
+
+def _system_metrics() -> SystemMetrics:
+    from pycm.twin.system_metrics import SystemMetrics  # for those who want it
+
+    return SystemMetrics(new_id)
 
 
 def _nothing_more(_: Any) -> list[Decision]:

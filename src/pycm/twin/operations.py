@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from pycm.model.container import Container, StopOptions, UpdateOptions
 
 
+#: What the original says where its code panicked; its own tests look for it.
+INTERNAL = "internal runtime error"
+
+
 class Failed(Exception):  # noqa: N818  the outcome of an operation, raised inside the steps that asked for it
     """The operation was tried, or refused, and this is why."""
 

@@ -7,8 +7,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import OperationFailedError, PycmError
-from pycm.twin.artifacts import INTERNAL
 from pycm.twin.operations import (
+    INTERNAL,
     Create,
     Download,
     Failed,

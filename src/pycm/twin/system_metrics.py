@@ -46,6 +46,8 @@ class Asked:
 class SystemMetrics:
     """*new_id*: makes the correlation id of the feature's registration."""
 
+    commands = COMMANDS
+
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._new_id = new_id
         self._device: Device | None = None

@@ -8,10 +8,9 @@ import pytest
 from twin_world import C1, C2, DEVICE, World, container
 
 from pycm.twin.actions import Keep, Run
-from pycm.twin.artifacts import INTERNAL
 from pycm.twin.kept import FILE, Kept, KeptFile, kept_from
 from pycm.twin.names import Thing
-from pycm.twin.operations import Create, Download, Failed, Start
+from pycm.twin.operations import INTERNAL, Create, Download, Failed, Start
 
 INSTALL = "/features/SoftwareUpdatable/inbox/messages/install"
 REMOVE = "/features/SoftwareUpdatable/inbox/messages/remove"

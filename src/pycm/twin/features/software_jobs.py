@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError
-from pycm.twin.artifacts import INTERNAL, MAX_ARTIFACT, Artifact, Rejected, artifact_of, container_in, verify
-from pycm.twin.operations import Create, Download, Failed, Operation, Property, Remove, Start, Steps
+from pycm.twin.artifacts import MAX_ARTIFACT, Artifact, Rejected, artifact_of, container_in, verify
+from pycm.twin.operations import INTERNAL, Create, Download, Failed, Operation, Property, Remove, Start, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.twin.features.arguments import Arguments
 from pycm.twin.features.base import Feature, Reaction
-from pycm.twin.features.software_jobs import Modules, Software, install, interrupted, remove
 from pycm.twin.jobs import Task
 
 if TYPE_CHECKING:
@@ -63,14 +62,22 @@ class SoftwareUpdatable(Feature):
     def restore(self, told: Mapping[str, Any]) -> None:
         """After a start of the agent. A job that its end has interrupted will not go on, and says so."""
         self.told = {name: told[name] for name in (LAST, LAST_FAILED) if isinstance(told.get(name), dict)}
-        failed = interrupted(self.told.get(LAST, {}))
+        if LAST not in self.told:
+            return
+        from pycm.twin.features.software_jobs import interrupted
+
+        failed = interrupted(self.told[LAST])
         if failed:
             self.told = {LAST: failed, LAST_FAILED: failed}
 
     def _install(self, _: str, argument: Any) -> Reaction:
+        from pycm.twin.features.software_jobs import Modules, install  # the first job pays for it
+
         modules = Modules.read(Arguments(argument))
         return Reaction(task=Task(ID, install(modules, STATUS_PATH)))
 
     def _remove(self, _: str, argument: Any) -> Reaction:
+        from pycm.twin.features.software_jobs import Software, remove
+
         software = Software.read(Arguments(argument))
         return Reaction(task=Task(ID, remove(software, STATUS_PATH, self._known)))

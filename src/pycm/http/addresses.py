@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Addresses of HTTP servers: read, compared, and where a redirect may lead. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+from pycm.errors import OperationFailedError, shorten
+
+PORTS = {"http": 80, "https": 443}
+REDIRECTS = (301, 302, 303, 307, 308)
+#: Longest address that is used or followed; signed ones of object stores have 2 KiB.
+ADDRESS_LIMIT = 8192
+
+
+@dataclass(frozen=True)
+class Address:
+    """scheme http or https; path with query, as it stands in a request."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return self.scheme, self.host, self.port
+
+    @property
+    def netloc(self) -> str:
+        """Host as the Host header wants it: the port only where it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if PORTS[self.scheme] == self.port else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        """For messages: without the query, in which signed addresses carry secrets."""
+        return f"{self.scheme}://{self.netloc}{self.path.partition('?')[0]}"
+
+
+def parse_address(text: str) -> Address:
+    """OperationFailedError if *text* is no http or https address."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if len(text) > ADDRESS_LIMIT or not host or parts.scheme not in PORTS or not _plain(text):
+        raise OperationFailedError(f"no http or https address: {shorten(text.partition('?')[0])}")
+    path = parts.path or "/"
+    return Address(
+        parts.scheme,
+        host,
+        port if port is not None else PORTS[parts.scheme],
+        f"{path}?{parts.query}" if parts.query else path,
+    )
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and not any(character <= " " or character == "\x7f" for character in text)
+
+
+def redirected(address: Address, location: str | None) -> Address:
+    """Where *location*, a header of an answer from *address*, leads. Never from https to http."""
+    if not location:
+        raise OperationFailedError(f"{address} redirects to nowhere: a Location header is missing")
+    path = address.path
+    base = f"{address.scheme}://{address.netloc}{path}"
+    try:
+        target = parse_address(urljoin(base, location))
+    except ValueError:
+        raise OperationFailedError(f"{address} redirects to {shorten(location)}: no address") from None
+    except OperationFailedError as error:
+        raise OperationFailedError(f"{address} redirects to {error}") from None
+    if address.scheme == "https" and target.scheme == "http":
+        raise OperationFailedError(f"{address} redirects to {target}: not followed from https to plain http")
+    return target
+
+
+def is_loopback(host: str) -> bool:
+    """Is *host*, as it stands in an address, this machine?"""
+    parts = host.split(".")
+    numbers = len(parts) == 4 and all(part.isdecimal() for part in parts)
+    return host in ("localhost", "::1") or (numbers and parts[0] == "127")

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request, one connection: sent, redirects followed, answer read piece by piece, each step bounded in time and size.
+
+Nothing is kept between requests: whoever needs many has threads, and a connection that was fine a minute ago is no promise.
+Passwords and tokens go to the server that they were given for; a redirect to another one goes without them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from pycm.errors import OperationFailedError, UnavailableError, shorten
+from pycm.http import proxies, tls
+from pycm.http.addresses import REDIRECTS, Address, redirected
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOPS = 5
+CONNECT = 30.0  # seconds
+HEADERS = 60.0  # from the request to the last header, however slowly they come
+IDLE = 30.0  # without a single byte
+BUFFER = 64 << 10
+#: Headers that are meant for one server only.
+PRIVATE = frozenset(("authorization", "cookie"))
+AGENT = "pycm"
+
+
+class Response:
+    """An answer; `read` its body, then `close` it (contextlib.closing). `address`: who answered, after redirects."""
+
+    def __init__(self, address: Address, answer: http.client.HTTPResponse, raw: _Raw, closer: Any) -> None:
+        self.address = address
+        self.status = answer.status
+        self.headers = answer.headers
+        self._answer = answer
+        self._raw = raw
+        self._closer = closer
+        self._left = _length(answer, address)
+
+    def read(self, limit: int, patience: float = 0.5) -> bytes:
+        """Up to *limit* bytes: what has come after *patience* seconds, but at least one. b"" at the end, or where it was cut."""
+        parts: list[bytes] = []
+        room, until = limit, time.monotonic() + patience
+        while room > 0 and self._left != 0:
+            part = self._part(room)
+            if not part:
+                break
+            parts.append(part)
+            room -= len(part)
+            if time.monotonic() >= until:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _part(self, room: int) -> bytes:
+        self._raw.deadline = time.monotonic() + IDLE
+        wanted = room if self._left is None else min(room, self._left)
+        try:
+            part = self._answer.read1(wanted)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise failure(self.address, error) from None
+        if self._left is not None:
+            self._left -= len(part)
+        return part
+
+    def whole(self, limit: int) -> bytes:
+        """The body, of which more than *limit* bytes are an error, as is less than was announced. Slow is as bad as silent."""
+        body, until = b"", time.monotonic() + HEADERS
+        while part := self.read(limit + 1 - len(body)):
+            body += part
+            if len(body) > limit:
+                raise OperationFailedError(f"{self.address} sends more than {limit} bytes")
+            if time.monotonic() > until:
+                raise UnavailableError(f"{self.address} did not finish its answer within {HEADERS:g} s")
+        if self._left:
+            raise UnavailableError(f"{self.address} ended its answer {self._left} bytes too early")
+        return body
+
+    def close(self) -> None:
+        """From any thread: one that waits for the body is woken."""
+        self._raw.stop()
+        self._answer.close()
+        self._closer()
+
+
+def failure(address: Address, error: Exception) -> UnavailableError | OperationFailedError:
+    """A connection that failed may work later; a server that does not speak HTTP will not."""
+    if isinstance(error, TimeoutError):
+        return UnavailableError(f"{address} does not answer in time")
+    if isinstance(error, OSError):
+        reason = getattr(error, "verify_message", None) or error.strerror or getattr(error, "reason", None)
+        text = f"{address}: {reason or str(error) or type(error).__name__}"
+        # a certificate that is refused now is refused the next time
+        return OperationFailedError(text) if hasattr(error, "verify_code") else UnavailableError(text)
+    if isinstance(error, (http.client.IncompleteRead, http.client.RemoteDisconnected)):
+        return UnavailableError(f"{address} cut the connection")
+    return OperationFailedError(
+        f"{address} does not speak HTTP as it should: {shorten(str(error) or type(error).__name__)}"
+    )
+
+
+def _length(answer: http.client.HTTPResponse, address: Address) -> int | None:
+    """What Content-Length says, or None. Read by ourselves: http.client ignores nonsense silently."""
+    value = answer.headers.get("Content-Length")
+    if value is None or answer.chunked:
+        return None
+    if not value.strip().isdecimal() or len(value) > 18:
+        answer.close()
+        raise OperationFailedError(f"{address} sends a Content-Length that is none: {shorten(value)}")
+    return int(value)
+
+
+class _Raw(io.RawIOBase):
+    """A socket's bytes until a deadline: a time-out of the socket alone would let a server send a byte now and then, for ever."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.deadline = time.monotonic() + HEADERS
+
+    def readable(self) -> bool:
+        return True
+
+    def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            # of the connection itself: TLS's own way would wait for the other side
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(min(left, IDLE))
+        return self._socket.recv_into(buffer)
+
+
+class _Source:
+    """What HTTPResponse takes for a socket."""
+
+    def __init__(self, raw: _Raw) -> None:
+        self._raw = raw
+
+    def makefile(self, *_: object) -> io.BufferedReader:
+        return io.BufferedReader(self._raw, BUFFER)
+
+
+class Http:
+    """Requests with one TLS configuration. *home*: the host that may see the client certificate."""
+
+    def __init__(self, files: tls.Tls | None = None, home: str = "") -> None:
+        self._files = files or tls.Tls()
+        self._home = home
+        self._contexts: dict[bool, Any] = {}
+
+    def get(self, address: Address, headers: Mapping[str, str] | None = None) -> Response:
+        """The answer after redirects, whatever its status. UnavailableError: try later; OperationFailedError: pointless."""
+        headers = dict(headers or {})
+        for _ in range(HOPS + 1):
+            response = self._once(address, headers)
+            if response.status not in REDIRECTS:
+                return response
+            response.close()
+            target = redirected(address, response.headers.get("Location"))
+            if target.origin != address.origin:
+                headers = {name: value for name, value in headers.items() if name.lower() not in PRIVATE}
+            address = target
+        raise OperationFailedError(f"{address} redirects more than {HOPS} times")
+
+    def _once(self, address: Address, headers: Mapping[str, str]) -> Response:
+        connection = self._connection(address)
+        try:
+            path = address.path
+            if isinstance(connection, proxies.PlainProxyConnection):
+                path = f"http://{address.netloc}{address.path}"
+            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+            sent = {
+                "Host": address.netloc,
+                "User-Agent": AGENT,
+                "Connection": "close",
+                "Accept-Encoding": "identity",
+            }
+            for name, value in {**sent, **proxies.headers(connection), **headers}.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            assert connection.sock is not None
+            raw = _Raw(connection.sock)
+            answer = http.client.HTTPResponse(_Source(raw), method="GET")  # type: ignore[arg-type]
+            answer.begin()
+            return Response(address, answer, raw, connection.close)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise failure(address, error) from None
+        except BaseException:
+            connection.close()
+            raise
+
+    def _connection(self, address: Address) -> http.client.HTTPConnection:
+        proxy = proxies.proxy_of(address)
+        if address.scheme == "http":
+            if proxy:
+                return proxies.PlainProxyConnection(proxy, CONNECT)
+            return http.client.HTTPConnection(address.host, address.port, timeout=CONNECT)
+        context = self._context(client=address.host == self._home)
+        if proxy:
+            return proxies.tunnel(proxy, address, context, CONNECT)
+        return http.client.HTTPSConnection(address.host, address.port, timeout=CONNECT, context=context)
+
+    def _context(self, *, client: bool) -> Any:
+        if client not in self._contexts:
+            self._contexts[client] = tls.context(self._files, client=client)
+        return self._contexts[client]
