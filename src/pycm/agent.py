@@ -33,7 +33,7 @@ from pycm.logs.files import JsonFileLogs
 from pycm.metrics.sampler import Sampler
 from pycm.model.sizes import size_to_bytes
 from pycm.model.states import ALIVE
-from pycm.network.files import HostNetwork
+from pycm.network.modes import Networks
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
@@ -131,12 +131,13 @@ class Agent:
             lease=containers.lease_id,
             exec_dir=os.path.join(containers.exec_root_dir, "exec"),
         )
+        self.network = Networks(manager.home_dir, config.network)
         self.containers = Manager(
             store=ContainerStore(manager.home_dir),
             runtime=self.runtime,
             logs=self.logs,
             metrics=self.metrics,
-            network=HostNetwork(manager.home_dir),
+            network=self.network,
             settings=settings_of(config),
         )
         sessions = Sessions(self.containers, self.runtime, self.logs)
@@ -147,6 +148,7 @@ class Agent:
         self._follow: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        await self.network.prepare()
         await self.containers.load()
         await self.server.start()
         self._follow = asyncio.create_task(self.containers.run())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
@@ -313,13 +313,19 @@ class Network(Protocol):
     """What a container needs of the network before it starts, and what it leaves behind."""
 
     def check(self, container: Container) -> None:
-        """Raise ConflictError if this machine cannot give the container its network mode."""
+        """Raise ConflictError if this machine cannot give the container its network, InvalidInputError if none could."""
 
     async def connect(self, container: Container) -> Container:
-        """Make hosts, hostname and resolv.conf files and the network; returns the container with paths and network settings."""
+        """Make hosts, hostname and resolv.conf files and the network; returns the container with paths and network settings.
+
+        What an earlier run of the container left is released first. Nothing is left behind on failure.
+        """
 
     async def disconnect(self, container_id: str) -> None:
         """The task has ended: release what connect made. What is gone already is no error."""
+
+    async def clear(self, kept: Collection[str]) -> None:
+        """Release what earlier agents made for any container but these; those that run learn which peers there are."""
 
 
 # ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -45,6 +45,7 @@ exec_root_dir = "{run}"
 [network]
 home_dir = "{home}"
 exec_root_dir = "{run}"
+{network}
 [deployment]
 enable = false
 [grpc_server]
@@ -66,8 +67,12 @@ class AgentProcess:
         *,
         manager: str = "",
         containers: str = "",
+        network: str = "",
+        inside: tuple[str, ...] = (),
     ) -> None:
+        """*manager*, *network*: further lines of these sections. *inside*: words before the agent's command line."""
         self.directory = directory
+        self.inside = inside
         self.home, self.run = directory / "home", directory / "run"
         self.socket = self.run / "agent.sock"
         self.log = directory / "agent.log"
@@ -78,6 +83,7 @@ class AgentProcess:
                 run=self.run,
                 manager=manager,
                 containers=containers,
+                network=network,
                 containerd=containerd.address,
                 namespace=containerd.namespace,
                 socket=self.socket,
@@ -104,7 +110,7 @@ class AgentProcess:
             end_all(str(self.run / "fifo"))
 
     def start(self, **environment: str) -> None:
-        command = [sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]
+        command = [*self.inside, sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **environment}

@@ -36,6 +36,8 @@ APPLETS = (
     "kill",
     "mount",
     "stty",
+    "httpd",
+    "wget",
 )
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -27,7 +27,7 @@ from pycm.ports import (
 from pycm.storage.store import DiskFullError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
     from pycm.model.container import Container, LogConfiguration
 
@@ -288,6 +288,9 @@ class FakeNetwork:
         return replace(container, host_name="device") if host else container
 
     async def disconnect(self, container_id: str) -> None:
+        pass
+
+    async def clear(self, kept: Collection[str]) -> None:
         pass
 
 

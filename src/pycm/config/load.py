@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pycm.config.bridge import check_network
 from pycm.config.document import parse as parse_document
 from pycm.config.flags import parse as parse_flags
 from pycm.config.flags import printable, quote
@@ -65,6 +66,7 @@ def load_parsed(parsed: Parsed, *, etc: str = ETC) -> Loaded:
     path, notes = _find(parsed, etc)
     document = _read(path, notes) if path else None
     merged = merge(document, parsed)
+    check_network(merged.config.network)
     notes += merged.notes
     notes += _not_yet(merged)
     return Loaded(merged.config, tuple(notes), path, parsed.values[CHECK.name])
@@ -147,10 +149,8 @@ def _not_yet(merged: Merged) -> Iterator[Note]:
     if names:
         what = ", ".join(f"containers.{name}" for name in names)
         yield Note(logging.WARNING, f"{what} {_NOT_YET} pulling of images; import them with ctr")
-    if any(path[:2] == ("network", "default_bridge") for path in given):
-        yield Note(
-            logging.WARNING, f"network.default_bridge {_NOT_YET} bridge network; use network mode host"
-        )
+    if config.network.default_bridge.enable_ip6:
+        yield Note(logging.WARNING, f"network.default_bridge.enable_ip6 {_NOT_YET} IPv6 on the bridge")
 
 
 def _has_descriptor(directory: str) -> bool:

@@ -270,10 +270,20 @@ class DefaultBridge:
     disable: bool = field(default=False, metadata=_key("net-tbr-disable", "bool", "do without the bridge"))
     name: str = field(default="kanto-cm0", metadata=_string("net-br-name", "name of the bridge"))
     ip4: str = field(
-        default="", metadata=_string("net-br-ip4", "IPv4 address of the bridge, as 172.18.0.1/16")
+        default="",
+        metadata=_string(
+            "net-br-ip4",
+            "IPv4 address of the bridge, as 172.18.0.1/16; empty: of the first free private range",
+        ),
     )
-    fcidr4: str = field(default="", metadata=_string("net-br-fcidr4", "IPv4 range for containers"))
-    gwip4: str = field(default="", metadata=_string("net-br-gwip4", "IPv4 gateway of containers"))
+    fcidr4: str = field(
+        default="",
+        metadata=_string("net-br-fcidr4", "IPv4 range for containers, inside ip4; empty: all of it"),
+    )
+    gwip4: str = field(
+        default="",
+        metadata=_string("net-br-gwip4", "IPv4 gateway of containers, inside ip4; empty: the bridge"),
+    )
     enable_ip6: bool = field(default=False, metadata=_key("net-br-enable-ip6", "bool", "IPv6 on the bridge"))
     mtu: int = field(
         default=1500, metadata=_key("net-br-mtu", "int", "largest packet on the bridge", high=65535)
@@ -297,6 +307,12 @@ class Network:
     )
     exec_root_dir: str = field(
         default=EXEC_ROOT, metadata=_string("net-exec-root-dir", "directory of network namespaces")
+    )
+    cni_bin_dirs: tuple[str, ...] = field(
+        default=("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"),
+        metadata=_key(
+            "net-cni-bin-dirs", "strings", "directories where CNI plugins are looked for (addition of pycm)"
+        ),
     )
     default_bridge: DefaultBridge = field(default_factory=DefaultBridge)
 

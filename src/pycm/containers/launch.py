@@ -68,6 +68,7 @@ class Launcher:
             devices=await asyncio.to_thread(self._devices.find, host),
             capabilities=support.capabilities(),
             seccomp_machine=await asyncio.to_thread(self._seccomp_machine, host),
+            network_namespace=container.network_settings.sandbox_key if container.network_settings else "",
         )
         return TaskRequest(
             id=container.id,

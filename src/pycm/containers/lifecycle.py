@@ -96,13 +96,13 @@ class Lifecycle:
 
     async def _launch(self, container: Container) -> int:
         io_config = container.io_config
-        io = self._logs.make_fifos(
-            container.id,
-            terminal=bool(io_config and io_config.tty),
-            stdin=bool(io_config and io_config.open_stdin),
-        )
-        fail_point("containers.start-fifos")
         try:
+            io = self._logs.make_fifos(
+                container.id,
+                terminal=bool(io_config and io_config.tty),
+                stdin=bool(io_config and io_config.open_stdin),
+            )
+            fail_point("containers.start-fifos")
             request = await self._launcher.request(container, io)
             self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
@@ -350,6 +350,7 @@ class Lifecycle:
                 await self._lost(entry)
             else:  # what a start or an end left that was cut short
                 await self._logs.finish(entry.id)
+                await self._network.disconnect(entry.id)
         elif task.status is TaskStatus.STOPPED:
             await self._ended_meanwhile(entry, task, alive=alive)
         elif task.status in (TaskStatus.RUNNING, TaskStatus.PAUSED):

@@ -12,6 +12,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pycm.containers.boot import boot_order
 from pycm.containers.catalog import Catalog, Entry
 from pycm.containers.launch import Launcher
 from pycm.containers.lifecycle import Lifecycle
@@ -386,6 +387,8 @@ class Manager:
         for container in tuple(self._unfinished.values()):
             log.info("container %s: its interrupted %s is undone", container.id, _interrupted(container))
             await self._try_undo(container.id)
+        known = {entry.id for entry in self._catalog} | self._reserved | self._unfinished.keys()
+        await self._network.clear(known | by_id.keys())
         await self._each(list(self._catalog), lambda entry: self._reconcile_one(entry, by_id))
         for stranger in by_id.keys() - ours - self._strangers:
             self._strangers.add(stranger)
@@ -400,8 +403,16 @@ class Manager:
                 await self._lifecycle.reconcile(entry, tasks.get(entry.id))
 
     async def _boot_starts(self) -> None:
-        due = [entry for entry in self._catalog if self._lifecycle.due_at_boot(entry.container)]
-        await self._each(due, self._boot_start)
+        due = (entry.container for entry in self._catalog if self._lifecycle.due_at_boot(entry.container))
+        groups, circle = boot_order(due)
+        if circle:
+            names = ", ".join(container.name for container in circle)
+            log.warning(
+                "extra_hosts of %s name each other in a circle: they start in the order of creation", names
+            )
+        for group in groups:
+            entries = (self._catalog.find(container.id) for container in group)
+            await self._each([entry for entry in entries if entry is not None], self._boot_start)
 
     async def _boot_start(self, entry: Entry) -> None:
         async with entry.lock:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pycm.errors import ConflictError, OperationFailedError
+from pycm.errors import OperationFailedError
 from pycm.model.container import Container, HostConfig
 from pycm.network import files
 from pycm.network.files import HostNetwork
@@ -58,12 +58,6 @@ async def test_a_second_start_writes_nothing_new(network: HostNetwork) -> None:
     before = Path(connected.hosts_path).stat().st_mtime_ns, Path(connected.hosts_path).stat().st_ino
     await network.connect(host_container())
     assert (Path(connected.hosts_path).stat().st_mtime_ns, Path(connected.hosts_path).stat().st_ino) == before
-
-
-def test_bridge_is_refused_with_what_to_do(network: HostNetwork) -> None:
-    with pytest.raises(ConflictError, match="bridge is not supported yet: use network mode host"):
-        network.check(Container(id="c1", host_config=HostConfig(network_mode="bridge")))
-    network.check(host_container())
 
 
 async def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:

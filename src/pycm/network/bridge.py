@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network mode "bridge": each container in a network namespace of its own, connected by CNI plugins.
+
+Connecting is: record, namespace, plugins, record of what they gave, files. Each step is written down before it is taken, and
+disconnecting goes the same way back: an agent that dies between any two steps leaves what the next one finds and removes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pycm.config.bridge import bridge_address
+from pycm.errors import ConflictError, OperationFailedError, PycmError
+from pycm.failpoints import fail_point
+from pycm.model.container import Container, EndpointSettings, HostConfig, NetworkSettings
+from pycm.model.defaults import BRIDGE
+from pycm.network import addresses, conf, hosts, machine, namespaces, publish
+from pycm.network.files import read, read_resolv_conf, write_files
+from pycm.network.plugins import Plugins, iptables
+from pycm.network.records import Records, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pycm.config.types import Network as Options
+    from pycm.network.addresses import Addressing
+
+log = logging.getLogger("pycm.network")
+
+
+class BridgeNetwork:
+    """The part of ports.Network for mode bridge. `prepare` once, before anything else."""
+
+    def __init__(self, home_dir: str, options: Options, etc: str = "/etc") -> None:
+        self._home = home_dir
+        self._options = options.default_bridge
+        self._etc = etc
+        self._data = os.path.join(options.exec_root_dir, "network", "addresses")
+        self._namespaces = os.path.join(options.exec_root_dir, "netns")
+        self._records = Records(os.path.join(options.exec_root_dir, "network", "sandboxes"))
+        self._plugins = Plugins(options.cni_bin_dirs)
+        #: Held while the bridge is set up and ports are given away.
+        self._giving = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
+        self._addressing: Addressing | None = None
+        self._told_other_address = False
+        #: The rule that an earlier agent, configured otherwise, may have left is gone.
+        self._joined = False
+
+    # ── start of the agent ──
+
+    async def prepare(self) -> None:
+        """Read what earlier agents have made. ConfigError if the configured network cannot be used on this machine."""
+        await asyncio.to_thread(self._prepare)
+
+    def _prepare(self) -> None:
+        for container_id in self._records.load():
+            self._records.sandboxes[container_id] = self._guessed(container_id)
+        options = self._options
+        if not options.ip4 or options.disable:
+            return
+        wanted = bridge_address(options.ip4)
+        if machine.interface_address(options.name) != wanted and not self._records.sandboxes:
+            addresses.check_free(wanted, machine.taken(options.name))
+
+    def _guessed(self, container_id: str) -> Sandbox:
+        """For a record that is damaged: enough to release an address and to remove the namespace."""
+        bridge = {"type": conf.BRIDGE, "bridge": self._options.name, "ipMasq": self._options.ip_masq}
+        bridge["ipam"] = {"type": conf.ADDRESSES, "dataDir": self._data}
+        names = (bridge, {"type": conf.PORTS, "runtimeConfig": {"portMappings": []}})
+        chain = tuple({"cniVersion": conf.VERSION, "name": self._options.name, **part} for part in names)
+        return Sandbox(container_id, self._namespace(container_id), chain)
+
+    async def clear(self, kept: Collection[str]) -> None:
+        """Remove what was made for any other container than *kept*, and bring the hosts files of those up to date."""
+        for container_id in [name for name in self._records.sandboxes if name not in kept]:
+            log.info("container %s: what is left of its network is removed", container_id)
+            await self.disconnect(container_id)
+        # in this order: what is made meanwhile is recorded before
+        there = await asyncio.to_thread(namespaces.names, self._namespaces)
+        known = {os.path.basename(sandbox.namespace) for sandbox in self._records.sandboxes.values()}
+        for name in there:
+            if name not in known:
+                await self._remove_unknown(os.path.join(self._namespaces, name))
+        await self._refresh()
+
+    async def _remove_unknown(self, path: str) -> None:
+        try:
+            await asyncio.to_thread(namespaces.remove, path)
+        except OperationFailedError as error:
+            log.warning("%s", error)
+
+    # ── a container ──
+
+    def check(self, container: Container) -> None:
+        """ConflictError if this machine cannot do it, InvalidInputError if nobody can."""
+        if self._options.disable:
+            raise ConflictError(
+                "network mode bridge is switched off (network.default_bridge.disable): use network mode host"
+            )
+        host = container.host_config or HostConfig()
+        hosts.check_extra_hosts(host.extra_hosts)
+        asked = publish.wanted(host.port_mappings)
+        if asked and not self._options.ip_tables:
+            raise ConflictError(
+                "port mappings need packet filter rules, which network.default_bridge.ip_tables = false forbids"
+            )
+        self._plugins.check(conf.needed(self._options, publishes=bool(asked)))
+
+    async def connect(self, container: Container) -> Container:
+        """Everything, or nothing and an error."""
+        await self._remove_rest(container.id)
+        sandbox = await self._give(container)
+        try:
+            await asyncio.to_thread(namespaces.make, sandbox.namespace)
+            fail_point("network.namespace-made")
+            sandbox = await self._connect(sandbox)
+            container = await asyncio.to_thread(self._write_files, container, sandbox)
+            fail_point("network.files-written")
+        except BaseException:
+            await self.disconnect(container.id)
+            raise
+        await self._refresh()
+        return container
+
+    async def _remove_rest(self, container_id: str) -> None:
+        """Of an earlier run, if its end was cut short. The container does not run: its start has been asked for."""
+        if container_id in self._records.sandboxes:
+            await self._disconnect(container_id)
+
+    async def _give(self, container: Container) -> Sandbox:
+        """Set up the bridge and give ports away, one container at a time; the record makes them its own."""
+        host = container.host_config or HostConfig()
+        asked = publish.wanted(host.port_mappings)
+        async with self._giving:
+            addressing = await self._set_up()
+            others = {name: other.published for name, other in self._records.sandboxes.items()}
+            published = await asyncio.to_thread(publish.choose, asked, others, container.id) if asked else ()
+            sandbox = Sandbox(
+                id=container.id,
+                namespace=self._namespace(container.id),
+                chain=tuple(conf.conf_list(self._options, addressing, self._data, published)),
+                published=published,
+                host_name=container.host_name,
+                domain_name=container.domain_name,
+                extra_hosts=host.extra_hosts,
+                hosts_path=os.path.join(self._home, "containers", container.id, "hosts"),
+            )
+            await asyncio.to_thread(self._records.save, sandbox)
+        fail_point("network.recorded")
+        return sandbox
+
+    async def _set_up(self) -> Addressing:
+        in_use = any(sandbox.connected for sandbox in self._records.sandboxes.values())
+        addressing = await asyncio.to_thread(self._make_bridge, in_use=in_use)
+        self._addressing = addressing
+        if self._options.ip_tables:
+            await self._set_separation()
+        return addressing
+
+    def _make_bridge(self, *, in_use: bool) -> Addressing:
+        options = self._options
+        current = machine.interface_address(options.name)
+        addressing = addresses.choose(options, current, machine.taken(options.name), in_use=in_use)
+        if options.ip4 and str(addressing.bridge) != options.ip4 and not self._told_other_address:
+            self._told_other_address = True
+            log.warning(
+                "network.default_bridge.ip4 is %s; the bridge keeps %s while containers are connected to it",
+                options.ip4,
+                addressing.bridge,
+            )
+        machine.ensure_bridge(options.name, addressing.bridge, options.mtu)
+        if options.ip_forward:
+            machine.forward()
+        return addressing
+
+    async def _set_separation(self) -> None:
+        """With `icc` off, nothing goes from the bridge through the machine back to the bridge: published ports too.
+
+        The rule stands in the chain that the firewall plugin asks before its own rules, which let everything through.
+        """
+        rule = (conf.ADMIN_CHAIN, "-i", self._options.name, "-o", self._options.name, "-j", "DROP")
+        if self._options.icc:
+            if not self._joined:
+                while await iptables("-D", *rule):
+                    pass
+                self._joined = True
+            return
+        await iptables("-N", conf.ADMIN_CHAIN)
+        if not await iptables("-C", *rule) and not await iptables("-I", *rule):
+            raise OperationFailedError(
+                f"cannot set the rule of network.default_bridge.icc: iptables -I {' '.join(rule)}"
+            )
+
+    async def _connect(self, sandbox: Sandbox) -> Sandbox:
+        async def keep(result: dict[str, Any]) -> None:
+            nonlocal sandbox
+            sandbox = replace(sandbox, result=result)
+            await asyncio.to_thread(self._records.save, sandbox)
+            fail_point("network.result-recorded")
+
+        result = await self._plugins.add(sandbox.id, sandbox.namespace, sandbox.chain, keep)
+        endpoint = conf.parse_endpoint(result)
+        if not self._options.icc:
+            await asyncio.to_thread(machine.isolate, endpoint.peer)
+        sandbox = replace(sandbox, connected=True, address=endpoint.address)
+        await asyncio.to_thread(self._records.save, sandbox)
+        fail_point("network.connected")
+        return sandbox
+
+    def _write_files(self, container: Container, sandbox: Sandbox) -> Container:
+        contents = {
+            "hostname": f"{container.host_name}\n".encode(),
+            "hosts": self._hosts(sandbox),
+            "resolv.conf": hosts.resolv_conf(read_resolv_conf(self._etc)),
+        }
+        return replace(write_files(self._home, container, contents), network_settings=self._settings(sandbox))
+
+    def _settings(self, sandbox: Sandbox) -> NetworkSettings:
+        endpoint = conf.parse_endpoint(sandbox.result or {})
+        settings = EndpointSettings(
+            id=_identifier("endpoint", sandbox.id),
+            gateway=endpoint.gateway,
+            ip_address=endpoint.address,
+            mac_address=endpoint.mac,
+            network_id=_identifier("network", self._options.name),
+        )
+        return NetworkSettings(
+            networks={BRIDGE: settings},
+            sandbox_id=_identifier("sandbox", sandbox.id),
+            sandbox_key=sandbox.namespace,
+            network_controller_id=_identifier("controller", self._home),
+        )
+
+    async def disconnect(self, container_id: str) -> None:
+        """The container does not run any more. What cannot be undone now stays recorded, and is tried again."""
+        if container_id not in self._records.sandboxes:
+            return
+        try:
+            await self._disconnect(container_id)
+        except PycmError as error:
+            log.error(
+                "container %s: its network could not be removed, it is tried again: %s", container_id, error
+            )
+        await self._refresh()
+
+    async def _disconnect(self, container_id: str) -> None:
+        sandbox = self._records.sandboxes[container_id]
+        if sandbox.connected:  # nobody's peer any more
+            sandbox = replace(sandbox, connected=False)
+            self._records.sandboxes[container_id] = sandbox
+        there = await asyncio.to_thread(os.path.exists, sandbox.namespace)
+        namespace = sandbox.namespace if there else ""
+        await self._plugins.delete(container_id, namespace, sandbox.chain, sandbox.result)
+        await asyncio.to_thread(namespaces.remove, sandbox.namespace)
+        fail_point("network.namespace-removed")
+        await asyncio.to_thread(self._records.delete, container_id)
+
+    def _namespace(self, container_id: str) -> str:
+        return os.path.join(self._namespaces, _identifier("sandbox", container_id)[:12])
+
+    # ── hosts files ──
+
+    async def _refresh(self) -> None:
+        """Bring the hosts files up to date of those who name other containers; somebody has come or gone."""
+        async with self._refreshing:
+            await asyncio.to_thread(self._write_hosts)
+
+    def _write_hosts(self) -> None:
+        for sandbox in tuple(self._records.sandboxes.values()):
+            if sandbox.connected and hosts.providers(sandbox.extra_hosts):
+                try:
+                    _rewrite(sandbox.hosts_path, self._hosts(sandbox))
+                except OSError as error:
+                    log.error(
+                        "container %s: cannot write %s: %s", sandbox.id, sandbox.hosts_path, error.strerror
+                    )
+
+    def _hosts(self, sandbox: Sandbox) -> bytes:
+        peers = [
+            hosts.Peer(other.host_name, other.address)
+            for other in tuple(self._records.sandboxes.values())
+            if other.connected
+        ]
+        own = hosts.Own(sandbox.address, sandbox.host_name, sandbox.domain_name)
+        return hosts.hosts_file(own, sandbox.extra_hosts, peers, self._interface)
+
+    def _interface(self, name: str) -> str:
+        address = machine.interface_address(name or self._options.name)
+        return str(address.ip) if address is not None else ""
+
+
+def _rewrite(path: str, content: bytes) -> None:
+    """In place, in one write: the file is mounted in a running container, which would not see another one."""
+    if read(path) == content:
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if os.pwrite(descriptor, content, 0) != len(content):
+            raise OperationFailedError(f"cannot write {path}: no space left")
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
+
+
+def _identifier(kind: str, name: str) -> str:
+    """64 hexadecimal digits, as the original's random ones; the same for the same thing, so that no crash makes two of it."""
+    return hashlib.sha256(f"pycm {kind} {name}".encode()).hexdigest()

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contents of a container's hosts and resolv.conf, with the tokens of `extra_hosts`. Pure: addresses and peers come in.
+
+An entry is `name:value`; the value an address or a token: `host_ip` (the bridge), `host_ip_<interface>` (an interface of the
+machine), `container_<host name>` (a container on the bridge). A token that cannot be resolved now leaves its entry out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pycm.errors import InvalidInputError, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+LOCAL = (
+    "127.0.0.1\tlocalhost",
+    "::1\tlocalhost ip6-localhost ip6-loopback",
+    "fe00::0\tip6-localnet",
+    "ff00::0\tip6-mcastprefix",
+    "ff02::1\tip6-allnodes",
+    "ff02::2\tip6-allrouters",
+)
+HOST_TOKEN, CONTAINER_TOKEN = "host_ip", "container_"
+_NAMESERVERS = ("8.8.8.8", "8.8.4.4")
+
+
+class Peer(NamedTuple):
+    """A container that is connected to the bridge."""
+
+    host_name: str
+    address: str
+
+
+class Own(NamedTuple):
+    """The container whose file it is."""
+
+    address: str
+    host_name: str
+    domain_name: str
+
+
+def check_extra_hosts(entries: Iterable[str]) -> None:
+    """InvalidInputError for what could not be a line of the file."""
+    for entry in entries:
+        name, _, value = entry.partition(":")
+        if not _is_word(name) or not _is_word(value):
+            raise InvalidInputError(f"extra host {shorten(entry)} is not of the form name:address")
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and text.isprintable() and not any(map(str.isspace, text))
+
+
+def providers(entries: Iterable[str]) -> set[str]:
+    """Host names of the containers that these entries name."""
+    values = (entry.partition(":")[2] for entry in entries)
+    return {value[len(CONTAINER_TOKEN) :] for value in values if value.startswith(CONTAINER_TOKEN)}
+
+
+def resolve(value: str, peers: Sequence[Peer], interface: Callable[[str], str]) -> str:
+    """The address that a value stands for; "" if its token stands for none now, or for more than one.
+
+    *interface*: the address of an interface of the machine, "" for the bridge.
+    """
+    if value == HOST_TOKEN:
+        return interface("")
+    if value.startswith(f"{HOST_TOKEN}_"):
+        name = value[len(HOST_TOKEN) + 1 :]
+        return interface(name) if name else ""
+    if value.startswith(CONTAINER_TOKEN):
+        wanted = value[len(CONTAINER_TOKEN) :]
+        found = [peer.address for peer in peers if peer.host_name == wanted]
+        return found[0] if len(found) == 1 else ""
+    return value
+
+
+def hosts_file(
+    own: Own, entries: Iterable[str], peers: Sequence[Peer], interface: Callable[[str], str]
+) -> bytes:
+    """In the original's order: local names, the extra hosts that can be resolved, the container's own names."""
+    lines = list(LOCAL)
+    for entry in entries:
+        name, _, value = entry.partition(":")
+        address = resolve(value, peers, interface)
+        if address:
+            lines.append(f"{address}\t{name}")
+    full = f"{own.host_name}.{own.domain_name} " if own.domain_name else ""
+    lines.append(f"{own.address}\t{full}{own.host_name}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def resolv_conf(content: bytes) -> bytes:
+    """The machine's, without name servers that only the machine itself can reach; public ones if none is left."""
+    lines = content.decode(errors="replace").splitlines()
+    kept = [line for line in lines if not _local_server(line)]
+    if not any(line.split()[:1] == ["nameserver"] for line in kept):
+        kept += [f"nameserver {address}" for address in _NAMESERVERS]
+    return ("\n".join(kept) + "\n").encode()
+
+
+def _local_server(line: str) -> bool:
+    words = line.split()
+    return words[:1] == ["nameserver"] and (
+        len(words) < 2 or words[1].startswith("127.") or words[1] == "::1"
+    )

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network as the core sees it: each container is given to the mode that it asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pycm.model.defaults import BRIDGE
+from pycm.network.bridge import BridgeNetwork
+from pycm.network.files import HostNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pycm.config.types import Network as Options
+    from pycm.model.container import Container
+
+
+class Networks:
+    """Implements ports.Network. `prepare` once, before anything else."""
+
+    def __init__(self, home_dir: str, options: Options, etc: str = "/etc") -> None:
+        self._host = HostNetwork(home_dir, etc)
+        self._bridge = BridgeNetwork(home_dir, options, etc)
+
+    async def prepare(self) -> None:
+        """Find what earlier agents made. ConfigError if the configured network cannot be used on this machine."""
+        await self._bridge.prepare()
+
+    async def clear(self, kept: Collection[str]) -> None:
+        await self._bridge.clear(kept)
+
+    def check(self, container: Container) -> None:
+        if _bridged(container):
+            self._bridge.check(container)
+
+    async def connect(self, container: Container) -> Container:
+        return await (self._bridge if _bridged(container) else self._host).connect(container)
+
+    async def disconnect(self, container_id: str) -> None:
+        await self._bridge.disconnect(container_id)  # in mode host there is nothing to release
+
+
+def _bridged(container: Container) -> bool:
+    return container.host_config is not None and container.host_config.network_mode == BRIDGE

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pycm.errors import ConflictError, InvalidInputError
+from pycm.model.container import PortMapping
+from pycm.network.conf import Published
+from pycm.network.publish import Wanted, choose, overlap, parse_sockets, wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:7755 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0
+   1: 0100007F:7755 0100007F:1234 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 20 4 30 10 -1
+   2: 00000000:7756 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0
+short
+"""
+
+
+def mapping(**values: object) -> PortMapping:
+    return PortMapping(**{"proto": "tcp", "container_port": 80, "host_ip": "", "host_port": 30555, **values})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "30555:80/tcp"),
+        ({"host_ip": "0.0.0.0"}, "30555:80/tcp"),
+        ({"host_ip": "localhost"}, "127.0.0.1:30555:80/tcp"),
+        ({"host_ip": "192.0.2.1", "proto": "UDP"}, "192.0.2.1:30555:80/udp"),
+        ({"host_port_end": 30559, "proto": ""}, "30555-30559:80/tcp"),
+    ],
+)
+def test_mappings_as_they_are_meant(values: dict[str, object], text: str) -> None:
+    assert [str(want) for want in wanted([mapping(**values)])] == [text]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"proto": "icmp"}, "port mapping 30555:80/icmp: protocol 'icmp' is none of tcp, udp, sctp"),
+        ({"host_port": 0}, "ports are from 1 to 65535"),
+        ({"container_port": 0}, "ports are from 1 to 65535"),
+        ({"host_port_end": 30000}, "the range ends before it begins"),
+        ({"host_ip": "device.local"}, "host_ip 'device.local' is neither localhost nor an IPv4 address"),
+        ({"host_ip": "::1"}, "host_ip '::1' is neither"),
+    ],
+)
+def test_what_cannot_be_published_is_said(values: dict[str, object], text: str) -> None:
+    with pytest.raises(InvalidInputError, match=text):
+        wanted([mapping(**values)])
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server
+
+
+def want(first: int, last: int = 0, host_ip: str = "127.0.0.1", proto: str = "tcp") -> Wanted:
+    return Wanted(proto, host_ip, first, last or first, 80)
+
+
+def test_a_port_that_a_program_has_is_refused_with_its_name(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    with open("/proc/self/comm") as file:
+        own = f"pid {os.getpid()} ({file.read().strip()})"
+    for host_ip in ("127.0.0.1", ""):
+        with pytest.raises(ConflictError) as caught:
+            choose([want(port, host_ip=host_ip)], {}, "c1")
+        assert f"host port {port}/tcp is taken by {own}" in str(caught.value)
+
+
+def test_another_protocol_has_ports_of_its_own(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    assert choose([want(port, proto="udp")], {}, "c1")[0].host_port == port
+    assert choose([want(port, proto="sctp")], {}, "c1")[0].host_port == port
+
+
+def test_a_udp_port_that_is_bound_is_taken() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        with pytest.raises(ConflictError, match=r"/udp is taken by pid "):
+            choose([want(server.getsockname()[1], proto="udp")], {}, "c1")
+
+
+def test_the_first_free_port_of_a_range_is_taken(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    others = {"c2": [Published("tcp", "", port + 1, 80)]}
+    found = choose([want(port, port + 20), want(port, port + 20)], others, "c1")
+    assert port + 2 <= found[0].host_port < found[1].host_port
+
+
+def test_a_range_that_is_full_is_an_error() -> None:
+    others = {"c2": [Published("tcp", "", port, 80) for port in (30555, 30556)]}
+    with pytest.raises(
+        ConflictError, match="30555/tcp is taken by container c2, and so are the others up to 30556"
+    ):
+        choose([want(30555, 30556)], others, "c1")
+
+
+def test_the_same_port_twice_in_one_container_is_an_error() -> None:
+    with pytest.raises(ConflictError, match="taken by container c1"):
+        choose([want(30555), want(30555)], {}, "c1")
+
+
+def test_an_address_that_the_machine_has_not_is_an_error() -> None:
+    with pytest.raises(ConflictError, match=r"host_ip 198\.51\.100\.7 is not an address of this machine"):
+        choose([want(30555, host_ip="198.51.100.7")], {}, "c1")
+
+
+def test_ports_of_two_addresses_do_not_overlap() -> None:
+    one = Published("tcp", "127.0.0.1", 80, 1)
+    assert not overlap(one, Published("tcp", "192.0.2.1", 80, 2))
+    assert not overlap(one, Published("udp", "", 80, 2))
+    assert overlap(one, Published("tcp", "", 80, 2))
+
+
+def test_sockets_of_a_port_are_found_in_the_kernels_table() -> None:
+    assert parse_sockets(TABLE, 0x7755, listening=True) == {"socket:[4711]"}
+    assert parse_sockets(TABLE, 0x7755, listening=False) == {"socket:[4711]", "socket:[4712]"}
+    assert parse_sockets(TABLE, 1, listening=False) == set()
