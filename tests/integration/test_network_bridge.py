@@ -75,7 +75,7 @@ class World:
     def hosts(self, name: str) -> dict[str, str]:
         """The file as the container sees it: name to address."""
         pid = self.agent.state(name)["pid"]
-        lines = Path(f"/proc/{pid}/root/etc/hosts").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/root", "etc/hosts").read_text().splitlines()
         return {word: line.split()[0] for line in lines for word in line.split()[1:]}
 
     def left(self) -> dict[str, list[str]]:
