@@ -268,13 +268,15 @@ class FakeRuntime:
     async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
         return None
 
-    async def start(self, request: TaskRequest) -> int:
+    async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         if "start_error" in self._errors:
             raise OperationFailedError(self._errors["start_error"])
         if request.id in self._tasks:
             raise ConflictError(f"task {request.id} exists")
         self._last_pid += 1
         self._tasks[request.id] = Task(request.id, self._last_pid, TaskStatus.RUNNING, request.io)
+        if created:
+            created(self._last_pid)
         return self._last_pid
 
     def end(self, container_id: str, code: int, *, oom: bool = False) -> None:
