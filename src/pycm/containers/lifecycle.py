@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pycm.containers.health import Health
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -24,6 +25,7 @@ from pycm.errors import (
 from pycm.failpoints import fail_point
 from pycm.model import restart, states, times
 from pycm.model.container import Container, StopOptions
+from pycm.model.health import STARTING, UNHEALTHY, check_of
 from pycm.model.signals import parse_signal, signal_name
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.ports import Action, Exit, Logs, Metrics, Network, Runtime, Task, TaskStatus
@@ -65,6 +67,10 @@ class Lifecycle:
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = asyncio.ensure_future
         #: The agent ends: nothing is started any more.
         self.closing = False
+        self.health = Health(catalog, runtime, self._unhealthy, self._begin)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self.spawn(work)
 
     # ── start ──
 
@@ -123,9 +129,11 @@ class Lifecycle:
 
     async def _run(self, entry: Entry, pid: int, started_at: str) -> None:
         entry.run_begins()
-        state = states.running(entry.container.state, pid=pid, started_at=started_at)
+        health = STARTING if check_of(entry.container) else ""
+        state = states.running(entry.container.state, pid=pid, started_at=started_at, health=health)
         container = replace(entry.container, state=state, started_successfully_before=True)
         await self._catalog.record(entry, container, Action.RUNNING)
+        self.health.begin(entry)
         if entry.early_exit and entry.early_exit[0] == pid:
             self.task_exited(entry, pid, entry.early_exit[1])
 
@@ -149,6 +157,7 @@ class Lifecycle:
 
     async def ended(self, entry: Entry, exit_: Exit, status: Status, error: str = "") -> None:
         """Record the end of a run as STOPPED or EXITED and release what the run held."""
+        self.health.end(entry)
         oom = entry.out_of_memory or self._metrics.oom_kills(entry.id) > 0
         state = entry.container.state
         if status is Status.STOPPED:
@@ -243,6 +252,23 @@ class Lifecycle:
             else:
                 state = states.enter(entry.container.state, Status.RUNNING)
                 await self._catalog.record(entry, replace(entry.container, state=state), Action.RESUMED)
+
+    async def _unhealthy(self, entry: Entry, reason: str) -> None:
+        """End a container that its health check has given up and that its policy starts again: as if it had failed by itself."""
+        async with entry.lock:
+            state = entry.container.state
+            gone = self._catalog.find(entry.id) is not entry or state.health != UNHEALTHY
+            if gone or self.closing or state.status not in ALIVE:
+                return
+            log.warning("container %s: unhealthy (%s): it is restarted", entry.id, reason)
+            try:
+                exit_ = await self.terminate(entry, parse_signal(""), self._settings.stop_timeout, force=True)
+            except PycmError as error:
+                log.error("container %s: unhealthy, and cannot be stopped: %s", entry.id, error)
+                self.health.begin(entry)
+                return
+            await self.ended(entry, exit_, Status.EXITED, f"unhealthy: {reason}")
+            self.consider_restart(entry)
 
     # ── automatic restart ──
 
@@ -389,6 +415,7 @@ class Lifecycle:
         else:
             self._metrics.open(entry.id, task.pid)
             entry.run_begins()
+            self.health.begin(entry)
         await self._align_pause(entry, task)
 
     async def _align_pause(self, entry: Entry, task: Task) -> None:

@@ -313,6 +313,7 @@ class Manager:
             await self._catalog.record(entry, entry.container)
             raise
         fail_point("containers.remove-runtime")
+        self._lifecycle.health.end(entry)
         self._metrics.close(entry.id)
         await self._logs.finish(entry.id)
         await self._network.disconnect(entry.id)
@@ -437,6 +438,7 @@ class Manager:
     async def close(self) -> None:
         """End of the agent. Containers run on with `live_restore`, else all are stopped; what operations began is finished."""
         self._lifecycle.closing = True
+        await self._lifecycle.health.close()
         limit = self._settings.stop_timeout
         for entry in self._catalog:
             entry.cancel_restart()

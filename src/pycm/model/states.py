@@ -133,13 +133,21 @@ def created(state: State) -> State:
     return replace(enter(state, Status.CREATED), exit_code=0)
 
 
-def running(state: State, *, pid: int, started_at: str) -> State:
+def running(state: State, *, pid: int, started_at: str, health: str = "") -> State:
+    """*health*: what a container with a health check begins with."""
     fresh = replace(state, pid=pid, started_at=started_at, exit_code=0, error="", oom_killed=False)
-    return enter(fresh, Status.RUNNING)
+    return replace(enter(fresh, Status.RUNNING), health=health, health_error="")
 
 
 def stopped(state: State, *, exit_code: int, finished_at: str, error: str = "") -> State:
-    return replace(enter(state, Status.STOPPED), exit_code=exit_code, finished_at=finished_at, error=error)
+    return replace(
+        enter(state, Status.STOPPED),
+        exit_code=exit_code,
+        finished_at=finished_at,
+        error=error,
+        health="",
+        health_error="",
+    )
 
 
 def exited(state: State, *, exit_code: int, finished_at: str, error: str = "", oom: bool = False) -> State:
@@ -149,4 +157,6 @@ def exited(state: State, *, exit_code: int, finished_at: str, error: str = "", o
         finished_at=finished_at,
         error=error or (OOM_TEXT if oom else ""),
         oom_killed=oom,
+        health="",
+        health_error="",
     )

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Health checks of running containers: when they are made, and what follows. What a result means is in `model.health`.
+
+A container with a check has one task, which sleeps between checks; without one there is nothing here, and nothing wakes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pycm.containers.settings import PARALLEL
+from pycm.errors import OperationFailedError, PycmError
+from pycm.model.container import HostConfig
+from pycm.model.defaults import HOST
+from pycm.model.durations import SECOND, parse_duration
+from pycm.model.health import UNHEALTHY, Progress, check_of, restarts_unhealthy, step
+from pycm.model.states import Status
+from pycm.ports import Action, ExecRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from pycm.containers.catalog import Catalog, Entry
+    from pycm.model.container import Container, HealthCheck
+    from pycm.ports import Runtime
+
+LOOPBACK = "127.0.0.1"
+log = logging.getLogger("pycm.containers")
+
+
+class Health:
+    """*unhealthy*: restarts a container; it runs in a task of its own, which *spawn* starts."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        runtime: Runtime,
+        unhealthy: Callable[[Entry, str], Coroutine[Any, Any, None]],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        self._catalog = catalog
+        self._runtime = runtime
+        self._unhealthy = unhealthy
+        self._spawn = spawn
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        #: Not all of a machine's containers are asked at once.
+        self._at_once = asyncio.Semaphore(PARALLEL)
+
+    def begin(self, entry: Entry) -> None:
+        """The container runs, or was found running; called by whoever holds its lock."""
+        self.end(entry)
+        check = check_of(entry.container)
+        if check is not None:
+            self._watchers[entry.id] = asyncio.ensure_future(self._watch(entry, check))
+
+    def end(self, entry: Entry) -> None:
+        """Its run has ended."""
+        watcher = self._watchers.pop(entry.id, None)
+        if watcher is not None:
+            watcher.cancel()
+
+    async def close(self) -> None:
+        """No more checks; the commands of those that are being made are ended."""
+        watchers, self._watchers = list(self._watchers.values()), {}
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+    async def _watch(self, entry: Entry, check: HealthCheck) -> None:
+        loop = asyncio.get_running_loop()
+        run = entry.exit
+        start_period = _seconds(check.start_period or "0s")
+        began = loop.time()
+        progress = Progress(entry.container.state.health or Progress.health)
+        while True:
+            await asyncio.sleep(_seconds(check.interval))
+            early = loop.time() - began < start_period
+            error = await self._ask(entry, check)
+            if error is None:
+                continue
+            progress = step(progress, error, early=early, retries=check.retries)
+            if not await self._show(entry, run, progress):
+                return
+
+    async def _ask(self, entry: Entry, check: HealthCheck) -> str | None:
+        """Why the check failed, "" if it passed, None if it could not be made."""
+        async with self._at_once:
+            if entry.container.state.status is not Status.RUNNING:
+                return None
+            try:
+                error = await self._check(entry.container, check)
+            except PycmError as problem:  # containerd is away, or the container just now
+                log.debug("container %s: its health could not be checked: %s", entry.id, problem)
+                return None
+        return error if entry.container.state.status is Status.RUNNING else None
+
+    async def _check(self, container: Container, check: HealthCheck) -> str:
+        timeout = _seconds(check.timeout)
+        if check.tcp:
+            return await _connect(_address(container), check.tcp, timeout)
+        try:
+            code = await self._runtime.exec(ExecRequest(container.id, check.exec), timeout)
+        except OperationFailedError as error:
+            return str(error)
+        return f"exit code {code}" if code else ""
+
+    async def _show(self, entry: Entry, run: asyncio.Future[Any] | None, progress: Progress) -> bool:
+        """Put *progress* into the state. False if there is nothing more to watch."""
+        async with entry.lock:
+            if entry.exit is not run or self._catalog.find(entry.id) is not entry:
+                return False
+            state = entry.container.state
+            if (state.health, state.health_error) != (progress.health, progress.error):
+                if state.health != progress.health:
+                    log.info("container %s: %s %s", entry.id, progress.health, progress.error)
+                shown = replace(state, health=progress.health, health_error=progress.error)
+                await self._catalog.record(entry, replace(entry.container, state=shown), Action.HEALTH)
+            if progress.health != UNHEALTHY or not restarts_unhealthy(entry.container):
+                return True
+        self._watchers.pop(entry.id, None)
+        self._spawn(self._unhealthy(entry, progress.error))
+        return False
+
+
+def _seconds(text: str) -> float:
+    return parse_duration(text) / SECOND
+
+
+def _address(container: Container) -> str:
+    """Where the container's ports are, as seen from this machine."""
+    host = container.host_config or HostConfig()
+    if host.network_mode == HOST or container.network_settings is None:
+        return LOOPBACK
+    addresses = [end.ip_address for end in container.network_settings.networks.values() if end.ip_address]
+    return addresses[0] if addresses else LOOPBACK
+
+
+async def _connect(address: str, port: int, timeout: float) -> str:
+    """Why no TCP connection came about, "" if one did."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout)
+    except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
+        return f"no connection to {address}:{port} within {timeout:g} s"
+    except OSError as error:
+        return f"no connection to {address}:{port}: {error.strerror or error}"
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return ""

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Health checks: the table of their results, and what the manager makes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pycm.containers import health as runner
+from pycm.errors import OperationFailedError, UnavailableError
+from pycm.model.container import Container, ContainerConfiguration, HealthCheck
+from pycm.model.health import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, step
+from support.fakes import FakeRuntime
+from support.managers import World, described, world
+
+
+@pytest.mark.parametrize(
+    ("results", "health"),
+    [
+        ("", STARTING),
+        ("+", HEALTHY),
+        ("--", STARTING),
+        ("---", UNHEALTHY),
+        ("+--", HEALTHY),
+        ("+--+--", HEALTHY),
+        ("+---", UNHEALTHY),
+        ("---+", HEALTHY),
+        ("-----", UNHEALTHY),
+        ("eeeee", STARTING),
+        ("eeeee--", STARTING),
+        ("eeeee---", UNHEALTHY),
+        ("+eee", UNHEALTHY),  # once healthy, the start period is over
+    ],
+)
+def test_results_lead_to_a_health(results: str, health: str) -> None:
+    """+ passed, - failed, e failed in the start period; three in a row make it unhealthy."""
+    progress = Progress()
+    for result in results:
+        progress = step(progress, "" if result == "+" else "no", early=result == "e", retries=3)
+    assert progress.health == health
+
+
+def test_every_result_has_a_row_but_those_that_cannot_be() -> None:
+    possible = {(h, r) for h in (STARTING, HEALTHY, UNHEALTHY) for r in Result}
+    assert possible - set(TRANSITIONS) == {(HEALTHY, Result.EARLY), (UNHEALTHY, Result.EARLY)}
+
+
+def with_check(policy: str = "no", **fields: Any) -> Container:
+    check = HealthCheck(**({"exec": ("/bin/check",), "interval": "1s", "retries": 2} | fields))
+    return replace(described(policy=policy), config=ContainerConfiguration(health_check=check))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of a check takes a hundredth."""
+    seconds = runner._seconds
+    monkeypatch.setattr(runner, "_seconds", lambda text: seconds(text) / 100)
+
+
+async def run(w: World, container: Container) -> None:
+    await w.manager.create(container)
+    await w.manager.start(container.id)
+
+
+async def test_a_check_that_passes_makes_a_container_healthy_and_tells_once() -> None:
+    async with world() as w:
+        await run(w, with_check())
+        assert w.state("c1").health == STARTING
+        await w.until(lambda: len(w.runtime.execs) > 3)
+        assert w.state("c1").health == HEALTHY
+        assert w.actions.count("health") == 1
+        assert w.runtime.execs[0].args == ("/bin/check",)
+        assert w.store.saved["c1"].state.health == HEALTHY
+        await w.manager.stop("c1")
+        assert w.state("c1").health == ""
+
+
+async def test_an_unhealthy_container_is_shown_and_left_alone_if_its_policy_is_no() -> None:
+    async with world() as w:
+        w.runtime.exec_codes["c1"] = 3
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        assert w.state("c1").health_error == "exit code 3"
+        w.runtime.exec_codes["c1"] = 0
+        await w.until(lambda: w.state("c1").health == HEALTHY)
+        assert (w.state("c1").health_error, "exited" in w.actions) == ("", False)
+
+
+@pytest.mark.parametrize("policy", ["always", "unless-stopped", "on-failure"])
+async def test_an_unhealthy_container_is_restarted_by_the_other_policies(policy: str) -> None:
+    async with world() as w:
+        w.runtime.exec_codes["c1"] = 1
+        await run(w, with_check(policy))
+        await w.until(lambda: "exited" in w.actions)
+        w.runtime.exec_codes["c1"] = 0
+        ended = next(event.container.state for event in w.events if event.action.value == "exited")
+        assert (ended.error, ended.health) == ("unhealthy: exit code 1", "")
+        await w.until(lambda: w.actions.count("running") == 2 and w.state("c1").health == HEALTHY)
+        container = w.manager.get("c1")
+        assert container is not None
+        assert (container.restart_count, container.manually_stopped) == (1, False)
+
+
+async def test_a_command_that_cannot_be_run_or_takes_too_long_is_a_failure() -> None:
+    async with world() as w:
+        w.runtime.fail["exec"] = OperationFailedError("the command did not end within 5 s and was killed")
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        assert w.state("c1").health_error == "the command did not end within 5 s and was killed"
+
+
+async def test_a_lost_containerd_and_a_paused_container_say_nothing_of_health() -> None:
+    async with world() as w:
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == HEALTHY)
+        w.runtime.fail["exec"] = UnavailableError("containerd does not answer")
+        asked = len(w.runtime.calls)
+        await w.until(lambda: len(w.runtime.calls) > asked + 5)
+        assert w.state("c1").health == HEALTHY
+        w.runtime.fail["exec"] = OperationFailedError("cannot exec in a paused container")
+        await w.manager.pause("c1")
+        asked = w.runtime.calls.count(("exec", "c1"))
+        await asyncio.sleep(0.05)
+        assert w.runtime.calls.count(("exec", "c1")) == asked
+        assert w.state("c1").health == HEALTHY
+
+
+async def test_a_port_that_takes_a_connection_is_healthy_and_a_closed_one_is_not() -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with world() as w:
+        await run(w, with_check(exec=(), tcp=port, timeout="100s"))
+        await w.until(lambda: w.state("c1").health == HEALTHY)
+        server.close()
+        await server.wait_closed()
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        assert f"no connection to 127.0.0.1:{port}" in w.state("c1").health_error
+        assert w.runtime.execs == []
+
+
+async def test_a_container_found_running_is_checked_again() -> None:
+    runtime = FakeRuntime()
+    async with world(runtime=runtime) as first:
+        await run(first, with_check())
+        await first.until(lambda: first.store.saved["c1"].state.health == HEALTHY)
+        stored = first.store.saved["c1"]
+    runtime.execs.clear()
+    async with world(stored, runtime=runtime) as second:
+        assert second.state("c1").health == HEALTHY
+        await second.until(lambda: bool(runtime.execs))
+
+
+async def test_without_a_check_there_is_no_watcher_and_with_one_none_is_left() -> None:
+    async with world() as w:
+        await run(w, described())
+        assert not w.manager._lifecycle.health._watchers
+        await w.manager.remove("c1", force=True)
+        await run(w, with_check())
+        assert len(w.manager._lifecycle.health._watchers) == 1
+        await w.manager.remove("c1", force=True)
+        assert not w.manager._lifecycle.health._watchers
