@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from contextlib import aclosing
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 PACKED = "localhost/pycm/packed:1"  # imported with --no-unpack
+OURS = re.compile(r"\bc1\b|unpack")  # c1 as a word: a digest may have these two digits in it
 BUSYBOX = "localhost/pycm/busybox:1"
 SECONDS = 30.0
 RUNC = "io.containerd.runc.v2"
@@ -115,9 +117,7 @@ def left_over(server: ContainerdServer) -> tuple[str, ...]:
         server.ctr("snapshots", "ls"),
         server.ctr("leases", "ls"),
     )
-    return tuple(
-        " ".join(line for line in text.split("\n") if "c1" in line or "unpack" in line) for text in found
-    )
+    return tuple(" ".join(line for line in text.split("\n") if OURS.search(line)) for text in found)
 
 
 async def test_an_image_says_what_to_run(runtime: ContainerdRuntime) -> None:
@@ -292,7 +292,7 @@ async def test_remove_leaves_nothing_behind(
     await runtime.remove("c1")
     assert left_over(server) == ("", "", "", "")
     resources = await leased(runtime)
-    assert not [resource for resource in resources if "c1" in resource.id or resource.type == "content"]
+    assert not [resource for resource in resources if OURS.search(resource.id) or resource.type == "content"]
 
 
 async def leased(runtime: ContainerdRuntime) -> list[Any]:
