@@ -129,6 +129,11 @@ def test_no_file_names_a_place_on_somebodys_machine(pattern: str) -> None:
     assert names([path for path, text in texts.items() if re.search(pattern, text)]) == []
 
 
+def test_no_merge_was_left_half_done() -> None:
+    mark = re.compile(rb"^(<{7}|>{7}) ", re.MULTILINE)
+    assert names([path for path in tracked() if mark.search(path.read_bytes())]) == []
+
+
 def test_scripts_are_executable_and_modules_are_not() -> None:
     wrong = [path for path in tracked() if is_script(path) != bool(path.stat().st_mode & 0o100)]
     assert names(wrong) == []
