@@ -12,7 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
-from grpclib.client import Channel, UnaryStreamMethod, UnaryUnaryMethod
+from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
@@ -27,7 +27,7 @@ from pycm.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from pycm.containerd.rpc import Call, Reply, Request
 
@@ -56,6 +56,10 @@ def from_status(name: str, status: Status, message: str | None) -> PycmError:
     return ERRORS.get(status, OperationFailedError)(f"containerd's {name} failed: {shown}")
 
 
+class _LeavingError(Exception):
+    """The client has heard enough: the call is reset, as grpclib does on an error."""
+
+
 class Client:
     """Calls into one namespace of the containerd that listens at *address*."""
 
@@ -66,18 +70,32 @@ class Client:
 
     async def call(self, call: Call[Request, Reply], request: Request, *, lease: str = "") -> Reply:
         """Make one call. With *lease*, what containerd makes for it stays until it is removed or the lease ends."""
-        with self._translated(call):
+        with self.translated(call):
             method = UnaryUnaryMethod(self._connection(), call.path, call.request, call.reply)
             return await method(request, timeout=call.seconds, metadata=self._metadata(lease))
 
     async def stream(self, call: Call[Request, Reply], request: Request) -> AsyncGenerator[Reply, None]:
         """The answers of a streaming call. Close it (contextlib.aclosing) when leaving early."""
-        with self._translated(call):
+        with self.translated(call):
             method = UnaryStreamMethod(self._connection(), call.path, call.request, call.reply)
             async with method.open(timeout=call.seconds, metadata=self._metadata("")) as stream:
                 await stream.send_message(request, end=True)
                 async for message in stream:
                     yield message
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self, call: Call[Request, Reply], *, lease: str = ""
+    ) -> AsyncIterator[Stream[Request, Reply]]:
+        """An open call with requests and answers in turns; whatever ends the block ends the call.
+
+        All errors of the block but pycm's own are taken for containerd's.
+        """
+        with self.translated(call), contextlib.suppress(_LeavingError):
+            method = StreamStreamMethod(self._connection(), call.path, call.request, call.reply)
+            async with method.open(timeout=call.seconds, metadata=self._metadata(lease)) as stream:
+                yield stream
+                raise _LeavingError
 
     def close(self) -> None:
         if self._channel is not None:
@@ -97,7 +115,8 @@ class Client:
         return {**metadata, "containerd-lease": lease} if lease else metadata
 
     @contextlib.contextmanager
-    def _translated(self, call: Call[Any, Any]) -> Iterator[None]:
+    def translated(self, call: Call[Any, Any]) -> Iterator[None]:
+        """What goes wrong with *call* inside, as an error of pycm's."""
         try:
             yield
         except GRPCError as error:

@@ -126,6 +126,14 @@ def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
     return tuple(chain)
 
 
+def layer_type(media_type: str) -> str:
+    """A layer's media type as every containerd from 1.6 on knows it: its name for Docker's zstd layers came later."""
+    for ending, kind in (("zstd", "+zstd"), ("gzip", "+gzip"), ("tar", "")):
+        if media_type.endswith(ending):
+            return f"application/vnd.oci.image.layer.v1.tar{kind}"
+    return media_type
+
+
 def rank(platform: tuple[str, str, str], machine: str) -> int | None:
     """How well *platform* fits *machine*: 0 is best, None not at all."""
     system, architecture, variant = platform

@@ -17,15 +17,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
 from pycm.containerd import image_format, rpc
 from pycm.containerd.image_format import Descriptor, Manifest, show_platform
-from pycm.containerd.proto import content_pb2, diff_pb2, images_pb2, leases_pb2, snapshots_pb2, types_pb2
+from pycm.containerd.content import Content
+from pycm.containerd.durable import sync_file_system
+from pycm.containerd.image_store import ImageStore
+from pycm.containerd.proto import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from typing import Any
 
     from pycm.containerd.client import Client
@@ -78,14 +79,18 @@ class Images:
         self._snapshotter = snapshotter
         self._lease = lease
         self._machine = machine or os.uname().machine
+        self._content = Content(client, lease)
+        self._store = ImageStore(client)
         self._unpacking = asyncio.Lock()  # one at a time: more would only make slow flash slower
+        self._root: str | None = None
 
     async def get(self, reference: str) -> Image:
         """Find the image and read its manifest and configuration. NotFoundError if there is none."""
-        target = await self._target(reference)
-        root = Descriptor(target.digest, target.size, target.media_type)
+        record = await self._store.get(reference)
+        if record is None:
+            raise unresolved(reference, self._client.namespace)
         try:
-            return await self._read_image(reference, root)
+            return await self.read(reference, record.target)
         except (NotFoundError, OperationFailedError) as error:
             raise OperationFailedError(
                 f"image {quote(reference)} cannot be used: {error}; remove it and import it again"
@@ -98,10 +103,38 @@ class Images:
             with contextlib.suppress(ConflictError):
                 await self._client.call(rpc.LEASE_CREATE, request)
             try:
-                await self._unpack_layers(image)
-                await self._label(image)
+                await self.unpack_leased(image, self._lease)
             finally:
                 await self.forget_interrupted()
+
+    async def unpack_leased(
+        self,
+        image: Image,
+        lease: str,
+        *,
+        layer_done: Callable[[int], None] | None = None,
+        guard: Callable[[Awaitable[Any]], Awaitable[Any]] | None = None,
+    ) -> None:
+        """The same under a lease of the caller's. *layer_done* hears the number of layers that are unpacked; *guard* awaits each
+        call that fills the disk, and may give it up.
+        """
+        parent = ""
+        for number, (layer, diff_id, name) in enumerate(
+            zip(image.layers, image.diff_ids, image.chain, strict=True), 1
+        ):
+            try:
+                if not await self.is_unpacked(name):
+                    await self._unpack_layer(layer, diff_id, name, parent, lease, guard)
+            except (NotFoundError, OperationFailedError) as error:
+                where = f"layer {number} of {len(image.layers)} of image {quote(image.reference)}"
+                raise OperationFailedError(
+                    f"{where} cannot be unpacked: {error}; remove the image and import or pull it again"
+                ) from None
+            parent = name
+            if layer_done is not None:
+                layer_done(number)
+        label = _GC_LABEL + self._snapshotter
+        await self._content.label(image.config_digest, {label: image.top} if image.top else {})
 
     async def forget_interrupted(self) -> None:
         """Drop the lease on half-unpacked images; containerd removes them. Failing is harmless: the next one does it."""
@@ -112,16 +145,8 @@ class Images:
         except PycmError as error:
             _log.warning("lease %s stays for now: %s", self._lease, error)
 
-    async def _target(self, reference: str) -> types_pb2.Descriptor:
-        if not reference.isprintable():  # lone surrogates too, which protobuf cannot send
-            raise unresolved(reference, self._client.namespace)
-        try:
-            found = await self._client.call(rpc.IMAGE_GET, images_pb2.GetImageRequest(name=reference))
-        except NotFoundError:
-            raise unresolved(reference, self._client.namespace) from None
-        return found.image.target
-
-    async def _read_image(self, reference: str, root: Descriptor) -> Image:
+    async def read(self, reference: str, root: Descriptor) -> Image:
+        """What *root*, which need not have a name yet, is for this machine."""
         manifest = await self._manifest(root, INDEX_DEPTH)
         config = await self._config(manifest.config)
         if len(config.diff_ids) != len(manifest.layers):
@@ -164,32 +189,9 @@ class Images:
         return image_format.config(await self._document(descriptor, what), what)
 
     async def _document(self, descriptor: Descriptor, what: str) -> Mapping[str, Any]:
-        if descriptor.size > image_format.DOCUMENT_LIMIT:
-            raise OperationFailedError(
-                f"{what} has {descriptor.size} bytes, more than {image_format.DOCUMENT_LIMIT}"
-            )
-        request = content_pb2.ReadContentRequest(digest=descriptor.digest, size=descriptor.size)
-        async with contextlib.aclosing(self._client.stream(rpc.CONTENT_READ, request)) as answers:
-            data = b"".join([answer.data async for answer in answers])
-        image_format.verify(descriptor.digest, data)
-        return image_format.parse(data, what)
+        return image_format.parse(await self._content.read(descriptor.digest, descriptor.size), what)
 
-    async def _unpack_layers(self, image: Image) -> None:
-        parent = ""
-        for number, (layer, diff_id, name) in enumerate(
-            zip(image.layers, image.diff_ids, image.chain, strict=True), 1
-        ):
-            try:
-                if not await self._exists(name):
-                    await self._unpack_layer(layer, diff_id, name, parent)
-            except (NotFoundError, OperationFailedError) as error:
-                where = f"layer {number} of {len(image.layers)} of image {quote(image.reference)}"
-                raise OperationFailedError(
-                    f"{where} cannot be unpacked: {error}; remove the image and import it again"
-                ) from None
-            parent = name
-
-    async def _exists(self, name: str) -> bool:
+    async def is_unpacked(self, name: str) -> bool:
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=name)
         try:
             await self._client.call(rpc.SNAPSHOT_STAT, request)
@@ -197,41 +199,54 @@ class Images:
             return False
         return True
 
-    async def _unpack_layer(self, layer: Descriptor, diff_id: str, name: str, parent: str) -> None:
+    async def _unpack_layer(
+        self,
+        layer: Descriptor,
+        diff_id: str,
+        name: str,
+        parent: str,
+        lease: str,
+        guard: Callable[[Awaitable[Any]], Awaitable[Any]] | None,
+    ) -> None:
         """Unpack into a snapshot of a name nobody else uses, then give it its right name, if nobody else was faster."""
         key = f"extract-{os.urandom(8).hex()} {name}"
         prepare = snapshots_pb2.PrepareSnapshotRequest(snapshotter=self._snapshotter, key=key, parent=parent)
-        mounts = (await self._client.call(rpc.SNAPSHOT_PREPARE, prepare, lease=self._lease)).mounts
+        mounts = (await self._client.call(rpc.SNAPSHOT_PREPARE, prepare, lease=lease)).mounts
         commit = snapshots_pb2.CommitSnapshotRequest(snapshotter=self._snapshotter, name=name, key=key)
         try:
-            applied = await self._client.call(rpc.DIFF_APPLY, _apply(layer, mounts), lease=self._lease)
+            applying = self._client.call(rpc.DIFF_APPLY, _apply(layer, mounts), lease=lease)
+            applied = await (guard(applying) if guard else applying)
             if applied.applied.digest != diff_id:
                 raise OperationFailedError(f"it unpacks to {applied.applied.digest}, not to {diff_id}")
-            await self._client.call(rpc.SNAPSHOT_COMMIT, commit, lease=self._lease)
+            await self._sync()
+            await self._client.call(rpc.SNAPSHOT_COMMIT, commit, lease=lease)
         except ConflictError:
             await self._discard(key)
         except BaseException:
             await self._discard(key)
             raise
 
+    async def _sync(self) -> None:
+        """A power cut must not find a layer that is recorded as unpacked, with files that are still empty."""
+        if self._root is None:
+            self._root = (await self._store.roots(self._snapshotter))[1]
+        await asyncio.to_thread(sync_file_system, self._root)
+
     async def _discard(self, key: str) -> None:
         request = snapshots_pb2.RemoveSnapshotRequest(snapshotter=self._snapshotter, key=key)
         try:
-            await self._client.call(rpc.SNAPSHOT_REMOVE, request, lease=self._lease)
+            await self._client.call(rpc.SNAPSHOT_REMOVE, request)
         except NotFoundError:
             pass
         except PycmError as error:
             _log.warning("half-made snapshot %s is left to containerd's garbage collection: %s", key, error)
 
-    async def _label(self, image: Image) -> None:
-        label = _GC_LABEL + self._snapshotter
-        info = content_pb2.Info(digest=image.config_digest, labels={label: image.top})
-        request = content_pb2.UpdateRequest(info=info, update_mask=FieldMask(paths=[f"labels.{label}"]))
-        await self._client.call(rpc.CONTENT_UPDATE, request)
-
 
 def _apply(layer: Descriptor, mounts: Any) -> diff_pb2.ApplyRequest:
     descriptor = types_pb2.Descriptor(
-        media_type=layer.media_type, digest=layer.digest, size=layer.size, annotations=layer.annotations
+        media_type=image_format.layer_type(layer.media_type),
+        digest=layer.digest,
+        size=layer.size,
+        annotations=layer.annotations,
     )
     return diff_pb2.ApplyRequest(diff=descriptor, mounts=mounts)

@@ -18,6 +18,7 @@ from pycm.containerd.proto import (
     diff_pb2,
     events_pb2,
     images_pb2,
+    introspection_pb2,
     leases_pb2,
     namespaces_pb2,
     snapshots_pb2,
@@ -35,6 +36,7 @@ QUICK = 15.0  # containerd's own database and files
 SHIM = 120.0  # forks, runc, hooks; task deletion alone may wait 10 s for output to be read
 UNPACK = 1800.0  # one layer: gigabytes onto slow flash
 EXIT = 30.0  # for processes to go after SIGKILL
+GC = 300.0  # removal of an image, which waits for the garbage collection
 ENDLESS = None
 
 
@@ -68,9 +70,11 @@ _DIFF = "containerd.services.diff.v1.Diff"
 _CONTAINERS = "containerd.services.containers.v1.Containers"
 _TASKS = "containerd.services.tasks.v1.Tasks"
 _EVENTS = "containerd.services.events.v1.Events"
+_INTROSPECTION = "containerd.services.introspection.v1.Introspection"
 
 # fmt: off
 VERSION = Call(_VERSION, "Version", Empty, version_pb2.VersionResponse)
+PLUGINS = Call(_INTROSPECTION, "Plugins", introspection_pb2.PluginsRequest, introspection_pb2.PluginsResponse)
 
 NAMESPACE_CREATE = Call(_NAMESPACES, "Create", namespaces_pb2.CreateNamespaceRequest, namespaces_pb2.CreateNamespaceResponse)
 
@@ -78,18 +82,27 @@ LEASE_CREATE = Call(_LEASES, "Create", leases_pb2.CreateRequest, leases_pb2.Crea
 LEASE_DELETE = Call(_LEASES, "Delete", leases_pb2.DeleteRequest, Empty)
 LEASE_LIST = Call(_LEASES, "List", leases_pb2.ListRequest, leases_pb2.ListResponse)
 LEASE_RESOURCES = Call(_LEASES, "ListResources", leases_pb2.ListResourcesRequest, leases_pb2.ListResourcesResponse)
+LEASE_ADD = Call(_LEASES, "AddResource", leases_pb2.AddResourceRequest, Empty)
 LEASE_DROP = Call(_LEASES, "DeleteResource", leases_pb2.DeleteResourceRequest, Empty)
 
 IMAGE_GET = Call(_IMAGES, "Get", images_pb2.GetImageRequest, images_pb2.GetImageResponse)
+IMAGE_LIST = Call(_IMAGES, "List", images_pb2.ListImagesRequest, images_pb2.ListImagesResponse)
+IMAGE_CREATE = Call(_IMAGES, "Create", images_pb2.CreateImageRequest, images_pb2.CreateImageResponse)
+IMAGE_UPDATE = Call(_IMAGES, "Update", images_pb2.UpdateImageRequest, images_pb2.UpdateImageResponse)
+IMAGE_DELETE = Call(_IMAGES, "Delete", images_pb2.DeleteImageRequest, Empty, GC)
 
+CONTENT_INFO = Call(_CONTENT, "Info", content_pb2.InfoRequest, content_pb2.InfoResponse)
 CONTENT_READ = Call(_CONTENT, "Read", content_pb2.ReadContentRequest, content_pb2.ReadContentResponse)
 CONTENT_UPDATE = Call(_CONTENT, "Update", content_pb2.UpdateRequest, content_pb2.UpdateResponse)
+CONTENT_WRITE = Call(_CONTENT, "Write", content_pb2.WriteContentRequest, content_pb2.WriteContentResponse, ENDLESS)
+CONTENT_ABORT = Call(_CONTENT, "Abort", content_pb2.AbortRequest, Empty)
 
 SNAPSHOT_PREPARE = Call(_SNAPSHOTS, "Prepare", snapshots_pb2.PrepareSnapshotRequest, snapshots_pb2.PrepareSnapshotResponse)
 SNAPSHOT_COMMIT = Call(_SNAPSHOTS, "Commit", snapshots_pb2.CommitSnapshotRequest, Empty)
 SNAPSHOT_MOUNTS = Call(_SNAPSHOTS, "Mounts", snapshots_pb2.MountsRequest, snapshots_pb2.MountsResponse)
 SNAPSHOT_REMOVE = Call(_SNAPSHOTS, "Remove", snapshots_pb2.RemoveSnapshotRequest, Empty, SHIM)
 SNAPSHOT_STAT = Call(_SNAPSHOTS, "Stat", snapshots_pb2.StatSnapshotRequest, snapshots_pb2.StatSnapshotResponse)
+SNAPSHOT_LIST = Call(_SNAPSHOTS, "List", snapshots_pb2.ListSnapshotsRequest, snapshots_pb2.ListSnapshotsResponse)
 
 DIFF_APPLY = Call(_DIFF, "Apply", diff_pb2.ApplyRequest, diff_pb2.ApplyResponse, UNPACK)
 

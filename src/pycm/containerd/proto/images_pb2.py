@@ -12,10 +12,13 @@ from google.protobuf import symbol_database as _symbol_database
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from pycm.containerd.proto import types_pb2 as pycm_dot_containerd_dot_proto_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"pycm/containerd/proto/images.proto\x12\x1d\x63ontainerd.services.images.v1\x1a!pycm/containerd/proto/types.proto\"\xb4\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12@\n\x06labels\x18\x02 \x03(\x0b\x32\x30.containerd.services.images.v1.Image.LabelsEntry\x12,\n\x06target\x18\x03 \x01(\x0b\x32\x1c.containerd.types.Descriptor\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x10GetImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image2p\n\x06Images\x12\x66\n\x03Get\x12..containerd.services.images.v1.GetImageRequest\x1a/.containerd.services.images.v1.GetImageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"pycm/containerd/proto/images.proto\x12\x1d\x63ontainerd.services.images.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!pycm/containerd/proto/types.proto\"\xe4\x01\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12@\n\x06labels\x18\x02 \x03(\x0b\x32\x30.containerd.services.images.v1.Image.LabelsEntry\x12,\n\x06target\x18\x03 \x01(\x0b\x32\x1c.containerd.types.Descriptor\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"G\n\x10GetImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"$\n\x11ListImagesRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"J\n\x12ListImagesResponse\x12\x34\n\x06images\x18\x01 \x03(\x0b\x32$.containerd.services.images.v1.Image\"I\n\x12\x43reateImageRequest\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"J\n\x13\x43reateImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"z\n\x12UpdateImageRequest\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"J\n\x13UpdateImageResponse\x12\x33\n\x05image\x18\x01 \x01(\x0b\x32$.containerd.services.images.v1.Image\"0\n\x12\x44\x65leteImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04sync\x18\x02 \x01(\x08\x32\x94\x04\n\x06Images\x12\x66\n\x03Get\x12..containerd.services.images.v1.GetImageRequest\x1a/.containerd.services.images.v1.GetImageResponse\x12k\n\x04List\x12\x30.containerd.services.images.v1.ListImagesRequest\x1a\x31.containerd.services.images.v1.ListImagesResponse\x12o\n\x06\x43reate\x12\x31.containerd.services.images.v1.CreateImageRequest\x1a\x32.containerd.services.images.v1.CreateImageResponse\x12o\n\x06Update\x12\x31.containerd.services.images.v1.UpdateImageRequest\x1a\x32.containerd.services.images.v1.UpdateImageResponse\x12S\n\x06\x44\x65lete\x12\x31.containerd.services.images.v1.DeleteImageRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pycm.containerd.proto.images_pb2', globals())
@@ -24,14 +27,28 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _IMAGE_LABELSENTRY._options = None
   _IMAGE_LABELSENTRY._serialized_options = b'8\001'
-  _IMAGE._serialized_start=105
-  _IMAGE._serialized_end=285
-  _IMAGE_LABELSENTRY._serialized_start=240
-  _IMAGE_LABELSENTRY._serialized_end=285
-  _GETIMAGEREQUEST._serialized_start=287
-  _GETIMAGEREQUEST._serialized_end=318
-  _GETIMAGERESPONSE._serialized_start=320
-  _GETIMAGERESPONSE._serialized_end=391
-  _IMAGES._serialized_start=393
-  _IMAGES._serialized_end=505
+  _IMAGE._serialized_start=201
+  _IMAGE._serialized_end=429
+  _IMAGE_LABELSENTRY._serialized_start=384
+  _IMAGE_LABELSENTRY._serialized_end=429
+  _GETIMAGEREQUEST._serialized_start=431
+  _GETIMAGEREQUEST._serialized_end=462
+  _GETIMAGERESPONSE._serialized_start=464
+  _GETIMAGERESPONSE._serialized_end=535
+  _LISTIMAGESREQUEST._serialized_start=537
+  _LISTIMAGESREQUEST._serialized_end=573
+  _LISTIMAGESRESPONSE._serialized_start=575
+  _LISTIMAGESRESPONSE._serialized_end=649
+  _CREATEIMAGEREQUEST._serialized_start=651
+  _CREATEIMAGEREQUEST._serialized_end=724
+  _CREATEIMAGERESPONSE._serialized_start=726
+  _CREATEIMAGERESPONSE._serialized_end=800
+  _UPDATEIMAGEREQUEST._serialized_start=802
+  _UPDATEIMAGEREQUEST._serialized_end=924
+  _UPDATEIMAGERESPONSE._serialized_start=926
+  _UPDATEIMAGERESPONSE._serialized_end=1000
+  _DELETEIMAGEREQUEST._serialized_start=1002
+  _DELETEIMAGEREQUEST._serialized_end=1050
+  _IMAGES._serialized_start=1053
+  _IMAGES._serialized_end=1585
 # @@protoc_insertion_point(module_scope)

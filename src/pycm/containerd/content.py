@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""containerd's content store: blobs by digest, written piece by piece, taken up where an earlier writer was cut off.
+
+containerd keeps the beginning of a blob (an "ingest", under a name that is made from the digest) until it is finished, aborted or,
+with the lease, expires. It hashes what it gets, and a blob whose digest is not the expected one never becomes content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpclib.exceptions import StreamTerminatedError
+
+from pycm.containerd import image_format, rpc
+from pycm.containerd.proto import content_pb2
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from grpclib.client import Stream
+
+    from pycm.containerd.client import Client
+
+_INGEST = "pycm-"
+
+
+class Writer:
+    """A blob that is being written. `offset`: bytes that containerd has. Made by `Content.writer`."""
+
+    def __init__(
+        self,
+        stream: Stream[content_pb2.WriteContentRequest, content_pb2.WriteContentResponse],
+        digest: str,
+        size: int,
+    ) -> None:
+        self._stream = stream
+        self._digest = digest
+        self._size = size
+        self.offset = 0
+
+    async def begin(self) -> None:
+        request = content_pb2.WriteContentRequest(
+            action=content_pb2.STAT, ref=_INGEST + self._digest, total=self._size, expected=self._digest
+        )
+        self.offset = (await self._ask(request)).offset
+
+    async def write(self, data: bytes) -> None:
+        """Append *data*, at most 4 MiB."""
+        request = content_pb2.WriteContentRequest(action=content_pb2.WRITE, offset=self.offset, data=data)
+        answer = await self._ask(request)
+        if answer.offset != self.offset + len(data):
+            raise OperationFailedError(f"containerd is at {answer.offset}, not at {self.offset + len(data)}")
+        self.offset = answer.offset
+
+    async def commit(self, labels: Mapping[str, str]) -> None:
+        """Make it content. OperationFailedError if size or digest are not those that were announced."""
+        request = content_pb2.WriteContentRequest(
+            action=content_pb2.COMMIT,
+            total=self._size,
+            expected=self._digest,
+            offset=self.offset,
+            labels=labels,
+        )
+        await self._ask(request)
+
+    async def _ask(self, request: content_pb2.WriteContentRequest) -> content_pb2.WriteContentResponse:
+        await self._stream.send_message(request)
+        answer = await self._stream.recv_message()
+        if answer is None:  # its status, which says why, is read at the end of the call
+            raise StreamTerminatedError("containerd ended the call")
+        return answer
+
+
+class Content:
+    """Everything that is written or kept is held by *lease*."""
+
+    def __init__(self, client: Client, lease: str) -> None:
+        self._client = client
+        self._lease = lease
+
+    async def size(self, digest: str) -> int | None:
+        """Bytes of the blob, None if there is no such content."""
+        try:
+            return (
+                await self._client.call(rpc.CONTENT_INFO, content_pb2.InfoRequest(digest=digest))
+            ).info.size
+        except NotFoundError:
+            return None
+
+    async def read(self, digest: str, size: int) -> bytes:
+        """A document, its digest checked."""
+        if size > image_format.DOCUMENT_LIMIT:
+            raise OperationFailedError(
+                f"content {digest} has {size} bytes, more than {image_format.DOCUMENT_LIMIT}"
+            )
+        request = content_pb2.ReadContentRequest(digest=digest, size=size)
+        async with contextlib.aclosing(self._client.stream(rpc.CONTENT_READ, request)) as answers:
+            data = b"".join([answer.data async for answer in answers])
+        image_format.verify(digest, data)
+        return data
+
+    @contextlib.asynccontextmanager
+    async def writer(self, digest: str, size: int) -> AsyncIterator[Writer]:
+        """A writer that goes on where an earlier one ended; waits while another one writes the same blob.
+
+        ConflictError if the blob is content already.
+        """
+        async with self._client.exchange(rpc.CONTENT_WRITE, lease=self._lease) as stream:
+            writer = Writer(stream, digest, size)
+            await writer.begin()
+            yield writer
+
+    async def put(self, digest: str, data: bytes, labels: Mapping[str, str]) -> None:
+        """A small blob in one go. Labels are set even if it is there already."""
+        try:
+            async with self.writer(digest, len(data)) as writer:
+                if len(data) > writer.offset:
+                    await writer.write(data[writer.offset :])
+                await writer.commit(labels)
+        except ConflictError:
+            if await self.size(digest) is None:
+                await self.abort(digest)
+                raise
+            await self.label(digest, labels)
+
+    async def label(self, digest: str, labels: Mapping[str, str]) -> None:
+        info = content_pb2.Info(digest=digest, labels=labels)
+        mask = FieldMask(paths=[f"labels.{name}" for name in labels])
+        if labels:
+            await self._client.call(
+                rpc.CONTENT_UPDATE, content_pb2.UpdateRequest(info=info, update_mask=mask), lease=self._lease
+            )
+
+    async def abort(self, digest: str) -> None:
+        """Forget the beginning of a blob."""
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.CONTENT_ABORT, content_pb2.AbortRequest(ref=_INGEST + digest))

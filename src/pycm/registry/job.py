@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What agent and worker say to each other: a job on one line, then lines of news, all JSON. Pure.
+
+Neither side trusts the other's lines to be whole: a worker may be killed in the middle of one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pycm.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+)
+
+#: Longest line either side reads, and the most lines that a worker may send.
+LINE_LIMIT, LINES_LIMIT = 64 << 10, 200_000
+_ERRORS = {
+    error.__name__: error
+    for error in (ConflictError, InvalidInputError, NotFoundError, OperationFailedError, UnavailableError)
+}
+
+
+class NoRoomError(OperationFailedError):
+    """There is no room for an image; `missing`: bytes by which."""
+
+    def __init__(self, text: str, missing: int) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to get into a registry: `insecure` means plain HTTP, or HTTPS without verification, whichever it speaks."""
+
+    insecure: bool = False
+    user: str = ""
+    password: str = field(default="", repr=False)
+    root_ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """reference: what to pull, or, with `archive`, what to import of that archive or layout directory: "" for everything.
+
+    machine: as uname -m says it, "" for this one. reserve: bytes of free space that stay free.
+    """
+
+    address: str
+    namespace: str
+    snapshotter: str
+    lease: str
+    reference: str = ""
+    archive: str = ""
+    machine: str = ""
+    reserve: int = 0
+    access: Access = Access()
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def parse_job(line: bytes) -> Job:
+    value = json.loads(line)
+    return Job(**{**value, "access": Access(**value["access"])})
+
+
+@dataclass(frozen=True)
+class News:
+    """step: a ports.PullStep's value. Of the last line: what came of the job.
+
+    done, total: see ports.PullProgress. fetched: bytes that came over the network. images: what is in containerd now.
+    """
+
+    step: str
+    done: int = 0
+    total: int = 0
+    fetched: int = 0
+    images: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def error_line(error: PycmError) -> bytes:
+    value: dict[str, Any] = {"error": type(error).__name__, "text": str(error)}
+    if isinstance(error, NoRoomError):
+        value = {"error": "OperationFailedError", "text": str(error), "missing": error.missing}
+    return json.dumps(value).encode() + b"\n"
+
+
+def parse_news(line: bytes) -> News | PycmError:
+    """One line of a worker. ValueError if it is none."""
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    if "error" not in value:
+        numbers = [int(value.get(name, 0)) for name in ("done", "total", "fetched")]
+        texts = [tuple(map(str, value.get(name, ()))) for name in ("images", "failed")]
+        return News(str(value["step"]), *numbers, *texts)
+    text = str(value.get("text"))
+    if "missing" in value:
+        return NoRoomError(text, int(value["missing"]))
+    return _ERRORS.get(str(value["error"]), OperationFailedError)(text)

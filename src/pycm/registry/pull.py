@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pull, from the reference to an image that a container can be made from."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from pycm.containerd.client import Client
+from pycm.containerd.content import Content
+from pycm.containerd.durable import sync_file_system
+from pycm.containerd.image_format import Descriptor, verify
+from pycm.containerd.image_store import ImageStore
+from pycm.containerd.images import Images
+from pycm.containerd.pull_lease import PullLease
+from pycm.errors import OperationFailedError
+from pycm.failpoints import fail_point
+from pycm.ports import PullStep
+from pycm.registry import space
+from pycm.registry.fetch import Fetch
+from pycm.registry.job import News, NoRoomError
+from pycm.registry.reference import is_digest, parse_reference, quote
+from pycm.registry.remote import Repository
+from pycm.registry.sources import RegistrySource
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from pycm.containerd.image_format import Manifest
+    from pycm.registry.job import Job
+    from pycm.registry.reference import Reference
+    from pycm.registry.worker import Reporter
+
+#: Seconds between looks at the free space while a layer is unpacked, and between signs of life meanwhile.
+WATCH, SIGN = 0.5, 10.0
+_FULL = "no space left on device"
+
+
+async def pull(job: Job, reporter: Reporter) -> News:
+    reporter.say(PullStep.RESOLVING.value)
+    reference = parse_reference(job.reference)
+    client = Client(job.address, job.namespace)
+    lease = PullLease(client, job.lease, hashlib.sha256(job.reference.encode()).hexdigest()[:32])
+    try:
+        await lease.take()
+        work = Pull(job, client, lease, reporter)
+        try:
+            fetched = await work.run(reference)
+        except NoRoomError:
+            await lease.end()
+            raise
+        await lease.end()
+        return News(PullStep.DONE.value, fetched=fetched, images=(job.reference,))
+    finally:
+        client.close()
+
+
+class Pull:
+    def __init__(self, job: Job, client: Client, lease: PullLease, reporter: Reporter) -> None:
+        self._job = job
+        self._lease = lease
+        self._reporter = reporter
+        self._machine = job.machine or os.uname().machine
+        self._content = Content(client, lease.id)
+        self._store = ImageStore(client)
+        self._images = Images(client, job.snapshotter, lease.id, self._machine)
+        self._roots = ("", "")
+
+    async def run(self, reference: Reference) -> int:
+        """Bytes that came over the network."""
+        self._roots = await self._store.roots(self._job.snapshotter)
+        repository = Repository(reference, self._job.access)
+        step = PullStep.DOWNLOADING.value
+        fetch = Fetch(
+            RegistrySource(repository),
+            self._content,
+            self._lease,
+            self._machine,
+            lambda done, total: self._reporter.say(step, done, total),
+        )
+        data, root = await fetch.patiently(lambda: asyncio.to_thread(_root, repository, reference))
+        manifest = await fetch.manifest(root, data)
+        fail_point("registry.resolved")
+        try:
+            await self._check_room(fetch, manifest)
+            await fetch.layers(manifest.layers)
+            fail_point("registry.fetched")
+            await asyncio.to_thread(sync_file_system, self._roots[0])
+            await self._unpack(root)
+        except OperationFailedError as error:
+            full = error if isinstance(error, NoRoomError) else self._full(error, manifest)
+            if full is None:
+                raise
+            await fetch.forget_begun(manifest.layers)
+            raise full from None
+        fail_point("registry.unpacked")
+        await self._store.put(reference.text, root, lease=self._lease.id)
+        fail_point("registry.named")
+        return fetch.fetched
+
+    async def _check_room(self, fetch: Fetch, manifest: Manifest) -> None:
+        missing = await fetch.missing(manifest.layers)
+        content, snapshots = self._roots
+        needs = [
+            (content, sum(layer.size for layer in missing)),
+            (snapshots, sum(space.unpacked(layer) for layer in missing)),
+        ]
+        space.check(f"image {quote(self._job.reference)}", needs, self._job.reserve)
+
+    async def _unpack(self, root: Descriptor) -> None:
+        image = await self._images.read(self._job.reference, root)
+        step = PullStep.UNPACKING.value
+        total = len(image.layers)
+        self._reporter.say(step, 0, total)
+        await self._images.unpack_leased(
+            image,
+            self._lease.id,
+            layer_done=lambda done: self._reporter.say(step, done, total),
+            guard=self._watch_room,
+        )
+
+    async def _watch_room(self, work: Awaitable[Any]) -> Any:
+        """A layer may unpack to more than it looks like, out of malice even: it is given up before the disk is full."""
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        sign = loop.time() + SIGN
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=WATCH)
+                room = space.free(self._roots[1])
+                if not task.done() and room is not None and room < self._job.reserve // 2:
+                    what = f"image {quote(self._job.reference)} (a layer unpacks to more than was expected)"
+                    raise space.no_room(what, self._roots[1], 0, self._job.reserve, room)
+                if loop.time() >= sign:
+                    self._reporter.sign()
+                    sign = loop.time() + SIGN
+            return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _full(self, error: OperationFailedError, manifest: Manifest) -> NoRoomError | None:
+        """containerd says that its disk is full: what else wrote to it meanwhile is not known."""
+        if _FULL not in str(error):
+            return None
+        missing = sum(space.unpacked(layer) for layer in manifest.layers)
+        return NoRoomError(f"no room for image {quote(self._job.reference)}: {error}", missing)
+
+
+def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descriptor]:
+    """The document that the reference names, its digest checked against all that is known of it."""
+    data, media_type, claimed = repository.manifest(reference.wanted)
+    digest = reference.digest or "sha256:" + hashlib.sha256(data).hexdigest()
+    for expected in {digest, claimed if is_digest(claimed) else digest}:
+        try:
+            verify(expected, data)
+        except OperationFailedError:
+            raise OperationFailedError(
+                f"failed to resolve reference {quote(reference.text)}: registry {reference.host} sends something else than"
+                f" {expected} under its name"
+            ) from None
+    return data, Descriptor(digest, len(data), media_type)
