@@ -64,10 +64,13 @@ class Writer:
             offset=self.offset,
             labels=labels,
         )
-        await self._ask(request)
+        await self._ask(request, last=True)
 
-    async def _ask(self, request: content_pb2.WriteContentRequest) -> content_pb2.WriteContentResponse:
-        await self._stream.send_message(request)
+    async def _ask(
+        self, request: content_pb2.WriteContentRequest, *, last: bool = False
+    ) -> content_pb2.WriteContentResponse:
+        # a last request says so: else containerd's reset of the call may overtake its answer
+        await self._stream.send_message(request, end=last)
         answer = await self._stream.recv_message()
         if answer is None:  # its status, which says why, is read at the end of the call
             raise StreamTerminatedError("containerd ended the call")

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pycm.containerd import image_format, rpc
-from pycm.containerd.image_format import Descriptor, Manifest, show_platform
 from pycm.containerd.content import Content
 from pycm.containerd.durable import sync_file_system
+from pycm.containerd.image_format import Descriptor, Manifest, show_platform
 from pycm.containerd.image_store import ImageStore
 from pycm.containerd.proto import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError

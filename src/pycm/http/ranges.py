@@ -10,6 +10,7 @@ from pycm.errors import OperationFailedError, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from email.message import Message
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
@@ -18,7 +19,7 @@ def range_header(offset: int) -> dict[str, str]:
     return {"Range": f"bytes={offset}-"} if offset else {}
 
 
-def begins_at(status: int, headers: Mapping[str, str], offset: int, size: int) -> int:
+def begins_at(status: int, headers: Mapping[str, str] | Message, offset: int, size: int) -> int:
     """The offset of the first byte of an answer to a request for what follows *offset* of *size* bytes.
 
     0 where the server does not do parts. OperationFailedError if what it says it sends is not of that size or place.

@@ -102,7 +102,7 @@ class Fetch:
         if await self._content.size(descriptor.digest) is not None:
             await self._lease.keep("content", descriptor.digest)
             return await self._content.read(descriptor.digest, descriptor.size)
-        data = await self.patiently(lambda: asyncio.to_thread(self._source.document, descriptor))
+        data: bytes = await self.patiently(lambda: asyncio.to_thread(self._source.document, descriptor))
         if len(data) != descriptor.size:
             raise OperationFailedError(
                 f"{self._source.name} sends {len(data)} bytes for manifest {descriptor.digest}, not {descriptor.size}"

@@ -102,11 +102,11 @@ def parse_news(line: bytes) -> News | PycmError:
     """One line of a worker. ValueError if it is none."""
     value = json.loads(line)
     if not isinstance(value, dict):
-        raise ValueError("no object")
+        raise ValueError("no object")  # noqa: TRY004  the one error of a line that is none
     if "error" not in value:
-        numbers = [int(value.get(name, 0)) for name in ("done", "total", "fetched")]
-        texts = [tuple(map(str, value.get(name, ()))) for name in ("images", "failed")]
-        return News(str(value["step"]), *numbers, *texts)
+        done, total, fetched = (int(value.get(name, 0)) for name in ("done", "total", "fetched"))
+        images, failed = (tuple(map(str, value.get(name, ()))) for name in ("images", "failed"))
+        return News(str(value["step"]), done, total, fetched, images, failed)
     text = str(value.get("text"))
     if "missing" in value:
         return NoRoomError(text, int(value["missing"]))

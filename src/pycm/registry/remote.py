@@ -26,13 +26,9 @@ if TYPE_CHECKING:
 
 #: Registries refuse manifests beyond 4 MiB; tokens are a few KiB.
 DOCUMENT_LIMIT, TOKEN_LIMIT, ERROR_LIMIT = 4 << 20, 256 << 10, 64 << 10
-MANIFESTS = ", ".join(
-    (
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    )
+MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json,"
+    " application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 )
 #: What servers that speak TLS say to somebody who does not.
 _PLAIN_TO_TLS = (
