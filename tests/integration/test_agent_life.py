@@ -157,7 +157,7 @@ def test_a_container_out_of_memory_says_so(agent: AgentProcess) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--network", "bridge"), "network mode bridge is not supported yet"),
+        (("--network", "overlay"), "unsupported network mode overlay"),
         (("--network", "host", "-n", "../x"), "invalid container name format : ../x"),
     ],
 )
