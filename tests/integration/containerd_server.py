@@ -109,11 +109,20 @@ class ContainerdServer:
                 self.process.wait(STOP)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._clear_machine()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def power_off(self) -> None:
+        """All processes die at once, and what lies in memory is gone; `start()` is the next boot."""
+        self.kill()
+        self._clear_machine()
+        shutil.rmtree(self.directory / "state")
+
+    def _clear_machine(self) -> None:
         self._end_shims()
         self._unmount()
         shutil.rmtree(f"/run/containerd/runc/{self.namespace}", ignore_errors=True)
         self._remove_cgroups()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _end_shims(self) -> None:
         shims = self._shims()

@@ -49,6 +49,15 @@ class Machine:
         lines = self.run("ip", "-brief", "link").stdout.splitlines()
         return sorted(line.split()[0].partition("@")[0] for line in lines if not line.startswith("lo "))
 
+    def renew(self) -> None:
+        """As after a boot: nothing of what was set up is left."""
+        subprocess.run(["ip", "netns", "del", self.name], check=True)
+        self.make()
+
+    def make(self) -> None:
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        self.run("ip", "link", "set", "lo", "up")
+
 
 def _lasting(line: str) -> bool:
     """What the plugins make once for all containers."""
@@ -68,9 +77,8 @@ def _lasting(line: str) -> bool:
 @contextlib.contextmanager
 def private_network() -> Iterator[Machine]:
     machine = Machine(f"pycm-{secrets.token_hex(4)}")
-    subprocess.run(["ip", "netns", "add", machine.name], check=True)
+    machine.make()
     try:
-        machine.run("ip", "link", "set", "lo", "up")
         yield machine
     finally:
         subprocess.run(["ip", "netns", "del", machine.name], check=True)
