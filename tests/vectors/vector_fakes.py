@@ -40,7 +40,7 @@ from pycm.ports import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
 CREATED_AT = "2026-01-02T03:04:05.000000001Z"
 STARTED_AT = "2026-01-02T03:04:06.5Z"
@@ -357,6 +357,8 @@ class FakeNetwork:
         return container
 
     async def disconnect(self, container_id: str) -> None: ...
+
+    async def clear(self, kept: Collection[str]) -> None: ...
 
 
 class FakeDownloads:
