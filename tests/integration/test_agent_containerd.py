@@ -133,8 +133,8 @@ def test_unknown_tasks_in_our_namespace_are_reported_once_and_left_alone(
 ) -> None:
     ours = agent.run_container(IMAGE, "/bin/sh", "-c", FOREVER)
 
-    def strangers() -> list[str]:
-        return [line.split()[:3] for line in containerd.ctr("tasks", "ls").splitlines() if "stranger" in line]  # type: ignore[misc]
+    def strangers() -> list[list[str]]:
+        return [line.split()[:3] for line in containerd.ctr("tasks", "ls").splitlines() if "stranger" in line]
 
     containerd.ctr("run", "-d", "--null-io", IMAGE, "stranger", "/bin/sleep", "86400")
     before = strangers()

@@ -210,3 +210,37 @@ def test_killed_while_it_updates(agent: AgentProcess, containerd: ContainerdServ
     agent.cm("update", "-m", "64M", ID)
     assert agent.get(ID)["host_config"]["resources"]["memory"] == "64M"
     assert agent.state(ID)["pid"] == pid
+
+
+@pytest.mark.parametrize("point", ["containerd.exec-made", "containerd.exec-started"])
+def test_killed_while_it_runs_a_command_in_a_container(
+    agent: AgentProcess, containerd: ContainerdServer, point: str
+) -> None:
+    """The command of a health check: the next agent ends what the dead one left, and checks again."""
+    flags = ("--health-cmd", "sleep 77013", "--health-interval", "1s", "--health-timeout", "120s")
+    command = ("/bin/sh", "-c", FOREVER)
+    container_id = agent.cm("create", "--network", "host", "--rp", "no", *flags, IMAGE, *command)
+    restarted(agent, point)
+    agent.cm("start", container_id)
+    assert agent.process
+    assert agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    left = programs("sleep", "77013")
+    agent.start()
+    wait_until(lambda: len(programs("sleep", "77013")) == 1, 30, "one check runs")
+    assert programs("sleep", "77013") != left
+    assert len(list((agent.run / "exec").iterdir())) == 1
+    agent.cm("remove", "-f", container_id)
+    wait_until(lambda: not list((agent.run / "exec").iterdir()), 10, "nothing is noted any more")
+    assert not programs("sleep", "77013")
+    assert_stopped(agent, containerd)
+
+
+def programs(*command: str) -> list[str]:
+    """Pids of the processes with this command line."""
+    wanted = "\0".join(command).encode() + b"\0"
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if file.read_bytes() == wanted:
+                found.append(file.parts[2])
+    return found

@@ -21,13 +21,15 @@ from support.fakes import IMAGE, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from pycm.ports import Event
+    from pycm.ports import Event, Network
 
 
 class World:
     """A manager, its fakes, and what it told."""
 
-    def __init__(self, runtime: FakeRuntime, store: FakeStore, settings: Settings) -> None:
+    def __init__(
+        self, runtime: FakeRuntime, store: FakeStore, settings: Settings, network: Network | None = None
+    ) -> None:
         self.runtime, self.store = runtime, store
         self.logs, self.metrics = FakeLogs(), FakeMetrics()
         self.manager = Manager(
@@ -35,7 +37,7 @@ class World:
             runtime=runtime,
             logs=self.logs,
             metrics=self.metrics,
-            network=FakeNetwork(),
+            network=network or FakeNetwork(),
             settings=settings,
         )
         self.events: list[Event] = []
