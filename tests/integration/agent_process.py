@@ -186,12 +186,13 @@ class AgentProcess:
         return container_id
 
     def logged(self, container_id: str) -> list[str]:
-        """What the container wrote, line by line, rotated files included."""
+        """What the container wrote, line by line, rotated files included; without a record that is being written just now."""
         directory = self.home / "containers" / container_id
         files = sorted(
             directory.glob("json.log*"), key=lambda p: int(p.suffix[1:]) if p.suffix[1:].isdigit() else 0
         )
         lines = []
         for file in reversed(files):
-            lines += [json.loads(line)["log"].rstrip("\n") for line in file.read_text().splitlines()]
+            whole = file.read_text().split("\n")[:-1]
+            lines += [json.loads(line)["log"].rstrip("\n") for line in whole]
         return lines
