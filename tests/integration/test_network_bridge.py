@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd
+from bridge_world import FOREVER, IMAGE, SERVE, World, port
+from containerd_server import ContainerdServer, private_containerd, wait_until
 from images import Image, write_archive
 from network_world import Machine, private_network
 
@@ -19,9 +22,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
-SERVE = "echo $HOSTNAME >/tmp/name; exec busybox httpd -f -p 80 -h /tmp"
-FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+#: Says who answers under a name, until somebody does.
+ASK = "until wget -q -O - http://{0}/name 2>/dev/null; do sleep 0.05; done; " + FOREVER
 
 
 @pytest.fixture(scope="module")
@@ -38,66 +40,6 @@ def machine() -> Iterator[Machine]:
         yield network
 
 
-class World:
-    """An agent in a network of its own."""
-
-    def __init__(self, agent: AgentProcess, machine: Machine) -> None:
-        self.agent, self.machine = agent, machine
-
-    def create(self, name: str, script: str, *, policy: str = "no", **host: Any) -> str:
-        """A container with its name as its id, on the bridge; *host*: parts of host_config."""
-        file = self.agent.directory / f"{name}.json"
-        description = {
-            "container_id": name,
-            "container_name": name,
-            "image": {"name": IMAGE},
-            "host_config": {"network_mode": "bridge", "restart_policy": {"type": policy}, **host},
-            "config": {"cmd": ["/bin/sh", "-c", script]},
-        }
-        file.write_text(json.dumps(description))
-        self.agent.cm("create", "--file", file)
-        return name
-
-    def start(self, name: str, script: str = FOREVER, **host: Any) -> str:
-        self.create(name, script, **host)
-        self.agent.cm("start", name)
-        return self.address(name)
-
-    def address(self, name: str) -> str:
-        found: str = self.agent.get(name)["network_settings"]["networks"]["bridge"]["ip_address"]
-        return found
-
-    def inside(self, name: str, *command: str) -> str:
-        """Run a program of this machine in the container's network."""
-        pid = self.agent.state(name)["pid"]
-        return self.machine.run("nsenter", f"--net=/proc/{pid}/ns/net", *command).stdout
-
-    def hosts(self, name: str) -> dict[str, str]:
-        """The file as the container sees it: name to address."""
-        pid = self.agent.state(name)["pid"]
-        lines = Path(f"/proc/{pid}/root", "etc/hosts").read_text().splitlines()
-        return {word: line.split()[0] for line in lines for word in line.split()[1:]}
-
-    def left(self) -> dict[str, list[str]]:
-        """Everything that belongs to single containers: namespaces, records, addresses, rules, interfaces."""
-        network = self.agent.run / "network"
-        return {
-            "namespaces": os.listdir(self.agent.run / "netns") if (self.agent.run / "netns").exists() else [],
-            "mounts": [
-                line
-                for line in Path("/proc/mounts").read_text().splitlines()
-                if f"{self.agent.run}/netns" in line
-            ],
-            "records": [path.name for path in (network / "sandboxes").glob("*")],
-            "addresses": [path.name for path in (network / "addresses").rglob("*.*.*.*")],
-            "rules": self.machine.rules(),
-            "interfaces": [name for name in self.machine.interfaces() if name.startswith("veth")],
-        }
-
-    def assert_nothing_left(self) -> None:
-        assert not {what: found for what, found in self.left().items() if found}
-
-
 @pytest.fixture
 def world(tmp_path: Path, containerd: ContainerdServer, machine: Machine) -> Iterator[World]:
     with AgentProcess(tmp_path, containerd, inside=machine.inside) as agent:
@@ -106,18 +48,214 @@ def world(tmp_path: Path, containerd: ContainerdServer, machine: Machine) -> Ite
     world.assert_nothing_left()
 
 
-def port(host_port: int, container_port: int = 80, **more: Any) -> dict[str, Any]:
-    return {"host_port": host_port, "container_port": container_port, **more}
+def fetch(machine: Machine, url: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """With patience for a server that is just starting."""
+    retry = ("--retry", "40", "--retry-delay", "0", "--retry-max-time", "20", "--retry-connrefused")
+    return machine.run("curl", "-sS", "--noproxy", "*", *retry, *options, url, check=False)
+
+
+def add_link(machine: Machine) -> None:
+    """A network card of the machine, 10.99.0.1, with 10.99.0.2 at the other end, if anybody is there."""
+    machine.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
+    machine.run("ip", "address", "add", "10.99.0.1/24", "dev", "out0")
+    machine.run("ip", "link", "set", "out0", "up")
+
+
+# ── ports ──
 
 
 def test_curl_reaches_a_published_port_by_loopback_and_by_every_address(world: World) -> None:
-    world.machine.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
-    world.machine.run("ip", "address", "add", "10.99.0.1/24", "dev", "out0")
-    world.machine.run("ip", "link", "set", "out0", "up")
+    add_link(world.machine)
     address = world.start("web", SERVE, port_mappings=[port(30555)])
     for host in ("127.0.0.1", "10.99.0.1", "172.17.0.1"):
-        done = world.machine.run(
-            "curl", "-sS", "--retry", "5", "--retry-connrefused", f"http://{host}:30555/name"
-        )
-        assert done.stdout == "web-host\n"
-    assert world.machine.run("curl", "-sS", f"http://{address}/name").stdout == "web-host\n"
+        assert fetch(world.machine, f"http://{host}:30555/name").stdout == "web-host\n"
+    assert fetch(world.machine, f"http://{address}/name").stdout == "web-host\n"
+
+
+def test_a_port_published_on_localhost_is_not_there_for_others(world: World) -> None:
+    add_link(world.machine)
+    world.start("web", SERVE, port_mappings=[port(30555, host_ip="localhost")])
+    world.start("lan", SERVE, port_mappings=[port(30555, host_ip="10.99.0.1")])
+    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    assert fetch(world.machine, "http://10.99.0.1:30555/name").stdout == "lan-host\n"
+    refused = world.machine.run("curl", "-sS", "-m", "5", "http://172.17.0.1:30555/name", check=False)
+    assert refused.returncode == 7
+
+
+def test_containers_share_a_range_of_ports_until_it_is_full(world: World) -> None:
+    shared = [port(30555, host_port_end=30556)]
+    world.start("first", SERVE, port_mappings=shared)
+    world.start("second", SERVE, port_mappings=shared)
+    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "first-host\n"
+    assert fetch(world.machine, "http://127.0.0.1:30556/name").stdout == "second-host\n"
+    world.create("third", port_mappings=shared)
+    done = world.agent.call("start", "third")
+    taken = "host port 30555/tcp is taken by container first, and so are the others up to 30556"
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"port mapping 30555-30556:80/tcp: {taken}" in done.stderr
+    world.agent.cm("stop", "-t", "1s", "-f", "first")
+    world.agent.cm("start", "third")
+    assert world.agent.state("third")["running"]
+
+
+def test_a_port_that_a_program_holds_is_refused_with_its_name_and_nothing_is_left(world: World) -> None:
+    code = (
+        "import socket,sys; s=socket.create_server(('127.0.0.1',30555)); print(flush=True); sys.stdin.read()"
+    )
+    command = [*world.machine.inside, sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        world.create("web", SERVE, port_mappings=[port(30555)])
+        done = world.agent.call("start", "web")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"host port 30555/tcp is taken by pid {holder.pid} (" in done.stderr
+        world.assert_nothing_left()
+        assert holder.stdin
+        holder.stdin.close()
+    world.agent.cm("start", "web")
+    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("70000:80", "70000"),
+        ("30555:70000", "70000"),
+        ("30556-30555:80", "30556-30555:80"),
+        ("0:80", "port"),
+        ("30555:80/icmp", "icmp"),
+        ("device.local:30555:80", "device.local"),
+    ],
+)
+def test_ports_that_make_no_sense_are_one_clear_error(world: World, flag: str, said: str) -> None:
+    done = world.agent.call("create", "--ports", flag, IMAGE)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr
+    assert world.agent.ids() == []
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        (port(30556, host_port_end=30555), "host port range 30556-30555 ends before it begins"),
+        (port(70000), "host_config.port_mappings[0].host_port"),
+        (port(30555, 0), "container port must be 1 to 65535"),
+        (port(30555, proto="icmp"), "protocol 'icmp' is not tcp, udp or sctp"),
+        (
+            port(30555, host_ip="device.local"),
+            "host_ip 'device.local' is neither localhost nor an IPv4 address",
+        ),
+    ],
+)
+def test_a_descriptor_with_such_ports_is_refused_too(
+    world: World, mapping: dict[str, object], said: str
+) -> None:
+    done = world.try_create("web", port_mappings=[mapping])
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert said in done.stderr
+    assert world.agent.ids() == []
+
+
+# ── names ──
+
+
+def test_two_containers_find_each_other_by_name(world: World) -> None:
+    world.start(
+        "one", f"{SERVE.replace('exec ', '')} & {ASK.format('two')}", extra_hosts=["two:container_two-host"]
+    )
+    world.start(
+        "two", f"{SERVE.replace('exec ', '')} & {ASK.format('one')}", extra_hosts=["one:container_one-host"]
+    )
+    wait_until(lambda: world.agent.logged("one") == ["two-host"], 20, "one has reached two")
+    wait_until(lambda: world.agent.logged("two") == ["one-host"], 20, "two has reached one")
+
+
+def test_net_token_unresolved(world: World) -> None:
+    """A consumer started before its provider resolves it the moment that is up; and no more, when it is gone."""
+    world.start("consumer", ASK.format("db"), extra_hosts=["db:container_db-host"])
+    pid = world.agent.state("consumer")["pid"]
+    assert "db" not in world.hosts("consumer")
+    address = world.start("db", SERVE)
+    assert world.hosts("consumer")["db"] == address
+    wait_until(lambda: world.agent.logged("consumer") == ["db-host"], 20, "the consumer reaches it")
+    world.agent.cm("stop", "-t", "1s", "-f", "db")
+    assert "db" not in world.hosts("consumer")
+    world.start("between")  # so that the next address is another one
+    world.agent.cm("start", "db")
+    assert world.hosts("consumer")["db"] == world.address("db") != address
+    assert world.agent.state("consumer")["pid"] == pid
+
+
+def test_net_token_ambiguous(world: World) -> None:
+    world.start("first", host_name="h")
+    world.start("consumer", extra_hosts=["x:container_h", "y:192.0.2.9"])
+    assert world.hosts("consumer")["x"] == world.address("first")
+    world.start("second", host_name="h")
+    assert "x" not in world.hosts("consumer")
+    assert world.hosts("consumer")["y"] == "192.0.2.9"
+    world.agent.cm("stop", "first")
+    assert world.hosts("consumer")["x"] == world.address("second")
+
+
+def test_net_host_mode_hostname(tmp_path: Path, containerd: ContainerdServer, machine: Machine) -> None:
+    named = ("unshare", "--uts", "sh", "-c", 'hostname dev42 && exec "$@"', "sh")
+    with AgentProcess(tmp_path, containerd, inside=(*machine.inside, *named)) as agent:
+        world = World(agent, machine)
+        world.create("c1", "echo $HOSTNAME; hostname; " + FOREVER, host_name="custom", network_mode="host")
+        agent.cm("start", "c1")
+        assert agent.get("c1")["host_name"] == "dev42"
+        wait_until(lambda: agent.logged("c1") == ["dev42", "dev42"], 20, "the container says its name")
+
+
+def test_tokens_for_the_machine_are_the_addresses_of_its_interfaces(world: World) -> None:
+    add_link(world.machine)
+    tokens = ["machine:host_ip", "card:host_ip_out0", "none:host_ip_wlan9", "six:2001:db8::1"]
+    address = world.start("c1", extra_hosts=tokens)
+    hosts = world.hosts("c1")
+    assert (hosts["machine"], hosts["card"], hosts["six"]) == ("172.17.0.1", "10.99.0.1", "2001:db8::1")
+    assert "none" not in hosts
+    assert hosts["c1-host"] == hosts["c1-host.c1-domain"] == address
+
+
+def test_the_files_of_a_container_are_as_the_container_sees_them(world: World) -> None:
+    world.start("c1", "cat /etc/hostname; hostname; " + FOREVER)
+    wait_until(lambda: world.agent.logged("c1") == ["c1-host", "c1-host"], 20, "the container says its name")
+    pid = world.agent.state("c1")["pid"]
+    assert "nameserver" in Path(f"/proc/{pid}/root", "etc/resolv.conf").read_text()
+    found = world.agent.get("c1")["network_settings"]
+    assert Path(found["sandbox_key"]).parent == world.agent.run / "netns"
+    endpoint = found["networks"]["bridge"]
+    assert endpoint["gateway"] == "172.17.0.1"
+    assert endpoint["mac_address"] in world.inside("c1", "ip", "link", "show", "eth0").stdout
+
+
+# ── an agent that ends and comes back ──
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_network_of_running_containers_outlives_the_agent(world: World, number: signal.Signals) -> None:
+    world.start("web", SERVE, port_mappings=[port(30555)])
+    world.start("consumer", extra_hosts=["web:container_web-host", "db:container_db-host"])
+    world.start("db")
+    before = world.agent.get("web")["network_settings"]
+    pid = world.agent.state("db")["pid"]
+    world.agent.end(number)
+    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    os.kill(pid, signal.SIGKILL)
+    world.agent.start()
+    world.agent.wait_for("db", status=5)
+    wait_until(lambda: "db" not in world.hosts("consumer"), 20, "who has gone meanwhile is no peer any more")
+    assert world.hosts("consumer")["web"] == world.address("web")
+    assert world.agent.get("web")["network_settings"] == before
+    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    world.agent.cm("start", "db")
+    assert world.hosts("consumer")["db"] == world.address("db")
+
+
+def test_a_container_that_restarts_by_itself_keeps_its_port(world: World) -> None:
+    script = f"[ -e /tmp/again ] && {{ {SERVE}; }}; touch /tmp/again; exit 1"
+    world.create("web", script, policy="on-failure", port_mappings=[port(30555)])
+    world.agent.cm("start", "web")
+    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    assert world.agent.get("web")["restart_count"] == 1

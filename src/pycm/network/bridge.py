@@ -62,7 +62,10 @@ class BridgeNetwork:
         for container_id in self._records.load():
             self._records.sandboxes[container_id] = self._guessed(container_id)
         options = self._options
-        if not options.ip4 or options.disable:
+        if options.disable:
+            return
+        machine.check_name(options.name)
+        if not options.ip4:
             return
         wanted = bridge_address(options.ip4)
         if machine.interface_address(options.name) != wanted and not self._records.sandboxes:

@@ -116,19 +116,27 @@ def _make_bridge(name: str) -> None:
         except OSError as error:
             if error.errno != errno.EEXIST:
                 raise
-            if _driver(control, name) != "bridge":
-                raise ConfigError(
-                    f"network.default_bridge.name: {shorten(name)} is an interface of this machine and no bridge"
-                ) from None
+            check_name(name)
             return
     # its own, for good: else it takes the smallest of its ports' at each change, and containers have stale ARP entries
     _ioctl(_SIOCSIFHWADDR, name, _ioctl(_SIOCGIFHWADDR, name))
 
 
-def _driver(control: socket.socket, name: str) -> str:
+def check_name(name: str) -> None:
+    """ConfigError if another interface than a bridge has this name; nobody may have it."""
     info = array.array("B", struct.pack("I192x", _GDRVINFO))
-    fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), info.buffer_info()[0]))
-    return info.tobytes()[4:36].partition(b"\0")[0].decode(errors="replace")
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+            fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), info.buffer_info()[0]))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return
+        if error.errno != errno.EOPNOTSUPP:  # as of the loopback, which has no driver
+            raise OperationFailedError(f"cannot look at the interface {name}: {error.strerror}") from error
+    if info.tobytes()[4:36].partition(b"\0")[0] != b"bridge":
+        raise ConfigError(
+            f"network.default_bridge.name: {shorten(name)} is an interface of this machine and no bridge"
+        )
 
 
 def forward() -> None:

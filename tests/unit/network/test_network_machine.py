@@ -3,6 +3,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
+import pytest
+
+from pycm.errors import ConfigError
 from pycm.network import machine
 
 ROUTES = """\
@@ -28,6 +31,12 @@ def test_addresses_of_interfaces_are_found() -> None:
     assert machine.interface_address("nowhere0") is None
     assert machine.interface_address("a-name-that-is-too-long") is None
     assert (IPv4Network("127.0.0.0/8"), "interface lo") in machine.taken("kanto-cm0")
+
+
+def test_a_name_that_something_else_has_is_none_for_the_bridge() -> None:
+    machine.check_name("nowhere0")
+    with pytest.raises(ConfigError, match=r"name: 'lo' is an interface of this machine and no bridge"):
+        machine.check_name("lo")
 
 
 def test_the_request_that_isolates_a_port_has_netlinks_form() -> None:
