@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pycm import __version__
-from pycm.api.server import Server
+from pycm.api.server import Server, tcp_address
 from pycm.api.service import Rooms
 from pycm.config.logging import setup as set_up_logging
 from pycm.containerd.runtime import ContainerdRuntime
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pycm.config.load import Note
-    from pycm.config.types import Config
+    from pycm.config.types import Config, Connection
+    from pycm.mqtt.settings import MqttSettings
     from pycm.twin.service import TwinService
 
 log = logging.getLogger("pycm.agent")
@@ -76,6 +77,15 @@ def run(config: Config, notes: Sequence[Note]) -> int:
         return 1
     finally:
         os.close(lock)
+
+
+def check(config: Config) -> None:
+    """What the rooms themselves refuse at the start, as far as it can be said without the machine. Errors: ConfigError."""
+    from pycm.mqtt.settings import check as check_mqtt
+
+    tcp_address(config.grpc_server)
+    if config.things.enable:
+        check_mqtt(mqtt_settings(config.connection))
 
 
 def take_lock(exec_root: str) -> int:
@@ -198,11 +208,22 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinServ
     # paho and the twin are only paid for by those who use them
     from pycm.http.download import WebDownloads
     from pycm.mqtt.client import MqttClient
-    from pycm.mqtt.settings import MqttSettings
     from pycm.twin.service import TwinService, TwinSettings
 
-    connection = config.connection
-    mqtt = MqttSettings(
+    things = TwinSettings(
+        home_dir=config.things.home_dir,
+        features=config.things.features,
+        mask_env=config.things.mask_env,
+        system_metrics=config.things.system_metrics,
+    )
+    mqtt = MqttClient(mqtt_settings(config.connection))
+    return TwinService(mqtt, containers, metrics, things, downloads=WebDownloads())
+
+
+def mqtt_settings(connection: Connection) -> MqttSettings:
+    from pycm.mqtt.settings import MqttSettings
+
+    return MqttSettings(
         broker_url=connection.broker_url,
         keep_alive=connection.keep_alive,
         disconnect_timeout=connection.disconnect_timeout,
@@ -219,13 +240,6 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinServ
         will_topic=connection.will_topic,
         will_message=connection.will_message,
     )
-    things = TwinSettings(
-        home_dir=config.things.home_dir,
-        features=config.things.features,
-        mask_env=config.things.mask_env,
-        system_metrics=config.things.system_metrics,
-    )
-    return TwinService(MqttClient(mqtt), containers, metrics, things, downloads=WebDownloads())
 
 
 async def _serve(config: Config) -> int:

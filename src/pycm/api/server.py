@@ -52,6 +52,20 @@ class Listen(Protocol):
     def address_path(self) -> str: ...
 
 
+def tcp_address(listen: Listen) -> tuple[str, int] | None:
+    """Host ("" for all) and port, or None for a unix socket. Errors: ConfigError for what can be neither."""
+    if listen.protocol == "unix":
+        return None
+    if listen.protocol not in _FAMILIES:
+        raise ConfigError(
+            f"grpc_server.protocol: {shorten(listen.protocol)} is none of unix, tcp, tcp4, tcp6"
+        )
+    host, colon, port = listen.address_path.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"grpc_server.address_path: {shorten(listen.address_path)} is not host:port")
+    return host.strip("[]"), int(port)
+
+
 class Server:
     """`start` once containers are loaded, `close` at the end. Errors of start: ConfigError, ConflictError."""
 
@@ -69,27 +83,19 @@ class Server:
     async def start(self) -> None:
         _quiet_library()
         grpc = _Grpc([self._service], codec=Codec())
-        if self._listen.protocol in _FAMILIES:
-            await self._start_tcp(grpc)
-        elif self._listen.protocol == "unix":
+        address = tcp_address(self._listen)
+        if address is None:
             self._file = SocketFile(self._listen.address_path)
             await grpc.start(sock=self._file.socket, backlog=BACKLOG)
         else:
-            raise ConfigError(
-                f"grpc_server.protocol: {shorten(self._listen.protocol)} is none of unix, tcp, tcp4, tcp6"
-            )
+            await self._start_tcp(grpc, *address)
         self._grpc = grpc
         log.info("API at %s %s", self._listen.protocol, self._listen.address_path)
 
-    async def _start_tcp(self, grpc: _Grpc) -> None:
-        host, colon, port = self._listen.address_path.rpartition(":")
-        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ConfigError(
-                f"grpc_server.address_path: {shorten(self._listen.address_path)} is not host:port"
-            )
+    async def _start_tcp(self, grpc: _Grpc, host: str, port: int) -> None:
         family = cast("Any", _FAMILIES[self._listen.protocol])
         try:
-            await grpc.start(host.strip("[]") or None, int(port), family=family, backlog=BACKLOG)
+            await grpc.start(host or None, port, family=family, backlog=BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"grpc_server.address_path: cannot listen at {self._listen.address_path}: {error}"

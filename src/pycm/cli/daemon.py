@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`container-management`, or `pycm daemon`: reads line and configuration, then hands over to the agent.
 
-The agent is imported last: `--help`, `--version` and `--check-config` need nothing of it.
+The agent is imported last: `--help`, `--version` and what is wrong with the configuration's file need nothing of it.
 """
 
 from __future__ import annotations
@@ -61,9 +61,16 @@ def help_text() -> str:
 
 
 def _check(loaded: Loaded) -> int:
+    from pycm.agent import check
+
     for note in loaded.notes:
         if note.level >= logging.WARNING:
             print(f"Warning: {note.text}", file=sys.stderr)
+    try:
+        check(loaded.config)
+    except PycmError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
     sys.stdout.write(render_effective(loaded.config))
     return 0
 

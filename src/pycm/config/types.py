@@ -19,6 +19,7 @@ EXEC_ROOT = "/var/run/container-management"
 SOCKET = "/run/container-management/container-management.sock"
 _SID = "container-management.service.local.v1.service-"
 RUNC_RUNTIMES = ("io.containerd.runc.v2", "io.containerd.runc.v1", "io.containerd.runtime.v1.linux")
+FEATURES = ("ContainerFactory", "SoftwareUpdatable", "Metrics")
 _MOST = 2**31 - 1
 
 
@@ -28,8 +29,10 @@ class Option:
 
     kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole seconds), "size"
     (such as "100M", or ""), "map" (strings by name) or "registries". flag: without dashes, "" for none.
-    choices: other values are replaced by the default, with a warning; compared as written, or in capitals if *upper*.
+    choices: other values are replaced by the default (those in a list left out), with a warning; compared as written, or in
+    capitals if *upper*.
     low, high: bounds of an int, or of a duration in seconds.
+    rule: what a string must be to be taken at all: "identifier" (containerd's rule) or "path" (absolute).
     hide: what is never shown: "all" of the value, the "password" after a colon, or the "login" in an address.
     """
 
@@ -40,6 +43,7 @@ class Option:
     upper: bool = False
     low: int = 0
     high: int = _MOST
+    rule: str = ""
     hide: str = ""
 
 
@@ -100,19 +104,23 @@ class Deployment:
         ),
     )
     home_dir: str = field(
-        default=HOME, metadata=_string("deployment-home-dir", "directory of the state of the deployment")
+        default=HOME,
+        metadata=_string("deployment-home-dir", "directory of the state of the deployment", rule="path"),
     )
     ctr_dir: str = field(
         default="/etc/container-management/containers",
-        metadata=_string("deployment-ctr-dir", "directory of container descriptors (*.json)"),
+        metadata=_string("deployment-ctr-dir", "directory of container descriptors (*.json)", rule="path"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manager:
-    home_dir: str = field(default=HOME, metadata=_string("cm-home-dir", "directory of the stored containers"))
+    home_dir: str = field(
+        default=HOME, metadata=_string("cm-home-dir", "directory of the stored containers", rule="path")
+    )
     exec_root_dir: str = field(
-        default=EXEC_ROOT, metadata=_string("cm-exec-root-dir", "directory of what lives until the next boot")
+        default=EXEC_ROOT,
+        metadata=_string("cm-exec-root-dir", "directory of what lives until the next boot", rule="path"),
     )
     container_client_sid: str = field(
         default=_SID + "containerd-client",
@@ -185,10 +193,13 @@ NO_STRINGS: Mapping[str, str] = MappingProxyType({})
 class Containers:
     default_ns: str = field(
         default="kanto-cm",
-        metadata=_string("ccl-default-ns", "containerd namespace, and parent of the cgroups"),
+        metadata=_string(
+            "ccl-default-ns", "containerd namespace, and parent of the cgroups", rule="identifier"
+        ),
     )
     address_path: str = field(
-        default="/run/containerd/containerd.sock", metadata=_string("ccl-ap", "socket of containerd")
+        default="/run/containerd/containerd.sock",
+        metadata=_string("ccl-ap", "socket of containerd", rule="path"),
     )
     registry_configurations: Mapping[str, Registry] = field(
         default_factory=lambda: NO_REGISTRIES,
@@ -201,9 +212,12 @@ class Containers:
         ),
     )
     exec_root_dir: str = field(
-        default=EXEC_ROOT, metadata=_string("ccl-exec-root-dir", "directory of the FIFOs of container output")
+        default=EXEC_ROOT,
+        metadata=_string("ccl-exec-root-dir", "directory of the FIFOs of container output", rule="path"),
     )
-    home_dir: str = field(default=HOME, metadata=_string("ccl-home-dir", "directory of container logs"))
+    home_dir: str = field(
+        default=HOME, metadata=_string("ccl-home-dir", "directory of container logs", rule="path")
+    )
     image_dec_keys: tuple[str, ...] = field(
         default=(),
         repr=False,
@@ -254,7 +268,7 @@ class Containers:
     )
     lease_id: str = field(
         default="kanto-cm.lease",
-        metadata=_string("ccl-lease-id", "containerd lease that keeps what is in use"),
+        metadata=_string("ccl-lease-id", "containerd lease that keeps what is in use", rule="identifier"),
     )
     image_verifier_type: str = field(
         default="none", metadata=_string("ccl-image-verifier-type", "none, or notation to check signatures")
@@ -303,10 +317,11 @@ class DefaultBridge:
 class Network:
     type: str = field(default="bridge", metadata=_string("net-type", "default network type"))
     home_dir: str = field(
-        default=HOME, metadata=_string("net-home-dir", "directory of the state of networks")
+        default=HOME, metadata=_string("net-home-dir", "directory of the state of networks", rule="path")
     )
     exec_root_dir: str = field(
-        default=EXEC_ROOT, metadata=_string("net-exec-root-dir", "directory of network namespaces")
+        default=EXEC_ROOT,
+        metadata=_string("net-exec-root-dir", "directory of network namespaces", rule="path"),
     )
     cni_bin_dirs: tuple[str, ...] = field(
         default=("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"),
@@ -329,11 +344,11 @@ class GrpcServer:
 class Things:
     enable: bool = field(default=True, metadata=_key("things-enable", "bool", "digital twin over MQTT"))
     home_dir: str = field(
-        default=HOME, metadata=_string("things-home-dir", "directory of the state of the twin")
+        default=HOME, metadata=_string("things-home-dir", "directory of the state of the twin", rule="path")
     )
     features: tuple[str, ...] = field(
-        default=("ContainerFactory", "SoftwareUpdatable", "Metrics"),
-        metadata=_key("things-features", "strings", "features of the twin"),
+        default=FEATURES,
+        metadata=_key("things-features", "strings", "features of the twin", choices=FEATURES),
     )
     mask_env: bool = field(
         default=False,

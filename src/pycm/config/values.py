@@ -7,6 +7,7 @@ default, with a warning: the original does so, and a device in a vehicle had bet
 
 from __future__ import annotations
 
+from os.path import isabs
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pycm.config.keys import Key, plain
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.durations import SECOND, parse_duration
 from pycm.model.sizes import size_to_bytes
+from pycm.model.validation import is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,17 +32,27 @@ def read(key: Key, raw: Any) -> tuple[Any, str]:
     value = _READERS[key.option.kind](key.option, raw)
     if isinstance(value, InvalidInputError):
         return key.default, f"{value}; the default {plain(key.option, key.default)!r} is used"
-    if key.option.choices:
-        return _chosen(key, value)
-    return value, ""
+    if not key.option.choices:
+        return value, ""
+    return _known(key, value) if key.option.kind == "strings" else _chosen(key, value)
 
 
 def _chosen(key: Key, value: str) -> tuple[str, str]:
     wanted = value.upper() if key.option.upper else value
     if wanted in key.option.choices:
         return wanted, ""
-    known = ", ".join(key.option.choices)
-    return key.default, f"{shorten(value)} is not known ({known}); the default {key.default!r} is used"
+    return key.default, f"{_not_known(key, value)}; the default {key.default!r} is used"
+
+
+def _known(key: Key, values: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Those of a list that are known; the first of the others is named."""
+    unknown = [value for value in values if value not in key.option.choices]
+    kept = tuple(value for value in values if value in key.option.choices)
+    return kept, f"{_not_known(key, unknown[0])}; it is left out" if unknown else ""
+
+
+def _not_known(key: Key, value: str) -> str:
+    return f"{shorten(value)} is not known ({', '.join(key.option.choices)})"
 
 
 def _wrong(option: Option, raw: Any, wanted: str) -> InvalidInputError:
@@ -52,7 +64,19 @@ def _string(option: Option, raw: Any) -> str:
         raise _wrong(option, raw, "a string; put it in double quotes")
     if "\0" in raw:
         raise _wrong(option, raw, "usable: it has a NUL character in it")
+    if option.rule and not _RULES[option.rule][0](raw):
+        raise _wrong(option, raw, _RULES[option.rule][1])
     return raw
+
+
+#: Rules that strings must keep to be taken, and how a text that does not is answered: "... is not ...".
+_RULES: dict[str, tuple[Callable[[str], object], str]] = {
+    "identifier": (
+        is_identifier,
+        "a name that containerd takes: at most 76 letters and digits, with . _ - between them",
+    ),
+    "path": (isabs, "an absolute path"),
+}
 
 
 def _int(option: Option, raw: Any) -> int:

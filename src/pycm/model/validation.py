@@ -55,9 +55,14 @@ LONGEST_HEALTH = 24 * 3600 * SECOND
 MOST_HEALTH_RETRIES = 1000
 
 
+def is_identifier(text: str) -> bool:
+    """Whether containerd takes it as the name of a container, namespace or lease."""
+    return len(text) <= _ID_MAX and _ID.fullmatch(text) is not None
+
+
 def check_id(identifier: str) -> None:
     """Before an id is used as a path or in containerd."""
-    if len(identifier) > _ID_MAX or not _ID.fullmatch(identifier):
+    if not is_identifier(identifier):
         raise InvalidInputError(f"invalid container id format : {_shown(identifier)}")
 
 

@@ -25,7 +25,7 @@ def agent(monkeypatch):
         calls.append((config, notes))
         return 7
 
-    monkeypatch.setitem(sys.modules, "pycm.agent", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "pycm.agent", SimpleNamespace(run=run, check=lambda config: None))
     return calls
 
 
@@ -74,6 +74,26 @@ def test_check_prints_toml_on_stdout_and_warnings_on_stderr(agent, tmp_path, cap
         f"Warning: {tmp_path}/config.toml, line 4: log.log_fil: this key is not known; is log.log_file meant?\n"
     )
     assert agent == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--conn-broker-url=localhost", "connection.broker_url: 'localhost' cannot be used: the scheme must be one of tcp, "),
+        ("--conn-broker-url=mqtts://localhost", "connection.transport.root_ca: must name a PEM file, "),
+        ("--conn-client-key=/x", "connection.transport: client_cert and client_key belong together, "),
+        ("--grpc-serv-netp=udp", "grpc_server.protocol: 'udp' is none of unix, tcp, tcp4, tcp6"),
+        ("--grpc-serv-netp=tcp", "grpc_server.address_path: "),
+    ],
+)  # fmt: skip
+def test_check_refuses_what_the_rooms_would_refuse_at_the_start(tmp_path, capsys, flag, reason):
+    argv = ["--check-config", "--deployment-ctr-dir", str(tmp_path)]
+    assert main([*argv, flag], etc=str(tmp_path)) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"Error: {reason}")
+    if "conn" in flag:  # who does without the twin needs no broker
+        assert main([*argv, flag, "--things-enable=false"], etc=str(tmp_path)) == 0
 
 
 def test_check_of_a_broken_file_fails(agent, tmp_path, capsys):

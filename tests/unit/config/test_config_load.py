@@ -156,8 +156,8 @@ def test_form_is_known_by_content_not_by_suffix(read, name, text):
 def test_lists_of_the_file_replace_defaults_and_the_first_flag_replaces_both(read):
     text = "[things]\nfeatures = ['Metrics']"
     assert read(text).config.things.features == ("Metrics",)
-    flags = ["--things-features", "a,b", "--things-features=c"]
-    assert read(text, *flags).config.things.features == ("a", "b", "c")
+    flags = ["--things-features", "Metrics,ContainerFactory", "--things-features=SoftwareUpdatable"]
+    assert read(text, *flags).config.things.features == ("Metrics", "ContainerFactory", "SoftwareUpdatable")
 
 
 def test_sections_of_a_section_keep_the_defaults_that_are_not_named(read):
@@ -251,6 +251,10 @@ def test_registries_have_credentials_and_files_each_optional(read):
             "line 2: deployment.mode: 'once' is not known (init, update); the default 'update' is used",
         ),
         (
+            "[things]\nfeatures = ['metrics', 'Metrics', 'Foo']",
+            "line 2: things.features: 'metrics' is not known (ContainerFactory, SoftwareUpdatable, Metrics); it is left out",
+        ),
+        (
             "[log]\nlog_level = 'LOUD'",
             "line 2: log.log_level: 'LOUD' is not known (ERROR, WARN, INFO, DEBUG, TRACE); the default 'INFO' is used",
         ),
@@ -267,6 +271,31 @@ def test_registries_have_credentials_and_files_each_optional(read):
 def test_what_is_odd_is_a_warning_and_the_start_goes_on(read, text, warning):
     found = warnings(read(text))
     assert any(text.endswith(warning) for text in found), found
+
+
+def test_features_that_are_not_known_do_not_take_the_others_along(read):
+    assert read("[things]\nfeatures = ['metrics', 'Metrics', 'Foo']").config.things.features == ("Metrics",)
+    assert read("[things]\nfeatures = ['Foo']").config.things.features == ()
+
+
+@pytest.mark.parametrize("value", ["", "../x", "a/b", "a..b", ".a", "a-", "a b", "n" * 77, "nä"])
+@pytest.mark.parametrize("name", ["default_ns", "lease_id"])
+def test_names_that_containerd_would_refuse_for_ever_end_the_start(read, name, value):
+    found = error(read, f"[containers]\n{name} = '{value}'")
+    assert found.startswith(f"config.toml, line 2: containers.{name}: ")
+    assert "is not a name that containerd takes" in found
+
+
+@pytest.mark.parametrize("value", ["", "rel", "./x", "~/x"])
+@pytest.mark.parametrize(
+    "name",
+    ["manager.home_dir", "manager.exec_root_dir", "containers.home_dir", "containers.exec_root_dir",
+     "containers.address_path", "network.home_dir", "network.exec_root_dir", "things.home_dir",
+     "deployment.home_dir", "deployment.ctr_dir"],
+)  # fmt: skip
+def test_places_that_depend_on_where_the_agent_was_started_end_the_start(read, name, value):
+    found = error(read, f"{name} = '{value}'")
+    assert found == f"config.toml, line 1: {name}: '{value}' is not an absolute path"
 
 
 def test_bad_duration_and_mode_in_a_flag_are_a_warning_too(etc):
