@@ -22,6 +22,8 @@ BENCHMARKS = {
     "sweep": ("sweep_cost", "CPU of a sweep against containerd's Metrics calls"),
     "agent": ("agent_cost", "memory, wake-ups, disk writes, growth and start of the agent"),
     "exit": ("exit_to_twin", "a container's exit to the message of it"),
+    "crowd": ("crowd_cost", "one start against ctr's, a hundred containers at once"),
+    "return": ("containerd_return", "containerd killed and back under twenty containers"),
     "cli": ("command_line", "CPU of the command line"),
 }
 

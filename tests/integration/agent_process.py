@@ -72,6 +72,7 @@ class AgentProcess:
     ) -> None:
         """*manager*, *network*: further lines of these sections. *inside*: words before the agent's command line."""
         self.directory = directory
+        self.containerd = containerd
         self.inside = inside
         self.home, self.run = directory / "home", directory / "run"
         self.socket = self.run / "agent.sock"

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pycm.containers.health import Health
+from pycm.containers.settings import PARALLEL
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -63,6 +64,7 @@ class Lifecycle:
         self._network = network
         self._launcher = launcher
         self._settings = settings
+        self._starting = asyncio.Semaphore(PARALLEL)
         #: Set by the manager: runs a coroutine in a task that close() waits for.
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = asyncio.ensure_future
         #: The agent ends: nothing is started any more.
@@ -112,7 +114,8 @@ class Lifecycle:
             request = await self._launcher.request(container, io)
             self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
-            return await self._runtime.start(request, partial(self._metrics.open, container.id))
+            async with self._starting:
+                return await self._runtime.start(request, partial(self._metrics.open, container.id))
         except UnavailableError:
             raise  # the task may run: its output is still read, until containerd says (`reconcile`)
         except BaseException:

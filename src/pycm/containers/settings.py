@@ -28,5 +28,5 @@ class Settings:
     image_decryption: bool = False
 
 
-#: At most this many containers are started or stopped at once, at boot and at a stop-all.
+#: At most this many containers are started at once, by whomever, and looked at when containerd is back: each start runs programs.
 PARALLEL = 8

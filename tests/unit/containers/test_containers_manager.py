@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pycm.containers.settings import PARALLEL
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError
 from pycm.model.container import (
     Container,
@@ -388,3 +389,29 @@ async def test_list_answers_while_a_stop_waits() -> None:
         await w.until(lambda: ("signal", "c1") in w.runtime.calls)
         assert w.manager.list()[0].state.status is Status.RUNNING
         await call
+
+
+async def test_only_so_many_are_started_at_once_and_a_start_that_hangs_holds_up_no_other_operation() -> None:
+    ids = [f"c{n}" for n in range(3 * PARALLEL)]
+    async with world() as w:
+        await asyncio.gather(*(w.manager.create(described(i)) for i in ids))
+        go, under_way, most = asyncio.Event(), 0, 0
+        real = w.runtime.start
+
+        async def start(request: object, created: object = None) -> int:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            await go.wait()
+            under_way -= 1
+            return await real(request)  # type: ignore[arg-type]
+
+        w.runtime.start = start  # type: ignore[method-assign]
+        starts = asyncio.gather(*(w.manager.start(i) for i in ids))
+        await w.until(lambda: under_way == PARALLEL)
+        await w.manager.create(described("other"))
+        await w.manager.remove("other")
+        go.set()
+        await starts
+        assert most == PARALLEL
+        assert len(w.runtime.live) == len(ids)
