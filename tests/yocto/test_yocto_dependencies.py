@@ -95,14 +95,20 @@ def test_the_command_line_needs_nothing_that_the_agent_does_not(built: Built) ->
 
 
 @pytest.mark.parametrize(
-    ("part", "package"), [("cgroup1", "python3-cgroupspy"), ("twin", "python3-paho-mqtt"), ("network", "cni")]
+    ("part", "package"),
+    [
+        ("cgroup1", "python3-cgroupspy"),
+        ("host-figures", "python3-psutil"),
+        ("network", "cni"),
+        ("twin", "python3-paho-mqtt"),
+    ],
 )
 def test_an_optional_part_that_is_left_out_takes_its_dependencies_with_it(
     part: str, package: str, read: Callable[..., Built], built: Built
 ) -> None:
     from layer_support import RECIPE
 
-    parts = {"cgroup1", "network", "twin"} - {part}
+    parts = {"cgroup1", "host-figures", "network", "twin"} - {part}
     smaller = read(
         built.release, RECIPE, "RDEPENDS:pycm", variables={"PACKAGECONFIG:pn-pycm": " ".join(sorted(parts))}
     )

@@ -25,8 +25,9 @@ CVE_PRODUCT = "pycm"
 inherit python_flit_core pycm_bytecode systemd ptest
 
 # Optional parts; each line is a part's run-time dependencies.
-PACKAGECONFIG ?= "cgroup1 network twin"
+PACKAGECONFIG ?= "cgroup1 host-figures network twin"
 PACKAGECONFIG[cgroup1] = ",,,python3-cgroupspy"
+PACKAGECONFIG[host-figures] = ",,,python3-psutil"
 PACKAGECONFIG[network] = ",,,${PYCM_CNI} iptables"
 PACKAGECONFIG[twin] = ",,,python3-paho-mqtt"
 
@@ -67,7 +68,7 @@ SYSTEMD_SERVICE:${PN} = "container-management.service"
 # Python's split packages for what the code imports: computed and compared by tests/yocto/test_yocto_dependencies.py.
 # Those of the older releases have moved to python3-core, or into the library, since.
 def pycm_python_packages(d):
-    names = "asyncio compression crypt datetime difflib io json logging math netclient resource"
+    names = "asyncio compression crypt ctypes datetime difflib email io json logging math netclient resource terminal"
     older = {"3.10": " fcntl profile shell tomli", "3.12": " fcntl shell"}
     names += older.get(d.getVar("PYTHON_BASEVERSION"), "")
     return " ".join("python3-" + name for name in names.split())

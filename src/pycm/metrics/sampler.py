@@ -40,6 +40,7 @@ class Sampler:
         self._proc = Proc(proc, self._descriptors)
         self._readers: dict[str, Reader] = {}
         self._host: Host | None = None
+        self._host_possible = True
 
     def open(self, container_id: str, pid: int) -> None:
         """The container runs: find its cgroup and open its files. One that has ended meanwhile is skipped."""
@@ -117,18 +118,25 @@ class Sampler:
 
     # ── the machine ──
 
-    def _the_host(self) -> Host:
-        if self._host is None:
-            from pycm.metrics.host import Host  # and with it psutil, for those who ask
-
-            self._host = Host()
+    def _the_host(self) -> Host | None:
+        """None where the image was built without psutil: containers are measured on."""
+        if self._host is None and self._host_possible:
+            try:
+                from pycm.metrics.host import Host  # and with it psutil, for those who ask
+            except ImportError as error:
+                self._host_possible = False
+                LOG.warning("no figures of the machine: %s; install psutil", error)
+            else:
+                self._host = Host()
         return self._host
 
     def host_baseline(self, reader: str) -> None:
-        self._the_host().baseline(reader)
+        if host := self._the_host():
+            host.baseline(reader)
 
     def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
-        return self._the_host().sample(wanted, reader)
+        host = self._the_host()
+        return host.sample(wanted, reader) if host else ()
 
     def meter(self) -> Meter:
         return Meter(self._readers, self._proc)

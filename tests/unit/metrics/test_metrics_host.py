@@ -95,3 +95,15 @@ def test_psutil_is_imported_by_the_first_who_asks_for_the_machine():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert Sampler().host({SYSTEM: frozenset({"cpu.load1"})}, "r")[0].originator == SYSTEM
+
+
+def test_without_psutil_only_the_figures_of_the_machine_are_missing(monkeypatch, caplog):
+    monkeypatch.delitem(sys.modules, "pycm.metrics.host")
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    sampler = Sampler()
+    sampler.host_baseline("r")
+    assert sampler.host({SYSTEM: frozenset({"cpu.load1"})}, "r") == ()
+    assert sampler.sample({}) == []
+    assert [record.message for record in caplog.records] == [
+        "no figures of the machine: import of psutil halted; None in sys.modules; install psutil"
+    ]
