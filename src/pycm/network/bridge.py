@@ -40,10 +40,11 @@ class BridgeNetwork:
         self._home = home_dir
         self._options = options.default_bridge
         self._etc = etc
-        self._data = os.path.join(options.exec_root_dir, "network", "addresses")
+        network = os.path.join(options.exec_root_dir, "network")
+        self._data = os.path.join(network, "addresses")
         self._namespaces = os.path.join(options.exec_root_dir, "netns")
-        self._records = Records(os.path.join(options.exec_root_dir, "network", "sandboxes"))
-        self._plugins = Plugins(options.cni_bin_dirs)
+        self._records = Records(os.path.join(network, "sandboxes"))
+        self._plugins = Plugins(options.cni_bin_dirs, os.path.join(network, "plugins.lock"))
         #: Held while the bridge is set up and ports are given away.
         self._giving = asyncio.Lock()
         self._refreshing = asyncio.Lock()
@@ -263,6 +264,7 @@ class BridgeNetwork:
         await asyncio.to_thread(namespaces.remove, sandbox.namespace)
         fail_point("network.namespace-removed")
         await asyncio.to_thread(self._records.delete, container_id)
+        fail_point("network.forgotten")
 
     def _namespace(self, container_id: str) -> str:
         return os.path.join(self._namespaces, _identifier("sandbox", container_id)[:12])

@@ -4,27 +4,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, OperationFailedError
 from pycm.failpoints import fail_point
 from pycm.network import conf
+from pycm.storage.files import make_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 #: Seconds that one plugin may take: they wait for the lock of the packet filter, which others may hold.
 LIMIT = 30.0
+_POLL = 0.1
 #: Where plugins find iptables, whatever the agent was started with.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGE = "install the CNI plugins (Debian: containernetworking-plugins)"
+log = logging.getLogger("pycm.network")
 
 
 class Plugins:
-    def __init__(self, directories: Sequence[str]) -> None:
+    def __init__(self, directories: Sequence[str], lock: str) -> None:
+        """*lock*: a file that every plugin holds while it runs, so that the next agent sees those that outlive this one."""
         self._directories = tuple(directories)
+        self._lock = lock
+        self._waiting = asyncio.Lock()
+        self._alone = False
 
     def find(self, name: str) -> str | None:
         for directory in self._directories:
@@ -99,20 +109,63 @@ class Plugins:
             "CNI_PATH": ":".join(self._directories),
             "PATH": _PATH,
         }
-        code, output, errors = await run([path], environment, json.dumps(request).encode())
+        await self._wait_for_others()
+        with _held(self._lock, fcntl.LOCK_SH) as lock:
+            code, output, errors = await run([path], environment, json.dumps(request).encode(), (lock,))
         if code != 0:
             raise OperationFailedError(conf.failure(name, code, output, errors))
         return output
 
+    async def _wait_for_others(self) -> None:
+        """Until those have ended that an agent which was killed has left: what they make would be made after it was removed."""
+        async with self._waiting:
+            for attempt in range(int(LIMIT / _POLL)):
+                if self._alone:
+                    return
+                try:
+                    with _held(self._lock, fcntl.LOCK_EX):
+                        self._alone = True
+                except BlockingIOError:
+                    if attempt == 0:
+                        log.warning(
+                            "CNI plugins that an earlier agent has started still run and are waited for"
+                        )
+                    await asyncio.sleep(_POLL)
+            if not self._alone:
+                raise OperationFailedError(
+                    f"CNI plugins that an earlier agent has started have not ended within {LIMIT:g} s"
+                )
+
+
+@contextlib.contextmanager
+def _held(path: str, kind: int) -> Iterator[int]:
+    """Hold a lock on *path*; BlockingIOError if somebody else has it. Held on by every process that inherits the descriptor."""
+    try:
+        make_directory(os.path.dirname(path), 0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise OperationFailedError(f"cannot use {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
 
 async def run(
-    command: Sequence[str], environment: Mapping[str, str], request: bytes = b""
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    request: bytes = b"",
+    inherited: Sequence[int] = (),
 ) -> tuple[int, bytes, bytes]:
-    """Run a program to its end: exit code, output, errors. OperationFailedError if it cannot run or takes longer than LIMIT."""
+    """Run a program to its end: exit code, output, errors. OperationFailedError if it cannot run or takes longer than LIMIT.
+
+    *inherited*: descriptors that it gets too.
+    """
     pipe = asyncio.subprocess.PIPE
     try:
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(environment)
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=dict(environment), pass_fds=tuple(inherited)
         )
     except OSError as error:
         raise OperationFailedError(f"cannot run {command[0]}: {error.strerror}") from error

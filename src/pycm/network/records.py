@@ -59,8 +59,7 @@ class Records:
             elif suffix == ".json":
                 try:
                     with open(os.path.join(self._directory, name), "rb") as file:
-                        sandbox = _parse(file.read(_LONGEST))
-                    self.sandboxes[sandbox.id] = sandbox
+                        self.sandboxes[container_id] = _parse(container_id, file.read(_LONGEST))
                 except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
                     log.error(
                         "the record of the network of container %s cannot be read: %r", container_id, error
@@ -97,8 +96,10 @@ class Records:
         return os.path.join(self._directory, f"{container_id}.json")
 
 
-def _parse(data: bytes) -> Sandbox:
+def _parse(container_id: str, data: bytes) -> Sandbox:
     values = json.loads(data)
+    if values["id"] != container_id:
+        raise ValueError("it is that of another container")
     values["chain"] = tuple(values["chain"])
     values["published"] = tuple(Published(**port) for port in values["published"])
     values["extra_hosts"] = tuple(values["extra_hosts"])
