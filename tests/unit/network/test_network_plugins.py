@@ -157,11 +157,10 @@ async def test_plugins_of_an_earlier_agent_are_waited_for(
 ) -> None:
     world.lock.parent.mkdir()
     monkeypatch.setattr(plugins, "LIMIT", 0.5)
-    with holding(world.lock, fcntl.LOCK_SH):
-        with pytest.raises(
-            OperationFailedError, match=r"earlier agent has started have not ended within 0\.5 s"
-        ):
-            await world.add()
+    with holding(world.lock, fcntl.LOCK_SH), pytest.raises(
+        OperationFailedError, match=r"earlier agent has started have not ended within 0\.5 s"
+    ):
+        await world.add()
     assert not world.log.exists()
     assert caplog.text.count("still run and are waited for") == 1
     assert await world.add() == {"by": "second"}
