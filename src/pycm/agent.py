@@ -34,6 +34,10 @@ from pycm.metrics.sampler import Sampler
 from pycm.model.sizes import size_to_bytes
 from pycm.model.states import ALIVE
 from pycm.network.modes import Networks
+from pycm.ports import Action
+from pycm.registry.access import Access
+from pycm.registry.service import ImageService
+from pycm.registry.service import Settings as ImageSettings
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from pycm.config.load import Note
     from pycm.config.types import Config, Connection
     from pycm.mqtt.settings import MqttSettings
+    from pycm.ports import Event
     from pycm.twin.service import TwinService
 
 log = logging.getLogger("pycm.agent")
@@ -124,6 +129,29 @@ def settings_of(config: Config) -> Settings:
     )
 
 
+def image_settings_of(config: Config) -> ImageSettings:
+    containers = config.containers
+    configured = {
+        host: Access(
+            user=registry.credentials.user_id,
+            password=registry.credentials.password,
+            root_ca=registry.transport.root_ca,
+            client_cert=registry.transport.client_cert,
+            client_key=registry.transport.client_key,
+        )
+        for host, registry in containers.registry_configurations.items()
+    }
+    return ImageSettings(
+        address=containers.address_path,
+        namespace=containers.default_ns,
+        lease=containers.lease_id,
+        configured=configured,
+        insecure=containers.insecure_registries,
+        expiry=None if containers.image_expiry_disable else containers.image_expiry,
+        preload_dir=containers.preload_dir,
+    )
+
+
 class Agent:
     """Every room, built from one configuration, and the order in which they start and end."""
 
@@ -141,10 +169,12 @@ class Agent:
             lease=containers.lease_id,
             exec_dir=os.path.join(containers.exec_root_dir, "exec"),
         )
+        self.images = ImageService(image_settings_of(config))
         self.network = Networks(manager.home_dir, config.network)
         self.containers = Manager(
             store=ContainerStore(manager.home_dir),
             runtime=self.runtime,
+            images=self.images,
             logs=self.logs,
             metrics=self.metrics,
             network=self.network,
@@ -156,6 +186,7 @@ class Agent:
         self.twin = make_twin(config, self.containers, self.metrics) if config.things.enable else None
         self._ended = asyncio.Event()
         self._follow: asyncio.Task[None] | None = None
+        self._images: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await self.network.prepare()
@@ -163,8 +194,14 @@ class Agent:
         await self.server.start()
         self._follow = asyncio.create_task(self.containers.run())
         self._follow.add_done_callback(lambda _task: self._ended.set())
+        self._images = asyncio.create_task(self.images.run())
+        self.containers.subscribe(self._image_unused)
         if self.twin is not None:
             await self.twin.start()
+
+    def _image_unused(self, event: Event) -> None:
+        if event.action is Action.REMOVED:
+            self.images.container_removed()
 
     def healthy(self) -> bool:
         """Whether the part works that all else depends on; that this is asked at all shows that the loop turns."""
@@ -191,6 +228,10 @@ class Agent:
         """The exit code: 1 if the agent ends because of a bug, so that its supervisor starts it again."""
         await self.server.close()
         failed = self._follow is not None and self._follow.done()
+        if self._images is not None:
+            self._images.cancel()
+            await asyncio.gather(self._images, return_exceptions=True)
+        await self.images.close()  # creations that wait for an image end at once
         await self.containers.close()
         if self._follow is not None:
             self._follow.cancel()

@@ -7,11 +7,13 @@ pieces can be spoiled one by one (another architecture, other configuration byte
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -44,6 +46,13 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
+#: Docker's names of the same things.
+DOCKER = {
+    MANIFEST: "application/vnd.docker.distribution.manifest.v2+json",
+    INDEX: "application/vnd.docker.distribution.manifest.list.v2+json",
+    CONFIG: "application/vnd.docker.container.image.v1+json",
+    LAYER: "application/vnd.docker.image.rootfs.diff.tar",
+}
 
 
 def busybox() -> str:
@@ -103,6 +112,17 @@ class Image:
     architecture: str = field(default_factory=own_architecture)
     config_bytes: bytes | None = None  # instead of what `config` makes
     diff_ids: Sequence[str] | None = None  # instead of the true ones
+    #: "", "+gzip" or "+zstd", as the layers' media types end.
+    compression: str = ""
+
+    def compress(self, layer: bytes) -> bytes:
+        if self.compression == "+gzip":
+            return gzip.compress(layer, mtime=0)
+        if self.compression == "+zstd":
+            return subprocess.run(
+                ["zstd", "-q", "-c"], input=layer, stdout=subprocess.PIPE, check=True
+            ).stdout
+        return layer
 
 
 class _Blobs(dict[str, bytes]):
@@ -126,15 +146,36 @@ def _config(image: Image, layers: list[dict[str, Any]]) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
 
 
+def document_and_blobs(image: Image, *, docker: bool = False) -> tuple[str, bytes, dict[str, bytes]]:
+    """The manifest's media type, the manifest, and the blobs by digest."""
+    blobs = _Blobs()
+    manifest = _put_image(blobs, image, docker=docker)
+    digest = manifest["digest"].partition(":")[2]
+    document = blobs.pop(digest)
+    return manifest["mediaType"], document, {f"sha256:{name}": data for name, data in blobs.items()}
+
+
+def _put_image(blobs: _Blobs, image: Image, *, docker: bool = False) -> dict[str, Any]:
+    """The descriptor of its manifest."""
+
+    def kind(name: str) -> str:
+        return DOCKER[name] if docker else name
+
+    layers, plain = [], []
+    for data in image.layers:
+        plain.append({"digest": "sha256:" + hashlib.sha256(data).hexdigest()})
+        layers.append(blobs.put(image.compress(data), kind(LAYER) + image.compression))
+    config_bytes = image.config_bytes if image.config_bytes is not None else _config(image, plain)
+    config = blobs.put(config_bytes, kind(CONFIG))
+    return blobs.put_json(
+        {"schemaVersion": 2, "mediaType": kind(MANIFEST), "config": config, "layers": layers}, kind(MANIFEST)
+    )
+
+
 def write_archive(path: Path, image: Image) -> Path:
     """Write *image* as an OCI image archive to *path*, ready for `ctr images import`."""
     blobs = _Blobs()
-    layers = [blobs.put(data, LAYER) for data in image.layers]
-    config_bytes = image.config_bytes if image.config_bytes is not None else _config(image, layers)
-    config = blobs.put(config_bytes, CONFIG)
-    manifest = blobs.put_json(
-        {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}, MANIFEST
-    )
+    manifest = _put_image(blobs, image)
     manifest["platform"] = {"architecture": image.architecture, "os": "linux"}
     inner = blobs.put_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": [manifest]}, INDEX)
     inner["annotations"] = {"io.containerd.image.name": image.name}

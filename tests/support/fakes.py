@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from pycm.ports import (
     ExecRequest,
     Exit,
     ImageConfig,
+    ImageInfo,
     Measurement,
+    PullProgress,
     RuntimeConnected,
     RuntimeEvent,
     Task,
@@ -165,6 +168,52 @@ class FakeRuntime:
 
     async def close(self) -> None:
         pass
+
+
+class FakeImages:
+    """Every image is here. `holding`: what is held now."""
+
+    def __init__(self) -> None:
+        self.holding: list[str] = []
+        self.images: dict[str, ImageInfo] = {}
+        self.steps: list[PullProgress] = []
+        self.fail: PycmError | None = None
+
+    @contextlib.asynccontextmanager
+    async def hold(self, reference: str) -> AsyncIterator[None]:
+        self.holding.append(reference)
+        try:
+            if self.fail:
+                raise self.fail
+            yield
+        finally:
+            self.holding.remove(reference)
+
+    async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:
+        for step in self.steps:
+            await asyncio.sleep(0)
+            if progress:
+                progress(step)
+        if self.fail:
+            raise self.fail
+        self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1000, times.now())
+        return self.images[reference]
+
+    async def remove(self, reference: str) -> None:
+        if reference not in self.images:
+            raise NotFoundError(f"there is no image {reference}")
+        if self.images[reference].containers:
+            raise ConflictError(f"image {reference} is in use")
+        del self.images[reference]
+
+    async def prune(self) -> list[str]:
+        unused = [name for name, image in self.images.items() if not image.containers]
+        for name in unused:
+            del self.images[name]
+        return unused
+
+    async def list(self) -> list[ImageInfo]:
+        return sorted(self.images.values(), key=lambda image: image.reference)
 
 
 class FakeAttachment:

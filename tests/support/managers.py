@@ -16,7 +16,7 @@ from pycm.model.container import (
     RestartPolicy,
     State,
 )
-from support.fakes import IMAGE, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+from support.fakes import IMAGE, FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,6 +35,7 @@ class World:
         self.manager = Manager(
             store=store,  # type: ignore[arg-type]
             runtime=runtime,
+            images=FakeImages(),
             logs=self.logs,
             metrics=self.metrics,
             network=network or FakeNetwork(),

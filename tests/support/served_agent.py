@@ -12,7 +12,7 @@ from pycm.api.service import Rooms
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
-from support.fakes import FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+from support.fakes import FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -55,6 +55,7 @@ class ServedAgent:
         self.manager = Manager(
             store=FakeStore(),  # type: ignore[arg-type]
             runtime=self.runtime,
+            images=FakeImages(),
             logs=self.logs,
             metrics=self.metrics,
             network=self.network,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +242,13 @@ def _figures(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[t
     if now.get("pids"):
         figures.append(("pids", now["pids"]))
     return [(name, float(value)) for name, value in figures]
+
+
+class FakeImages:
+    """Whether there is an image is the faked runtime's business."""
+
+    def hold(self, reference: str) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
 
 
 class FakeRuntime:

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 import vector_stimuli
 from mosquitto_server import MosquittoServer
 from vector_core import OBSERVE_MS, payload_of, verdict
-from vector_fakes import FakeDownloads, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, container_of, task_of
+from vector_fakes import (
+    FakeDownloads,
+    FakeImages,
+    FakeLogs,
+    FakeMetrics,
+    FakeNetwork,
+    FakeRuntime,
+    container_of,
+    task_of,
+)
 from vector_matching import Seen, find_all, wrong_answer
 
 from pycm.containers.manager import Manager
@@ -112,6 +121,7 @@ class LivePlayer:
         self.manager = Manager(
             store=ContainerStore(str(home)),
             runtime=self.runtime,
+            images=FakeImages(),
             logs=FakeLogs(),
             metrics=self.metrics,
             network=FakeNetwork(),

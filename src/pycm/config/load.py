@@ -143,12 +143,6 @@ def _not_yet(merged: Merged) -> Iterator[Note]:
     ):
         where = printable(config.deployment.ctr_dir)
         yield Note(logging.WARNING, f"deployment.enable {_NOT_YET} deployment of the descriptors in {where}")
-    names = [
-        name for name in ("registry_configurations", "insecure_registries") if ("containers", name) in given
-    ]
-    if names:
-        what = ", ".join(f"containers.{name}" for name in names)
-        yield Note(logging.WARNING, f"{what} {_NOT_YET} pulling of images; import them with ctr")
     if config.network.default_bridge.enable_ip6:
         yield Note(logging.WARNING, f"network.default_bridge.enable_ip6 {_NOT_YET} IPv6 on the bridge")
 

@@ -266,6 +266,13 @@ class Containers:
     image_expiry_disable: bool = field(
         default=False, metadata=_key("ccl-image-expiry-disable", "bool", "keep unused images for ever")
     )
+    preload_dir: str = field(
+        default="",
+        metadata=_string(
+            "ccl-preload-dir",
+            "directory of image archives and OCI layouts that are imported once; empty: none (addition of pycm)",
+        ),
+    )
     lease_id: str = field(
         default="kanto-cm.lease",
         metadata=_string("ccl-lease-id", "containerd lease that keeps what is in use", rule="identifier"),

@@ -17,14 +17,17 @@ from pycm.errors import ConflictError, NotFoundError
 if TYPE_CHECKING:
     from pycm.containerd.client import Client
 
+_PRELOADED = "pycm.preloaded"
+
 
 @dataclass(frozen=True)
 class Record:
-    """An image as containerd knows it. `created`: seconds since 1970."""
+    """An image as containerd knows it. `created_ns`: nanoseconds since 1970. `preloaded`: it came from the preload directory."""
 
     reference: str
     target: Descriptor
-    created: float
+    created_ns: int
+    preloaded: bool = False
 
 
 class ImageStore:
@@ -44,16 +47,18 @@ class ImageStore:
         found = await self._client.call(rpc.IMAGE_LIST, images_pb2.ListImagesRequest())
         return tuple(_record(image) for image in found.images)
 
-    async def put(self, reference: str, target: Descriptor, *, lease: str) -> None:
+    async def put(self, reference: str, target: Descriptor, *, lease: str, preloaded: bool = False) -> None:
         """Name *target*; a name that is taken moves."""
         image = images_pb2.Image(
             name=reference,
+            labels={_PRELOADED: "true"} if preloaded else {},
             target=types_pb2.Descriptor(media_type=target.media_type, digest=target.digest, size=target.size),
         )
         try:
             await self._client.call(rpc.IMAGE_CREATE, images_pb2.CreateImageRequest(image=image), lease=lease)
         except ConflictError:
-            request = images_pb2.UpdateImageRequest(image=image, update_mask=FieldMask(paths=["target"]))
+            mask = FieldMask(paths=["target", *([f"labels.{_PRELOADED}"] if preloaded else [])])
+            request = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
             await self._client.call(rpc.IMAGE_UPDATE, request, lease=lease)
 
     async def remove(self, reference: str) -> None:
@@ -81,4 +86,5 @@ class ImageStore:
 
 def _record(image: images_pb2.Image) -> Record:
     target = Descriptor(image.target.digest, image.target.size, image.target.media_type)
-    return Record(image.name, target, image.created_at.seconds + image.created_at.nanos / 1e9)
+    created = image.created_at.seconds * 1_000_000_000 + image.created_at.nanos
+    return Record(image.name, target, created, _PRELOADED in image.labels)

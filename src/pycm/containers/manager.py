@@ -30,6 +30,7 @@ from pycm.oci.resources import update_resources
 from pycm.ports import (
     Action,
     Event,
+    Images,
     Logs,
     Metrics,
     Network,
@@ -62,6 +63,7 @@ class Manager:
         *,
         store: ContainerStore,
         runtime: Runtime,
+        images: Images,
         logs: Logs,
         metrics: Metrics,
         network: Network,
@@ -69,6 +71,7 @@ class Manager:
     ) -> None:
         self._store = store
         self._runtime = runtime
+        self._images = images
         self._logs = logs
         self._network = network
         self._metrics = metrics
@@ -193,7 +196,8 @@ class Manager:
         try:
             await self._catalog.save(container)
             fail_point("containers.create-recorded")
-            await self._runtime.prepare(container.id, container.image.name)
+            async with self._images.hold(container.image.name):
+                await self._runtime.prepare(container.id, container.image.name)
             fail_point("containers.create-prepared")
             container = replace(container, state=states.created(container.state))
             await self._catalog.save(container)

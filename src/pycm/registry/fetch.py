@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.containerd import image_format
 from pycm.containerd.image_format import Descriptor, Manifest, show_platform
-from pycm.errors import ConflictError, OperationFailedError, UnavailableError, shorten
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, UnavailableError, shorten
 from pycm.failpoints import fail_point
 from pycm.http import retry
 from pycm.registry.reference import is_digest
@@ -29,6 +29,8 @@ PARALLEL = 3
 CHUNK = 256 << 10
 #: An index in an index in an index; entries of an index without a platform whose configuration is looked at; layers of an image.
 DEPTH, NAMELESS, LAYERS = 3, 8, 500
+#: Attempts to reach a server of which nothing was heard yet.
+UNREACHED = 3
 #: An attempt that brought as much counts as a new beginning.
 PROGRESS = 64 << 10
 #: Bytes in seconds: a server that sends less is as good as one that is silent.
@@ -116,7 +118,7 @@ class Fetch:
             image_format.verify(digest, data)
         except OperationFailedError:
             raise OperationFailedError(
-                f"{self._source.name} sends something else than manifest {digest} under its name"
+                f"{self._source.name} has something else than manifest {digest} under its name"
             ) from None
 
     async def _fitting(self, entries: Sequence[Descriptor], depth: int) -> Descriptor:
@@ -145,9 +147,7 @@ class Fetch:
             data = await self._content.read(config.digest, config.size)
             what = f"configuration {config.digest}"
             return image_format.config(image_format.parse(data, what), what).platform
-        except TryLaterError:
-            raise
-        except OperationFailedError:
+        except (NotFoundError, OperationFailedError):
             return None
 
     # ── layers ──
@@ -211,7 +211,7 @@ class Fetch:
             return
         await self._content.abort(blob.digest)
         raise OperationFailedError(
-            f"{self._source.name} sends something else than {blob.digest} under its name: it is not used"
+            f"{self._source.name} has something else than {blob.digest} under its name: it is not used"
         )
 
     async def _attempt(self, blob: Descriptor) -> int | None:
@@ -253,8 +253,13 @@ class Fetch:
             self._done += size - before
             self._told(self._done, self._total)
 
-    async def patiently(self, work: Callable[[], Any], gained: Callable[[], int] = lambda: 0) -> Any:
-        """*work* until it succeeds; errors that pass are waited out, ATTEMPTS in a row that bring nothing are enough."""
+    async def patiently(
+        self, work: Callable[[], Any], gained: Callable[[], int] = lambda: 0, *, first: bool = False
+    ) -> Any:
+        """*work* until it succeeds; errors that pass are waited out, ATTEMPTS in a row that bring nothing are enough.
+
+        *first*: nothing was heard of this server before. One that cannot be reached is not waited for as long as one in trouble.
+        """
         attempt, before = 0, gained()
         while True:
             try:
@@ -264,7 +269,8 @@ class Fetch:
                 now = gained()
                 attempt = 1 if now - before >= PROGRESS else attempt + 1
                 before = now
-                if attempt >= retry.ATTEMPTS or (after or 0) > retry.LONGEST_WAIT:
+                silent = first and not getattr(error, "answered", False)
+                if attempt >= (UNREACHED if silent else retry.ATTEMPTS) or (after or 0) > retry.LONGEST_WAIT:
                     raise
                 await asyncio.sleep(retry.delay(attempt, after))
 

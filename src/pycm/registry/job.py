@@ -18,6 +18,7 @@ from pycm.errors import (
     PycmError,
     UnavailableError,
 )
+from pycm.registry.access import Access
 
 #: Longest line either side reads, and the most lines that a worker may send.
 LINE_LIMIT, LINES_LIMIT = 64 << 10, 200_000
@@ -36,20 +37,8 @@ class NoRoomError(OperationFailedError):
 
 
 @dataclass(frozen=True)
-class Access:
-    """How to get into a registry: `insecure` means plain HTTP, or HTTPS without verification, whichever it speaks."""
-
-    insecure: bool = False
-    user: str = ""
-    password: str = field(default="", repr=False)
-    root_ca: str = ""
-    client_cert: str = ""
-    client_key: str = ""
-
-
-@dataclass(frozen=True)
 class Job:
-    """reference: what to pull, or, with `archive`, what to import of that archive or layout directory: "" for everything.
+    """reference: what to pull. preload: directory of archives and layouts to import, where there is no reference.
 
     machine: as uname -m says it, "" for this one. reserve: bytes of free space that stay free.
     """
@@ -59,10 +48,10 @@ class Job:
     snapshotter: str
     lease: str
     reference: str = ""
-    archive: str = ""
+    preload: str = ""
     machine: str = ""
     reserve: int = 0
-    access: Access = Access()
+    access: Access = field(default_factory=Access)
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
@@ -77,7 +66,8 @@ def parse_job(line: bytes) -> Job:
 class News:
     """step: a ports.PullStep's value. Of the last line: what came of the job.
 
-    done, total: see ports.PullProgress. fetched: bytes that came over the network. images: what is in containerd now.
+    done, total: see ports.PullProgress. fetched: bytes that came over the network. images: what is in containerd now. failed: for
+    each archive that could not be imported the reason.
     """
 
     step: str

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
     from pycm.containerd.image_format import Manifest
     from pycm.registry.job import Job
     from pycm.registry.reference import Reference
+    from pycm.registry.sources import Source
     from pycm.registry.worker import Reporter
 
-#: Seconds between looks at the free space while a layer is unpacked, and between signs of life meanwhile.
-WATCH, SIGN = 0.5, 10.0
+#: Seconds between looks at the free space while a layer is unpacked.
+WATCH = 0.5
 _FULL = "no space left on device"
 
 
@@ -45,9 +46,9 @@ async def pull(job: Job, reporter: Reporter) -> News:
     lease = PullLease(client, job.lease, hashlib.sha256(job.reference.encode()).hexdigest()[:32])
     try:
         await lease.take()
-        work = Pull(job, client, lease, reporter)
+        work = Pull(job, client, lease, reporter, reference.text)
         try:
-            fetched = await work.run(reference)
+            fetched = await work.from_registry(reference)
         except NoRoomError:
             await lease.end()
             raise
@@ -58,8 +59,11 @@ async def pull(job: Job, reporter: Reporter) -> News:
 
 
 class Pull:
-    def __init__(self, job: Job, client: Client, lease: PullLease, reporter: Reporter) -> None:
+    """Of the image that is to be called *name*; what it brings is held by *lease*."""
+
+    def __init__(self, job: Job, client: Client, lease: PullLease, reporter: Reporter, name: str) -> None:
         self._job = job
+        self._name = name
         self._lease = lease
         self._reporter = reporter
         self._machine = job.machine or os.uname().machine
@@ -68,19 +72,38 @@ class Pull:
         self._images = Images(client, job.snapshotter, lease.id, self._machine)
         self._roots = ("", "")
 
-    async def run(self, reference: Reference) -> int:
+    async def from_registry(self, reference: Reference) -> int:
         """Bytes that came over the network."""
-        self._roots = await self._store.roots(self._job.snapshotter)
         repository = Repository(reference, self._job.access)
+        fetch = self._fetch(RegistrySource(repository))
+        data, root = await fetch.patiently(
+            lambda: asyncio.to_thread(_root, repository, reference), first=True
+        )
+        await self._bring(fetch, root, data)
+        await self.name(reference.text, root)
+        return fetch.fetched
+
+    async def content_of(self, source: Source, root: Descriptor) -> None:
+        """Bring what *root* of *source* names, unpacked; it has no name yet."""
+        await self._bring(self._fetch(source), root, None)
+
+    async def name(self, name: str, root: Descriptor, *, preloaded: bool = False) -> None:
+        """From now on it is an image."""
+        await self._store.put(name, root, lease=self._lease.id, preloaded=preloaded)
+        fail_point("registry.named")
+
+    def _fetch(self, source: Source) -> Fetch:
         step = PullStep.DOWNLOADING.value
-        fetch = Fetch(
-            RegistrySource(repository),
+        return Fetch(
+            source,
             self._content,
             self._lease,
             self._machine,
             lambda done, total: self._reporter.say(step, done, total),
         )
-        data, root = await fetch.patiently(lambda: asyncio.to_thread(_root, repository, reference))
+
+    async def _bring(self, fetch: Fetch, root: Descriptor, data: bytes | None) -> None:
+        self._roots = await self._store.roots(self._job.snapshotter)
         manifest = await fetch.manifest(root, data)
         fail_point("registry.resolved")
         try:
@@ -96,9 +119,6 @@ class Pull:
             await fetch.forget_begun(manifest.layers)
             raise full from None
         fail_point("registry.unpacked")
-        await self._store.put(reference.text, root, lease=self._lease.id)
-        fail_point("registry.named")
-        return fetch.fetched
 
     async def _check_room(self, fetch: Fetch, manifest: Manifest) -> None:
         missing = await fetch.missing(manifest.layers)
@@ -107,10 +127,10 @@ class Pull:
             (content, sum(layer.size for layer in missing)),
             (snapshots, sum(space.unpacked(layer) for layer in missing)),
         ]
-        space.check(f"image {quote(self._job.reference)}", needs, self._job.reserve)
+        space.check(f"image {quote(self._name)}", needs, self._job.reserve)
 
     async def _unpack(self, root: Descriptor) -> None:
-        image = await self._images.read(self._job.reference, root)
+        image = await self._images.read(self._name, root)
         step = PullStep.UNPACKING.value
         total = len(image.layers)
         self._reporter.say(step, 0, total)
@@ -124,18 +144,13 @@ class Pull:
     async def _watch_room(self, work: Awaitable[Any]) -> Any:
         """A layer may unpack to more than it looks like, out of malice even: it is given up before the disk is full."""
         task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        sign = loop.time() + SIGN
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=WATCH)
                 room = space.free(self._roots[1])
                 if not task.done() and room is not None and room < self._job.reserve // 2:
-                    what = f"image {quote(self._job.reference)} (a layer unpacks to more than was expected)"
+                    what = f"image {quote(self._name)} (a layer unpacks to more than was expected)"
                     raise space.no_room(what, self._roots[1], 0, self._job.reserve, room)
-                if loop.time() >= sign:
-                    self._reporter.sign()
-                    sign = loop.time() + SIGN
             return await task
         finally:
             task.cancel()
@@ -146,7 +161,7 @@ class Pull:
         if _FULL not in str(error):
             return None
         missing = sum(space.unpacked(layer) for layer in manifest.layers)
-        return NoRoomError(f"no room for image {quote(self._job.reference)}: {error}", missing)
+        return NoRoomError(f"no room for image {quote(self._name)}: {error}", missing)
 
 
 def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descriptor]:

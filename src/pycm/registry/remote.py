@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.http import auth, retry
-from pycm.http.addresses import Address, is_loopback, parse_address
+from pycm.http.addresses import Address, parse_address
 from pycm.http.client import Http, Response
 from pycm.http.tls import Tls
 from pycm.registry.reference import quote
@@ -21,7 +21,7 @@ from pycm.registry.reference import quote
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pycm.registry.job import Access
+    from pycm.registry.access import Access
     from pycm.registry.reference import Reference
 
 #: Registries refuse manifests beyond 4 MiB; tokens are a few KiB.
@@ -39,11 +39,12 @@ _PLAIN_TO_TLS = (
 
 
 class TryLaterError(UnavailableError):
-    """`after`: seconds that the server wants to be left alone, None if it does not say."""
+    """`after`: seconds that the server wants to be left alone, None if it does not say. `answered`: it is there, but in trouble."""
 
-    def __init__(self, text: str, after: float | None = None) -> None:
+    def __init__(self, text: str, after: float | None = None, *, answered: bool = False) -> None:
         super().__init__(text)
         self.after = after
+        self.answered = answered
 
 
 class Repository:
@@ -170,7 +171,8 @@ class Repository:
         if status in retry.PASSING:
             after = retry.retry_after(response.headers.get("Retry-After"))
             wait = f"; it wants to be left alone for {after:g} s" if after else ""
-            return TryLaterError(f"{self._prefix()}{response.address} answers {status}{said}{wait}", after)
+            text = f"{self._prefix()}{response.address} answers {status}{said}{wait}"
+            return TryLaterError(text, after, answered=True)
         if status in (401, 403):
             login = "" if self._login else " (there is no login for it in containers.registry_configurations)"
             return OperationFailedError(
@@ -198,11 +200,3 @@ def _authorized(value: str) -> dict[str, str]:
 
 def _tls_port(registry: str) -> int:
     return parse_address(f"https://{registry}").port
-
-
-def plain_by_default(host: str) -> bool:
-    """As the original does: a registry on this machine of which nothing is configured speaks plain HTTP."""
-    try:
-        return is_loopback(parse_address(f"https://{host}").host)
-    except OperationFailedError:
-        return False

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pycm.errors import OperationFailedError, PycmError
+from pycm.ports import PullStep
 from pycm.registry import job as jobs
 from pycm.registry.job import Job, News
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 ADDRESS_SPACE = 2 << 30
 #: Seconds between lines about progress.
 PERIOD = 0.25
+#: Seconds between signs of life.
+SIGN = 10.0
 NICE = 5
 #: The first to go when memory runs out: whoever wanted the image is told, and tries again.
 OOM_SCORE = 500
@@ -33,7 +36,7 @@ class Reporter:
     """Tells at most every PERIOD how far the work is, and each step when it begins."""
 
     def __init__(self) -> None:
-        self._last = News("")
+        self._last = News(PullStep.RESOLVING.value)
         self._told = 0.0
 
     def say(self, step: str, done: int = 0, total: int = 0) -> None:
@@ -43,9 +46,11 @@ class Reporter:
             self._told, self._last = now, news
             write(news.line())
 
-    def sign(self) -> None:
-        """A sign of life: nothing new, but work goes on."""
-        write(self._last.line())
+    async def signs(self) -> None:
+        """Signs of life, for ever: nothing new, but work goes on."""
+        while True:
+            await asyncio.sleep(SIGN)
+            write(self._last.line())
 
 
 def write(line: bytes) -> None:
@@ -84,8 +89,10 @@ def _be_modest() -> None:
 
 async def _run(job: Job) -> int:
     asyncio.get_running_loop().add_reader(0, _end_with_agent)
+    reporter = Reporter()
+    signs = asyncio.ensure_future(reporter.signs())
     try:
-        write((await _work(job)).line())
+        write((await _work(job, reporter)).line())
     except PycmError as error:
         write(jobs.error_line(error))
         return 1
@@ -96,11 +103,16 @@ async def _run(job: Job) -> int:
             )
         )
         return 1
+    finally:
+        signs.cancel()
     return 0
 
 
-def _work(job: Job) -> Awaitable[News]:
-    reporter = Reporter()
+def _work(job: Job, reporter: Reporter) -> Awaitable[News]:
+    if job.preload:
+        from pycm.registry.preload import preload
+
+        return preload(job, reporter)
     from pycm.registry.pull import pull
 
     return pull(job, reporter)

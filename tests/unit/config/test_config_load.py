@@ -323,7 +323,6 @@ def test_number_of_warnings_has_a_bound(read):
     [
         ("[update_agent]\nenable = true", ["update_agent.enable"]),
         ("[deployment]\nenable = true", ["deployment.enable"]),
-        ("[containers]\ninsecure_registries = ['x']", ["containers.insecure_registries"]),
         ("[network.default_bridge]\nenable_ip6 = true", ["network.default_bridge.enable_ip6"]),
         ("[network.default_bridge]\nname = 'x'\nmtu = 1400", []),
         ("[update_agent]\nenable = false\n[deployment]\nenable = false", []),

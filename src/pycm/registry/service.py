@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's side of images: pulls them by worker processes, keeps those that are needed, removes those that are not.
+
+An image goes when it is old and unused, when room is needed for another one, or when somebody says so; never while a container
+stands on it, or is being made from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pycm.containerd.client import Client
+from pycm.containerd.content import Content
+from pycm.containerd.image_store import ImageStore
+from pycm.containerd.images import Images
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
+from pycm.model import times
+from pycm.ports import ImageInfo, PullProgress, PullStep
+from pycm.registry.access import Access, access_to
+from pycm.registry.job import Job, NoRoomError
+from pycm.registry.pulls import Pulls
+from pycm.registry.reference import parse_reference, quote
+from pycm.registry.usage import Usage, expired, to_make_room
+from pycm.registry.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from pycm.registry.job import News
+    from pycm.registry.usage import Used
+
+#: Bytes that a pull leaves free.
+RESERVE = 64 << 20
+#: Seconds: after what failed for want of containerd; and the longest wait, since the wall clock may jump.
+RETRY, DAY = 5.0, 24 * 3600.0
+#: Seconds between two looks for old images, however many containers are removed.
+PAUSE = 2.0
+log = logging.getLogger("pycm.registry")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """configured: how to get into registries, by host; insecure: hosts. expiry: seconds, None for never. preload_dir: "" for none."""
+
+    address: str
+    namespace: str
+    lease: str
+    snapshotter: str = "overlayfs"
+    configured: Mapping[str, Access] = field(default_factory=dict)
+    insecure: tuple[str, ...] = ()
+    expiry: float | None = None
+    preload_dir: str = ""
+    reserve: int = RESERVE
+
+
+class ImageService:
+    """Implements ports.Images. `run` as a task, at the end `close`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client = Client(settings.address, settings.namespace)
+        self._store = ImageStore(self._client)
+        images = Images(self._client, settings.snapshotter, settings.lease)
+        content = Content(self._client, settings.lease)
+        self._usage = Usage(self._store, images, content, settings.snapshotter)
+        self._workers = Workers()
+        self._pulls = Pulls(self._fetch)
+        #: References that are being used for a container to be, or pulled.
+        self._held: Counter[str] = Counter()
+        #: Nobody begins to hold an image while it is looked at and removed.
+        self._removing = asyncio.Lock()
+        self._preloaded = asyncio.Event()
+        if not settings.preload_dir:
+            self._preloaded.set()
+        self._look = asyncio.Event()
+
+    # ── use ──
+
+    @contextlib.asynccontextmanager
+    async def hold(self, reference: str) -> AsyncIterator[None]:
+        async with self._holding(reference):
+            if await self._store.get(reference) is None:
+                await self._preloaded.wait()
+                if await self._store.get(reference) is None:
+                    await self._pulls.pull(reference)
+            yield
+
+    async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:
+        parse_reference(reference)
+        async with self._holding(reference):
+            await self._pulls.pull(reference, progress)
+            record = await self._store.get(reference)
+            if record is None:
+                raise OperationFailedError(
+                    f"image {quote(reference)} was removed right after it had been pulled"
+                )
+            return _info(await self._usage.of(record))
+
+    @contextlib.asynccontextmanager
+    async def _holding(self, reference: str) -> AsyncIterator[None]:
+        async with self._removing:
+            self._held[reference] += 1
+        try:
+            yield
+        finally:
+            self._held[reference] -= 1
+            if not self._held[reference]:
+                del self._held[reference]
+
+    # ── pulling ──
+
+    async def _fetch(self, reference: str, tell: Callable[[PullProgress], None]) -> None:
+        host = parse_reference(reference).host
+        job = Job(
+            self._settings.address,
+            self._settings.namespace,
+            self._settings.snapshotter,
+            self._settings.lease,
+            reference,
+            reserve=self._settings.reserve,
+            access=access_to(host, self._settings.configured, self._settings.insecure),
+        )
+
+        def told(news: News) -> None:
+            tell(PullProgress(reference, PullStep(news.step), news.done, news.total))
+
+        began = time.monotonic()
+        while True:
+            try:
+                news = await self._workers.run(job, told)
+                break
+            except NoRoomError as error:
+                if not await self._make_room(error):
+                    raise
+        took = time.monotonic() - began
+        log.info("image %s is here: %d bytes over the network, %.1f s", quote(reference), news.fetched, took)
+        tell(PullProgress(reference, PullStep.DONE))
+        self._look.set()
+
+    async def _make_room(self, error: NoRoomError) -> bool:
+        """Whether something was removed, so that another attempt makes sense."""
+        async with self._removing:
+            chosen = to_make_room(await self._usage.all(), self._held, error.missing)
+            if chosen:
+                log.warning("%s: unused images go, the oldest first", error)
+            return bool(await self._remove_all(chosen))
+
+    # ── removing ──
+
+    async def remove(self, reference: str) -> None:
+        async with self._removing:
+            record = await self._store.get(reference)
+            if record is None:
+                raise NotFoundError(f"there is no image {quote(reference)}")
+            used = await self._usage.of(record)
+            if used.containers:
+                raise ConflictError(
+                    f"image {quote(reference)} is in use: remove the containers {', '.join(used.containers[:10])} first"
+                )
+            if self._held[reference]:
+                raise ConflictError(
+                    f"image {quote(reference)} is being pulled, or a container is being made from it"
+                )
+            await self._remove(used)
+
+    async def prune(self) -> list[str]:
+        async with self._removing:
+            unused = [
+                used
+                for used in await self._usage.all()
+                if used.free and not self._held[used.record.reference]
+            ]
+            return await self._remove_all([used.record.reference for used in unused])
+
+    async def _remove_all(self, references: list[str]) -> list[str]:
+        """Those that could be removed."""
+        removed = []
+        for reference in references:
+            try:
+                record = await self._store.get(reference)
+                if record is not None:
+                    await self._remove(await self._usage.of(record))
+                    removed.append(reference)
+            except PycmError as error:
+                log.warning("image %s could not be removed: %s", quote(reference), error)
+        return removed
+
+    async def _remove(self, used: Used) -> None:
+        await self._store.remove(used.record.reference)
+        self._usage.forget(used.record.target.digest)
+        log.info("image %s is removed", quote(used.record.reference))
+
+    # ── in the background ──
+
+    def container_removed(self) -> None:
+        """An image may have become unused."""
+        self._look.set()
+
+    async def run(self) -> None:
+        """Import what a device brought along, then remove what is old, for ever."""
+        try:
+            await self._until_it_works(self._preload)
+        finally:
+            self._preloaded.set()
+        while self._settings.expiry is not None:
+            self._look.clear()
+            wait = await self._until_it_works(self._expire)
+            await asyncio.sleep(PAUSE)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._look.wait(), min(wait, DAY))
+
+    async def _until_it_works(self, work: Callable[[], Awaitable[float]]) -> float:
+        told = ""
+        while True:
+            try:
+                return await work()
+            except UnavailableError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("images: %s; it is tried again", told)
+            except PycmError as error:
+                log.error("images: %s", error)
+                return DAY
+            await asyncio.sleep(RETRY)
+
+    async def _preload(self) -> float:
+        directory = self._settings.preload_dir
+        if not directory or not await asyncio.to_thread(_has_entries, directory):
+            return 0
+        settings = self._settings
+        job = Job(
+            settings.address,
+            settings.namespace,
+            settings.snapshotter,
+            settings.lease,
+            preload=directory,
+            reserve=settings.reserve,
+        )
+        news = await self._workers.run(job, lambda _: None)
+        for reference in news.images:
+            log.info("image %s is imported from %s", quote(reference), directory)
+        for reason in news.failed:
+            log.error("%s", reason)
+        return 0
+
+    async def _expire(self) -> float:
+        """Seconds until it has to be done again."""
+        expiry = self._settings.expiry
+        assert expiry is not None
+        async with self._removing:
+            due, wait = expired(await self._usage.all(), self._held, expiry, time.time())
+            for reference in due:
+                log.info("image %s is unused and older than %g hours", quote(reference), expiry / 3600)
+            await self._remove_all(due)
+        return DAY if wait is None else wait
+
+    async def close(self) -> None:
+        """Pulls are given up; what they fetched stays for the next agent."""
+        self._preloaded.set()
+        await self._pulls.close()
+        self._client.close()
+
+    async def list(self) -> list[ImageInfo]:
+        return [_info(used) for used in await self._usage.all()]
+
+
+def _info(used: Used) -> ImageInfo:
+    record = used.record
+    created = times.format_ns(record.created_ns)
+    return ImageInfo(record.reference, record.target.digest, used.size, created, used.containers)
+
+
+def _has_entries(directory: str) -> bool:
+    try:
+        return bool(os.listdir(directory))
+    except OSError:
+        return False

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes as the agent sees them: a job goes in, news come out, and whatever happens the process is gone at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from pycm.errors import OperationFailedError, PycmError, UnavailableError
+from pycm.ports import PullStep
+from pycm.registry.job import LINE_LIMIT, LINES_LIMIT, Job, News, parse_news
+
+if TYPE_CHECKING:
+    from asyncio.subprocess import Process
+    from collections.abc import Callable
+
+#: Workers at one time; further jobs wait. Each is 45 MiB at most.
+PARALLEL = 2
+#: Seconds without a line after which a worker, which gives signs of life, counts as hanging; seconds that its end may take.
+SILENCE, END = 60.0, 10.0
+
+
+class Workers:
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(PARALLEL)
+
+    async def run(self, job: Job, told: Callable[[News], None]) -> News:
+        """The last news; *told* hears those before it. What the worker failed with is raised. Cancelled, it is ended."""
+        if self._slots.locked():
+            told(News(PullStep.QUEUED.value))
+        async with self._slots:
+            process = await _start()
+            try:
+                return await _follow(process, job, told)
+            finally:
+                await _end(process)
+
+
+async def _start() -> Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pycm.registry",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_LIMIT,
+        )
+    except OSError as error:
+        raise OperationFailedError(f"a pull worker cannot be started: {error.strerror}") from None
+
+
+async def _follow(process: Process, job: Job, told: Callable[[News], None]) -> News:
+    assert process.stdin is not None
+    with contextlib.suppress(ConnectionError):
+        process.stdin.write(job.line())  # left open: the worker ends when it is closed
+        await process.stdin.drain()
+    last = await _news(process, told)
+    if isinstance(last, PycmError):
+        raise last
+    if last is not None:
+        return last
+    code = await asyncio.wait_for(process.wait(), END)
+    if code == -signal.SIGKILL:
+        raise UnavailableError("the pull worker was killed: the machine may be short of memory; try again")
+    raise OperationFailedError(
+        f"the pull worker ended without a result (exit code {code}); its output stands in the log"
+    )
+
+
+async def _news(process: Process, told: Callable[[News], None]) -> News | PycmError | None:
+    """The news that end the job, once the worker closes its output; None if there were none."""
+    assert process.stdout is not None
+    last: News | PycmError | None = None
+    for _ in range(LINES_LIMIT):
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), SILENCE)
+            if not line.endswith(b"\n"):  # its end, or it was killed in the middle of a line
+                return last
+            news = parse_news(line)
+        except asyncio.TimeoutError:
+            raise OperationFailedError(
+                f"the pull worker gave no sign for {SILENCE:g} s: it is ended"
+            ) from None
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+        ):  # json's errors and those of an endless line are ValueErrors
+            raise OperationFailedError("the pull worker says what makes no sense: it is ended") from None
+        if isinstance(news, PycmError) or news.step == PullStep.DONE.value:
+            last = news
+        else:
+            told(news)
+    raise OperationFailedError(f"the pull worker said more than {LINES_LIMIT} lines: it is ended")
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()

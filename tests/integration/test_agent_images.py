@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images from a real registry through the agent: pulled when a container is made, used without network afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from agent_process import AgentProcess
+from containerd_server import ContainerdServer, private_containerd, wait_until
+from hostile_registry import HostileRegistry
+from images import Image, base_layer, layer
+from registry_server import RegistryServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def containerd() -> Iterator[ContainerdServer]:
+    with private_containerd(gc_startup="100ms") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path, containerd) as process:
+        yield process
+
+
+def test_create_pulls_a_missing_image_and_uses_a_local_one_without_network(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    layers = [base_layer(), layer({"note": b"from the registry\n"})]
+    reference = registry.push(Image(layers=layers), "some/app", "1.0")
+    first = agent.run_container(reference, "cat", "/note")
+    agent.wait_for(first, exited=True, exit_code=0)
+    assert agent.logged(first) == ["from the registry"]
+    registry.stop()
+    try:
+        second = agent.run_container(reference, "cat", "/note")
+        agent.wait_for(second, exited=True, exit_code=0)
+        assert agent.logged(second) == ["from the registry"]
+    finally:
+        registry.start()
+
+
+def test_an_image_that_is_not_there_is_one_clear_error_and_leaves_nothing(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    reference = f"{registry.host}/some/app:none"
+    done = agent.call("create", "--network", "host", reference)
+    assert done.returncode == 1
+    text = f'failed to resolve reference "{reference}": {reference}: not found'
+    assert text in done.stderr
+    assert "manifest unknown" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert agent.ids() == []
+    assert not list((agent.home / "containers").iterdir())
+
+
+def test_creation_that_waits_for_its_image_holds_up_nothing_else(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    reference = registry.push(Image(), "quick/app", "1")
+    with HostileRegistry() as silent:
+        slow = silent.put(Image(layers=[base_layer(), layer({"slow": b"x"})]), "slow/app", "1")
+        silent.answer = lambda request: "/blobs/" in request.path and request.stall()
+        waiting = subprocess.Popen(agent.command("create", "--network", "host", slow), stderr=subprocess.PIPE)
+        wait_until(lambda: bool(silent.blob_requests()), 30, "the slow pull waits for a blob")
+        container_id = agent.run_container(reference, "true")
+        agent.wait_for(container_id, exited=True)
+        assert agent.ids() == [container_id]
+        assert waiting.poll() is None
+        assert agent.end() == 0  # an agent that ends does not wait for registries
+        waiting.communicate(timeout=30)
+        assert waiting.returncode == 1
+    agent.start()
+    agent.call("remove", container_id)
+    assert agent.ids() == []
