@@ -32,7 +32,7 @@ class Option:
     choices: other values are replaced by the default (those in a list left out), with a warning; compared as written, or in
     capitals if *upper*.
     low, high: bounds of an int, or of a duration in seconds.
-    rule: what a string must be to be taken at all: "identifier" (containerd's rule) or "path" (absolute).
+    rule: what a string must be to be taken at all: "identifier" (containerd's rule), "path" (absolute), "path or nothing".
     hide: what is never shown: "all" of the value, the "password" after a colon, or the "login" in an address.
     """
 
@@ -271,6 +271,7 @@ class Containers:
         metadata=_string(
             "ccl-preload-dir",
             "directory of image archives and OCI layouts that are imported once; empty: none (addition of pycm)",
+            rule="path or nothing",
         ),
     )
     lease_id: str = field(

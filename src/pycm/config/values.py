@@ -76,6 +76,7 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
         "a name that containerd takes: at most 76 letters and digits, with . _ - between them",
     ),
     "path": (isabs, "an absolute path"),
+    "path or nothing": (lambda raw: not raw or isabs(raw), "an absolute path"),
 }
 
 

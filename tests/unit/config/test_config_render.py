@@ -26,6 +26,7 @@ OURS = {
     "ccl-runc-binary",
     "ccl-seccomp-profile",
     "ccl-log-total-max-size",
+    "ccl-preload-dir",
     "things-mask-env",
     "things-system-metrics",
     "conn-alpn",
@@ -91,7 +92,7 @@ def test_every_flag_reaches_its_key(tmp_path, monkeypatch):
         "stop_timeout": "7s",
     }
     for name, key in BY_FLAG.items():
-        value = "/x" if key.option.rule == "path" else values.get(key.option.kind, "x")
+        value = "/x" if key.option.rule.startswith("path") else values.get(key.option.kind, "x")
         if key.option.kind == "bool":
             value = str(not key.default).lower()
         if key.option.choices:
