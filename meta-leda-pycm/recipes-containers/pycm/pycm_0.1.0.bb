@@ -80,7 +80,6 @@ RDEPENDS:${PN} = "\
     python3-h2 \
     python3-hpack \
     python3-protobuf \
-    python3-psutil \
     virtual-containerd \
     virtual-runc \
 "
