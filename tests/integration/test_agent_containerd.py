@@ -158,6 +158,94 @@ def test_unknown_tasks_in_our_namespace_are_reported_once_and_left_alone(
     assert "stranger" in containerd.ctr("snapshots", "ls")
 
 
+# ── a runtime that fails ──
+
+#: A runc that fails at whatever step there is a file for.
+WRAPPER = """\
+#!/bin/sh
+for word in "$@"; do
+    [ ! -e "{directory}/$word-fails" ] || {{ echo "runc says: no $word today" >&2; exit 1; }}
+done
+exec runc "$@"
+"""
+
+
+@pytest.fixture
+def runc(tmp_path: Path) -> Path:
+    """The directory of the files that make it fail."""
+    directory = tmp_path / "runc"
+    directory.mkdir()
+    (directory / "runc").write_text(WRAPPER.format(directory=directory))
+    (directory / "runc").chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path, containerd: ContainerdServer, runc: Path) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path, containerd, containers=f'runc_binary = "{runc}/runc"') as process:
+        yield process
+
+
+def assert_refused(agent: AgentProcess, *command: str) -> None:
+    done = agent.call(*command)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+
+
+def assert_nothing_left(agent: AgentProcess, containerd: ContainerdServer) -> None:
+    assert agent.ids() == []
+    assert containerd.ctr("tasks", "ls", "-q").split() == []
+    assert containerd.ctr("containers", "ls", "-q").split() == []
+    assert "-snapshot" not in containerd.ctr("snapshots", "ls")
+    assert not list((agent.run / "fifo").iterdir())
+
+
+@pytest.mark.parametrize("step", ["create", "start"])
+def test_a_runtime_that_fails_to_start_a_container_leaves_nothing_of_the_try(
+    spoilt: AgentProcess, containerd: ContainerdServer, runc: Path, step: str
+) -> None:
+    container_id = spoilt.cm("create", "--network", "host", "--rp", "no", IMAGE, "/bin/sh", "-c", FOREVER)
+    (runc / f"{step}-fails").touch()
+    assert_refused(spoilt, "start", container_id)
+    assert spoilt.state(container_id)["error"]
+    assert containerd.ctr("tasks", "ls", "-q").split() == []
+    assert containerd.ctr("containers", "ls", "-q").split() == []
+    assert not list((spoilt.run / "fifo").iterdir())
+    (runc / f"{step}-fails").unlink()
+    spoilt.cm("start", container_id)
+    spoilt.cm("stop", container_id)
+    spoilt.cm("remove", container_id)
+    assert_nothing_left(spoilt, containerd)
+
+
+def test_a_runtime_that_fails_to_signal_leaves_the_container_running(
+    spoilt: AgentProcess, containerd: ContainerdServer, runc: Path
+) -> None:
+    container_id = spoilt.run_container(IMAGE, "/bin/sh", "-c", FOREVER)
+    (runc / "kill-fails").touch()
+    assert_refused(spoilt, "stop", container_id)
+    assert_refused(spoilt, "remove", "-f", container_id)
+    assert spoilt.state(container_id)["running"]
+    (runc / "kill-fails").unlink()
+    spoilt.cm("stop", container_id)
+    assert spoilt.state(container_id)["exit_code"] == 143
+    spoilt.cm("remove", container_id)
+    assert_nothing_left(spoilt, containerd)
+
+
+def test_a_runtime_that_fails_to_delete_hides_no_exit_and_the_next_start_clears_up(
+    spoilt: AgentProcess, containerd: ContainerdServer, runc: Path
+) -> None:
+    container_id = spoilt.run_container(IMAGE, "/bin/sh", "-c", FOREVER)
+    (runc / "delete-fails").touch()
+    spoilt.cm("stop", container_id)
+    assert spoilt.state(container_id)["exit_code"] == 143
+    (runc / "delete-fails").unlink()
+    spoilt.cm("start", container_id)
+    assert spoilt.state(container_id)["running"]
+    spoilt.cm("remove", "-f", container_id)
+    assert_nothing_left(spoilt, containerd)
+
+
 # ── a host that boots anew ──
 
 
