@@ -150,6 +150,10 @@ class AgentProcess:
             input=stdin,
         )
 
+    def popen(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """A command that is not waited for."""
+        return subprocess.Popen(self.command(*arguments), stdout=subprocess.PIPE, text=True)
+
     def pycm(self, *arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         return self.call(*arguments, program="pycm", stdin=stdin)
 
