@@ -181,7 +181,7 @@ class Agent:
             settings=settings_of(config),
         )
         sessions = Sessions(self.containers, self.runtime, self.logs)
-        rooms = Rooms(self.containers, self.logs, sessions, self.metrics)
+        rooms = Rooms(self.containers, self.logs, sessions, self.metrics, self.images)
         self.server = Server(rooms, config.grpc_server)
         self.twin = make_twin(config, self.containers, self.metrics) if config.things.enable else None
         self._ended = asyncio.Event()

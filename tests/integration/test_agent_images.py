@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from agent_process import AgentProcess
@@ -88,3 +89,51 @@ def test_creation_that_waits_for_its_image_holds_up_nothing_else(
     agent.start()
     agent.call("remove", container_id)
     assert agent.ids() == []
+
+
+def test_images_are_pulled_listed_and_removed_by_hand_but_never_one_in_use(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    used = registry.push(Image(), "hand/used", "1")
+    unused = registry.push(Image(layers=[base_layer(), layer({"other": b"x"})]), "hand/unused", "1")
+    for reference in (used, unused):
+        news = [
+            json.loads(line) for line in agent.pycm("pull", "--format", "json", reference).stdout.splitlines()
+        ]
+        assert news[-1]["step"] == "done"
+        assert news[-1]["digest"].startswith("sha256:")
+    container_id = agent.cm("create", "--network", "host", used)
+    listed = {image["reference"]: image for image in images_of(agent)}
+    assert listed[used]["container_ids"] == [container_id]
+    assert listed[used]["size_bytes"] > 0
+    assert listed[unused]["container_ids"] == []
+    done = agent.pycm("image", "remove", used)
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert container_id in done.stderr
+    assert agent.pycm("image", "remove", unused).returncode == 0
+    assert agent.pycm("image", "remove", unused).returncode == 4
+    agent.cm("remove", container_id)
+    assert used in agent.pycm("image", "prune").stdout.split()
+    assert used not in {image["reference"] for image in images_of(agent)}
+
+
+def images_of(agent: AgentProcess) -> list[dict[str, Any]]:
+    done = agent.pycm("image", "list", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_a_tag_that_moved_is_followed_by_a_pull_and_by_nothing_else(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    reference = registry.push(Image(layers=[base_layer(), layer({"v": b"1\n"})]), "moving/app", "latest")
+    first = agent.run_container(reference, "cat", "/v")
+    agent.wait_for(first, exited=True, exit_code=0)
+    registry.push(Image(layers=[base_layer(), layer({"v": b"2\n"})]), "moving/app", "latest")
+    second = agent.run_container(reference, "cat", "/v")
+    agent.wait_for(second, exited=True, exit_code=0)
+    assert agent.pycm("pull", reference).returncode == 0
+    third = agent.run_container(reference, "cat", "/v")
+    agent.wait_for(third, exited=True, exit_code=0)
+    assert [agent.logged(name) for name in (first, second, third)] == [["1"], ["1"], ["2"]]

@@ -32,7 +32,7 @@ from pycm.model.container import (
 )
 from pycm.model.states import Status as ContainerStatus
 from pycm.ports import Action, Event
-from support.fakes import FakeMetrics
+from support.fakes import FakeImages, FakeMetrics
 from support.served_agent import Listen
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ class World:
         self.path = path
         self.containers, self.logs = FakeContainers(), FakeLogs()
         self.sessions, self.metrics = FakeSessions(), FakeMetrics()
+        self.images = FakeImages()
         self.server = served(path, world=self)
         self.channel = Channel(path=path)
 
@@ -212,9 +213,9 @@ class World:
 def served(address: str, protocol: str = "unix", world: World | None = None) -> Server:
     """A server that was not started, over the fakes of *world* or over new ones."""
     if world is None:
-        parts: tuple[Any, ...] = FakeContainers(), FakeLogs(), FakeSessions(), FakeMetrics()
+        parts: tuple[Any, ...] = FakeContainers(), FakeLogs(), FakeSessions(), FakeMetrics(), FakeImages()
     else:
-        parts = world.containers, world.logs, world.sessions, world.metrics
+        parts = world.containers, world.logs, world.sessions, world.metrics, world.images
     return Server(Rooms(*parts), Listen(address, protocol))
 
 

@@ -40,6 +40,7 @@ class ServedAgent:
         self.runtime = runtime or FakeRuntime()
         self.network = network or FakeNetwork()
         self.logs, self.metrics = FakeLogs(), FakeMetrics()
+        self.images = FakeImages()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -55,7 +56,7 @@ class ServedAgent:
         self.manager = Manager(
             store=FakeStore(),  # type: ignore[arg-type]
             runtime=self.runtime,
-            images=FakeImages(),
+            images=self.images,
             logs=self.logs,
             metrics=self.metrics,
             network=self.network,
@@ -64,7 +65,9 @@ class ServedAgent:
         await self.manager.load()
         self._running = asyncio.ensure_future(self.manager.run())
         sessions = Sessions(self.manager, self.runtime, self.logs)
-        self.server = Server(Rooms(self.manager, self.logs, sessions, self.metrics), Listen(self.path))
+        self.server = Server(
+            Rooms(self.manager, self.logs, sessions, self.metrics, self.images), Listen(self.path)
+        )
         await self.server.start()
 
     async def _stop(self) -> None:

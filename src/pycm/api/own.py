@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
+from pycm.api.images import ImageCalls
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
 from pycm.api.watching import Watching
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 def calls(rooms: Rooms, receive: Receiver) -> dict[str, Call]:
     """By the name of the method. Errors of every call: those of pycm.errors, GRPCError."""
+    images = ImageCalls(rooms.images, receive)
     watching = Watching(rooms.containers, rooms.metrics, receive)
 
     async def resize(stream: Stream[Any, Any]) -> None:
@@ -35,4 +37,8 @@ def calls(rooms: Rooms, receive: Receiver) -> dict[str, Call]:
         "Events": watching.events,
         "Stats": watching.stats,
         "Wait": watching.wait,
+        "ListImages": images.list,
+        "PullImage": images.pull,
+        "RemoveImage": images.remove,
+        "PruneImages": images.prune,
     }

@@ -86,6 +86,23 @@ class OwnCalls:
         except TimeExpiredError:
             raise TimeExpiredError(f"container {container_id} did not get there in time") from None
 
+    def images(self) -> list[m.Image]:
+        answer = self._unary("ListImages", m.ListImagesRequest())
+        return list(m.ListImagesResponse.FromString(answer).images)
+
+    def pull_image(self, reference: str) -> Iterator[m.PullImageResponse]:
+        """News of how far it is; the last one holds the image."""
+        request = m.PullImageRequest(reference=reference)
+        return map(m.PullImageResponse.FromString, self._stream("PullImage", request))
+
+    def remove_image(self, reference: str) -> None:
+        self._unary("RemoveImage", m.RemoveImageRequest(reference=reference))
+
+    def prune_images(self) -> list[str]:
+        """The references of those that were removed."""
+        answer = self._unary("PruneImages", m.PruneImagesRequest())
+        return list(m.PruneImagesResponse.FromString(answer).references)
+
     def _unary(self, method: str, request: Any, deadline: float | None = None) -> bytes:
         self._say(method)
         with failures():

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
-    from pycm.ports import Containers, Logs, Metrics, Sessions
+    from pycm.ports import Containers, Images, Logs, Metrics, Sessions
 
     Unary = Callable[[Any], Awaitable[Any]]
     Streaming = Callable[[Any], AsyncGenerator[Any, None]]
@@ -59,7 +59,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("pycm.api")
 
 #: The calls of pycm's own service, and what its failures are there. Kanto's clients know UNKNOWN only.
-OWN_CALLS = ("Resize", "Events", "Stats", "Wait")
+OWN_CALLS = (
+    "Resize", "Events", "Stats", "Wait", "ListImages", "PullImage", "RemoveImage", "PruneImages",
+)  # fmt: skip
 STATUS = {
     InvalidInputError: Status.INVALID_ARGUMENT,
     NotFoundError: Status.NOT_FOUND,
@@ -89,6 +91,7 @@ class Rooms:
     logs: Logs
     sessions: Sessions
     metrics: Metrics
+    images: Images
 
 
 class Service:

@@ -41,6 +41,8 @@ COMMANDS = {
 OWN_COMMANDS = {
     "attach": "Join the terminal with a running container",
     "events": "Print what happens to containers, as it happens",
+    "image": "List, pull and remove images",
+    "pull": "Fetch images from their registries",
     "stats": "Show what running containers use",
     "wait": "Wait until containers end, and print their exit codes",
 }

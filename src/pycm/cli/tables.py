@@ -12,7 +12,7 @@ from pycm.errors import InvalidInputError
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, TextIO
 
 TABLE, JSON = "table", "json"
 FORMAT = Flag("format", default=TABLE, about="table or json", word="format")
@@ -44,8 +44,12 @@ def json_list(values: Sequence[Any]) -> str:
 
 def columns() -> int:
     """Of the terminal that stdout is; 0 if it is none, and nothing is to be cut."""
+    return columns_of(sys.stdout)
+
+
+def columns_of(stream: TextIO) -> int:
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         return 0
 

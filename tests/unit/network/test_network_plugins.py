@@ -157,8 +157,9 @@ async def test_plugins_of_an_earlier_agent_are_waited_for(
 ) -> None:
     world.lock.parent.mkdir()
     monkeypatch.setattr(plugins, "LIMIT", 0.5)
-    with holding(world.lock, fcntl.LOCK_SH), pytest.raises(
-        OperationFailedError, match=r"earlier agent has started have not ended within 0\.5 s"
+    with (
+        holding(world.lock, fcntl.LOCK_SH),
+        pytest.raises(OperationFailedError, match=r"earlier agent has started have not ended within 0\.5 s"),
     ):
         await world.add()
     assert not world.log.exists()
