@@ -7,14 +7,20 @@ with a seccomp profile as pycm's has. Both in turns. What ctr needs to be loaded
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_cost import IMAGE, pid_of, restart, running_agent
 from crowd import IDLE, Crowd, described, listing, percentile
 from figures import Figure
+from images import Image, base_layer, layer
 from processes import memory_kib, settle
+from registry_server import RegistryServer
 
 from pycm.api.calls import Agent
 
@@ -26,6 +32,8 @@ if TYPE_CHECKING:
 CONTAINERS = 100
 ROUNDS = 25
 REST = 5.0
+#: Bytes of a layer of the image that is pulled, which cannot be made smaller, and their number.
+LAYER, LAYERS = 96 << 20, 2
 
 
 def run(_: argparse.Namespace) -> list[Figure]:
@@ -75,6 +83,7 @@ def at_once(agent: AgentProcess) -> list[Figure]:
     settle(REST)
     with listing(crowd.socket) as quiet:
         settle(REST)
+    pulling, worker = during_pull(agent, client)
     restart(agent)
     settle(REST)
     pss, uss = memory_kib(pid_of(agent))
@@ -86,10 +95,63 @@ def at_once(agent: AgentProcess) -> list[Figure]:
         Figure("crowd-pss", f"PSS of the agent with {CONTAINERS} containers", pss / 1024, "MiB"),
         Figure("crowd-uss", "USS beside it", uss / 1024, "MiB"),
         Figure("crowd-start", f"{CONTAINERS} starts at once", crowd.took["start"], "s", detail=took),
-        latency("list-quiet", "List with 100 containers, 99th percentile", quiet),
+        latency(
+            "list-pull",
+            f"List with {CONTAINERS} containers while an image is pulled, 99th percentile",
+            pulling,
+            20,
+        ),
+        Figure(
+            "pull-pss",
+            f"PSS of the pull worker, layers of {LAYER >> 20} MiB, the highest",
+            worker / 1024,
+            "MiB",
+            45,
+        ),
+        latency("list-quiet", "the same without a pull", quiet),
         latency("list-starts", "the same while all of them are started at once", busy),
         Figure("crowd-stats", "pycm stats --no-stream of all", sampling, "s"),
     ]
+
+
+def during_pull(agent: AgentProcess, client: Agent) -> tuple[list[float], int]:
+    """Seconds of each List while a container is created from an image that has to be fetched; the worker's highest PSS in KiB."""
+    layers = [base_layer(), *(layer({f"data{n}": os.urandom(LAYER)}) for n in range(LAYERS))]
+    with (
+        tempfile.TemporaryDirectory(prefix="pycm-bench-") as directory,
+        RegistryServer(Path(directory)) as registry,
+    ):
+        reference = registry.push(Image(layers=layers), "bench", "1.0")
+        with listing(str(agent.socket)) as taken, ThreadPoolExecutor(1) as thread:
+            pull = thread.submit(client.create, described("pulled", reference))
+            highest = 0
+            while not pull.done():
+                highest = max(highest, *map(pss_of, workers(pid_of(agent))), 0)
+                settle(0.02)
+            pull.result()
+        client.remove("pulled", force=True)
+    assert highest, "a worker was seen"
+    return taken, highest
+
+
+def workers(pid: int) -> list[int]:
+    """Pids of the processes that fetch images for the agent."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children = (task / "children").read_text().split()
+        found += [
+            int(child)
+            for child in children
+            if b"pycm.registry" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+    return found
+
+
+def pss_of(pid: int) -> int:
+    try:
+        return memory_kib(pid)[0]
+    except (OSError, KeyError):  # it has just ended
+        return 0
 
 
 def latency(name: str, text: str, taken: list[float], limit: float | None = None) -> Figure:
