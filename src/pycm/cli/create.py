@@ -27,7 +27,7 @@ from pycm.model.container import (
 from pycm.model.defaults import BRIDGE, descriptor_policy, fill_defaults
 from pycm.model.parse import parse_device, parse_mount, parse_port, parse_ulimit
 from pycm.model.unknown import unknown_keys
-from pycm.model.validation import check_id, validate
+from pycm.model.validation import check_id, check_log, validate
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
@@ -244,7 +244,9 @@ def _log(values: dict[str, Any]) -> LogConfiguration:
     mode = LogModeConfiguration(
         mode=values["log-mode"], max_buffer_size=values["log-max-buffer-size"] if buffered else ""
     )
-    return LogConfiguration(driver_config=driver, mode_config=mode)
+    log = LogConfiguration(driver_config=driver, mode_config=mode)
+    check_log(log)  # here, where 0 files are told from none given
+    return log
 
 
 def _resources(values: dict[str, Any]) -> Resources | None:

@@ -7,6 +7,7 @@ The agent is imported last: `--help`, `--version` and what is wrong with the con
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 from pycm import __version__
@@ -76,6 +77,9 @@ def _check(loaded: Loaded) -> int:
 
 
 def _run(loaded: Loaded) -> int:
+    # Ctrl-C before the agent listens to it: an end without a traceback. Who starts it in the background has it ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pycm.agent import run
 
     return run(loaded.config, loaded.notes)

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, shorten
+from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
     Container,
     ContainerConfiguration,
@@ -123,6 +124,8 @@ def _check_host_config(host: HostConfig) -> None:
         raise InvalidInputError(both.format("specified devices"))
     if host.privileged and host.extra_capabilities:
         raise InvalidInputError(both.format("extra capabilities"))
+    for name in host.extra_capabilities:
+        _check_capability(name)
     _check_network(host)
     for device in host.devices:
         _check_device(device)
@@ -196,6 +199,14 @@ def _check_device(device: DeviceMapping) -> None:
     if not device.cgroup_permissions:
         mapping = f"{device.path_on_host}:{device.path_in_container}"
         raise InvalidInputError(f"the cgroup permissions for device mapping {mapping} are not provided")
+
+
+def _check_capability(name: str) -> None:
+    """The runtime would leave out what it does not know, and the container would run without."""
+    if name not in CAPABILITIES:
+        meant = "CAP_" + name.upper().removeprefix("CAP_")
+        hint = f", use {meant}" if meant in CAPABILITIES else ""
+        raise InvalidInputError(f"unknown capability {_shown(name)}{hint}")
 
 
 def check_log(log: LogConfiguration | None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError
+from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
 from pycm.model.defaults import HOST
 from pycm.model.validation import UNCONFINED
@@ -31,15 +32,7 @@ OPEN_FILES = 1024
 RLIM_INFINITY = 2**64 - 1
 
 _DEFAULT = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
-_ALL = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST"
-    " NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE"
-    " SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM"
-    " BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-)
 DEFAULT_CAPABILITIES = tuple(f"CAP_{name}" for name in _DEFAULT.split())
-#: All that Linux 6.x knows, by number; a kernel that knows fewer is told by HostFacts.
-ALL_CAPABILITIES = tuple(f"CAP_{name}" for name in _ALL.split())
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
@@ -85,7 +78,7 @@ class HostFacts:
     cgroups_path: str
     devices: tuple[Device, ...] = ()
     network_namespace: str = ""
-    capabilities: tuple[str, ...] = ALL_CAPABILITIES
+    capabilities: tuple[str, ...] = CAPABILITIES
     seccomp_machine: str = ""
 
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 from functools import cache
 
-from pycm.oci.spec import ALL_CAPABILITIES
+from pycm.model.capabilities import CAPABILITIES
 
 #: There if the kernel can filter system calls.
 _SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"
@@ -47,5 +47,5 @@ def capabilities() -> tuple[str, ...]:
         with open(_INIT, encoding="ascii") as file:
             (mask,) = (int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
     except (OSError, ValueError, IndexError):
-        return ALL_CAPABILITIES
-    return tuple(name for number, name in enumerate(ALL_CAPABILITIES) if mask & 1 << number)
+        return CAPABILITIES
+    return tuple(name for number, name in enumerate(CAPABILITIES) if mask & 1 << number)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`container-management`: what it answers by itself, and what it hands over to the agent."""
 
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -23,10 +24,13 @@ def agent(monkeypatch):
 
     def run(config, notes):
         calls.append((config, notes))
+        calls.append(signal.getsignal(signal.SIGINT))
         return 7
 
     monkeypatch.setitem(sys.modules, "pycm.agent", SimpleNamespace(run=run, check=lambda config: None))
-    return calls
+    before = signal.getsignal(signal.SIGINT)
+    yield calls
+    signal.signal(signal.SIGINT, before)
 
 
 def test_agent_gets_configuration_and_notes_and_gives_the_exit_code(agent, tmp_path, capsys):
@@ -36,6 +40,15 @@ def test_agent_gets_configuration_and_notes_and_gives_the_exit_code(agent, tmp_p
     assert [note.level for note in notes] == [20, 30]
     assert "--conn-keep-alive" in notes[1].text
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("before", "then"), [(signal.default_int_handler, signal.SIG_DFL), (signal.SIG_IGN, signal.SIG_IGN)]
+)
+def test_ctrl_c_while_the_agent_is_imported_ends_it_without_a_traceback(agent, tmp_path, before, then):
+    signal.signal(signal.SIGINT, before)
+    main([], etc=str(tmp_path))
+    assert agent[1] is then
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,22 @@ def test_validation(vector: dict[str, Any]) -> None:
             validate(container)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("NET_ADMIN", "unknown capability NET_ADMIN, use CAP_NET_ADMIN"),
+        ("cap_net_admin", "unknown capability cap_net_admin, use CAP_NET_ADMIN"),
+        ("CAP_FLY", "unknown capability CAP_FLY"),
+        ("", "unknown capability "),
+    ],
+)
+def test_a_capability_that_the_runtime_would_leave_out_is_refused(name: str, text: str) -> None:
+    host = HostConfig(extra_capabilities=("CAP_SYS_TIME", name))
+    with pytest.raises(InvalidInputError) as caught:
+        validate(fill_defaults(Container(image=Image(name="registry.test/demo/app:1.0"), host_config=host)))
+    assert str(caught.value) == text
+
+
 def test_every_vector_of_the_pure_areas_is_played() -> None:
     played = cases("defaults", "") + cases("size", "size_to_bytes") + cases("validation", "validate")
     assert len(played) == sum(v["area"] in ("defaults", "size", "validation") for v in VECTORS)

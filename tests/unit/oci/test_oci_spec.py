@@ -4,6 +4,7 @@
 import pytest
 
 from pycm.errors import InvalidInputError
+from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
     Container,
     ContainerConfiguration,
@@ -18,7 +19,6 @@ from pycm.model.container import (
 from pycm.oci.devices import Device
 from pycm.oci.resources import update_resources
 from pycm.oci.spec import (
-    ALL_CAPABILITIES,
     DEFAULT_CAPABILITIES,
     DEFAULT_PATH,
     MASKED_PATHS,
@@ -179,7 +179,7 @@ def test_privileged_lifts_what_is_closed_but_keeps_no_new_privileges():
     assert [d["path"] for d in linux["devices"]] == ["/dev/gpio"]
     assert "maskedPaths" not in linux
     assert "readonlyPaths" not in linux
-    assert privileged["process"]["capabilities"]["effective"] == list(ALL_CAPABILITIES)
+    assert privileged["process"]["capabilities"]["effective"] == list(CAPABILITIES)
     assert privileged["process"]["noNewPrivileges"] is True
     assert not any("ro" in mount["options"] for mount in privileged["mounts"])
     assert spec()["linux"]["maskedPaths"] == list(MASKED_PATHS)
