@@ -13,6 +13,7 @@ from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableErro
 from pycm.model import times
 from pycm.ports import (
     ContainerMeasurements,
+    ExecListener,
     ExecRequest,
     Exit,
     ImageConfig,
@@ -115,7 +116,9 @@ class FakeRuntime:
     def emit(self, event: RuntimeEvent) -> None:
         self._events.put_nowait(event)
 
-    async def signal(self, container_id: str, number: int, *, everyone: bool = False) -> None:
+    async def signal(
+        self, container_id: str, number: int, *, everyone: bool = False, exec_id: str = ""
+    ) -> None:
         self._called("signal", container_id)
         task = self.live.get(container_id)
         if task is None or task.status is TaskStatus.STOPPED:
@@ -137,7 +140,9 @@ class FakeRuntime:
         self._called("update", container_id)
         self.updates.append((container_id, resources))
 
-    async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
+    async def exec(
+        self, request: ExecRequest, timeout: float | None = None, listener: ExecListener | None = None
+    ) -> int:
         self._called("exec", request.id)
         self.execs.append(request)
         return self.exec_codes.get(request.id, 0)

@@ -116,6 +116,10 @@ class Call:
         if not self.done:
             self._status, self._text, self.done = code, text, True
 
+    @property
+    def failed(self) -> bool:
+        return bool(self._status)
+
     def check(self) -> None:
         """Raise CallError unless the call ended well."""
         if self._status:

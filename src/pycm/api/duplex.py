@@ -63,7 +63,7 @@ class Duplex:
         """Wait until the agent has taken the call."""
         while not self._call.begun and not self._call.done:
             self.receive()
-        if self._call.done:
+        if self._call.failed:
             self._call.check()
 
     def take(self) -> list[bytes]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
+from pycm.api.exec import Exec
 from pycm.api.images import ImageCalls
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
 from pycm.api.watching import Watching
@@ -33,6 +34,7 @@ def calls(rooms: Rooms, receive: Receiver) -> dict[str, Call]:
         await stream.send_message(Empty())
 
     return {
+        "Exec": Exec(rooms.sessions, receive),
         "Resize": resize,
         "Events": watching.events,
         "Stats": watching.stats,

@@ -68,6 +68,12 @@ class OwnCalls:
         size = m.TerminalSize(columns=columns, rows=rows)
         self._unary("Resize", m.ResizeRequest(container_id=container_id, size=size))
 
+    def exec(self, start: m.ExecStart) -> Duplex:
+        """Its messages are ExecRequest and ExecResponse; its errors come as CallError (see `failures`)."""
+        duplex = self._open_duplex(AGENT, "Exec")
+        duplex.write(m.ExecRequest(start=start).SerializeToString())
+        return duplex
+
     def events(self, container_ids: Iterable[str], actions: Iterable[str]) -> Iterator[m.Event]:
         request = m.EventsRequest(container_ids=container_ids, actions=actions)
         return map(m.Event.FromString, self._stream("Events", request))

@@ -60,7 +60,7 @@ log = logging.getLogger("pycm.api")
 
 #: The calls of pycm's own service, and what its failures are there. Kanto's clients know UNKNOWN only.
 OWN_CALLS = (
-    "Resize", "Events", "Stats", "Wait", "ListImages", "PullImage", "RemoveImage", "PruneImages",
+    "Exec", "Resize", "Events", "Stats", "Wait", "ListImages", "PullImage", "RemoveImage", "PruneImages",
 )  # fmt: skip
 STATUS = {
     InvalidInputError: Status.INVALID_ARGUMENT,

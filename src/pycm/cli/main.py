@@ -40,6 +40,7 @@ COMMANDS = {
 #: Commands that Kanto lacks; taken by `pycm` only, as is DAEMON.
 OWN_COMMANDS = {
     "attach": "Join the terminal with a running container",
+    "exec": "Run a command in a running container",
     "events": "Print what happens to containers, as it happens",
     "image": "List, pull and remove images",
     "pull": "Fetch images from their registries",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pycm.containerd.client import Client
     from pycm.containerd.rpc import Call, Reply, Request
-    from pycm.ports import ExecRequest
+    from pycm.ports import ExecListener, ExecRequest
 
 #: Commands in one container at once; more are refused.
 MOST = 16
@@ -54,9 +54,11 @@ class Execs:
         self._running: dict[str, set[str]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def run(self, request: ExecRequest, timeout: float | None) -> int:
+    async def run(
+        self, request: ExecRequest, timeout: float | None, listener: ExecListener | None = None
+    ) -> int:
         """As ports.Runtime.exec."""
-        exec_id = f"pycm-{secrets.token_hex(8)}"
+        exec_id = request.exec_id or f"pycm-{secrets.token_hex(8)}"
         with self._counted(request.id, exec_id):
             process = _process(await self._spec(request.id), request)
             self._note(request.id, exec_id)
@@ -64,8 +66,12 @@ class Execs:
             try:
                 await self._start(request, exec_id, process)
                 fail_point("containerd.exec-started")
+                if listener is not None:
+                    listener.started()
                 code = await self._wait(request.id, exec_id, timeout)
                 ended = True
+                if listener is not None:
+                    await listener.exited()
             finally:
                 await self._end_surely(request.id, exec_id, kill=not ended)
         return code
@@ -199,6 +205,9 @@ def _process(spec: dict[str, Any], request: ExecRequest) -> dict[str, Any]:
     """The first process of *spec* with the command of *request*."""
     process: dict[str, Any] = spec.get("process") or {}
     names = [entry.partition("=")[0] for entry in request.env]
+    if request.user is not None:
+        uid, gid, additional = request.user
+        process = {**process, "user": {"uid": uid, "gid": gid, "additionalGids": list(additional)}}
     kept = [entry for entry in process.get("env") or [] if entry.partition("=")[0] not in names]
     return {
         **process,

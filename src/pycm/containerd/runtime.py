@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pycm.containerd.images import Image
     from pycm.containerd.proto.types_pb2 import Mount
     from pycm.containerd.rpc import Call, Reply, Request
-    from pycm.ports import ExecRequest, ImageConfig, RuntimeEvent, Task, TaskRequest
+    from pycm.ports import ExecListener, ExecRequest, ImageConfig, RuntimeEvent, Task, TaskRequest
 
 _log = logging.getLogger("pycm.containerd")
 
@@ -150,8 +150,12 @@ class ContainerdRuntime:
             undo.pop_all()
         return started.pid
 
-    async def signal(self, container_id: str, number: int, *, everyone: bool = False) -> None:
-        request = tasks_pb2.KillRequest(container_id=container_id, signal=number, all=everyone)
+    async def signal(
+        self, container_id: str, number: int, *, everyone: bool = False, exec_id: str = ""
+    ) -> None:
+        request = tasks_pb2.KillRequest(
+            container_id=container_id, exec_id=exec_id, signal=number, all=everyone
+        )
         await self._call(rpc.TASK_KILL, request)
 
     async def pause(self, container_id: str) -> None:
@@ -166,8 +170,10 @@ class ContainerdRuntime:
             rpc.TASK_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=container_id, resources=value)
         )
 
-    async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
-        return await self._execs.run(request, timeout)
+    async def exec(
+        self, request: ExecRequest, timeout: float | None = None, listener: ExecListener | None = None
+    ) -> int:
+        return await self._execs.run(request, timeout, listener)
 
     async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
         request = tasks_pb2.CloseIORequest(container_id=container_id, exec_id=exec_id, stdin=True)

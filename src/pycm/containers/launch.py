@@ -61,7 +61,7 @@ class Launcher:
         image = await self._runtime.image(container.image.name)
         await asyncio.to_thread(_check_sources, container)
         config = container.config or ContainerConfiguration()
-        user = await self._user(container.id, config.user or image.user)
+        user = await find_user(self._runtime, container.id, config.user or image.user)
         host = container.host_config or HostConfig()
         facts = HostFacts(
             cgroups_path=self._cgroups_path(container.id),
@@ -90,10 +90,12 @@ class Launcher:
         namespace = self._settings.namespace
         return f"system.slice:{namespace}:{container_id}" if self._systemd else f"/{namespace}/{container_id}"
 
-    async def _user(self, container_id: str, user: str) -> ProcessUser:
-        passwd = await self._runtime.read_rootfs_file(container_id, "/etc/passwd", MAX_USER_FILE)
-        group = await self._runtime.read_rootfs_file(container_id, "/etc/group", MAX_USER_FILE)
-        return resolve_user(user, passwd or b"", group or b"")
+
+async def find_user(runtime: Runtime, container_id: str, user: str) -> ProcessUser:
+    """*user* as the container's own passwd and group files know it. InvalidInputError."""
+    passwd = await runtime.read_rootfs_file(container_id, "/etc/passwd", MAX_USER_FILE)
+    group = await runtime.read_rootfs_file(container_id, "/etc/group", MAX_USER_FILE)
+    return resolve_user(user, passwd or b"", group or b"")
 
 
 def _check_sources(container: Container) -> None:

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError
-from pycm.model.states import ALIVE
+from pycm.containers.exec_session import ExecSession, check_command, check_size
+from pycm.containers.launch import find_user
+from pycm.errors import ConflictError, NotFoundError, PycmError
+from pycm.model.states import ALIVE, Status
 
 if TYPE_CHECKING:
-    from pycm.model.container import Container
-    from pycm.ports import Attachment, Containers, Logs, Runtime
+    from collections.abc import AsyncIterator, Iterator
 
-#: Columns and rows that a terminal may have (struct winsize).
-MOST_CELLS = 0xFFFF
+    from pycm.model.container import Container
+    from pycm.ports import Attachment, Command, Containers, Logs, Runtime
+
+#: Commands of clients in one container and in all; containerd's room allows some more for health checks.
+MOST_COMMANDS, MOST_COMMANDS_AT_ALL = 8, 32
 log = logging.getLogger("pycm.containers")
 
 
@@ -25,6 +30,44 @@ class Sessions:
         self._containers = containers
         self._runtime = runtime
         self._logs = logs
+        self._commands: dict[str, int] = {}
+
+    # ── a command of its own ──
+
+    @contextlib.asynccontextmanager
+    async def exec(self, command: Command) -> AsyncIterator[ExecSession]:
+        container = self._known(command.container_id)
+        if container.state.status is not Status.RUNNING:
+            raise ConflictError(
+                f"container with id = {container.id} is not running - current status is {container.state.status.word}"
+            )
+        check_command(command)
+        with self._counted(container.id):
+            user = None
+            if command.user:
+                found = await find_user(self._runtime, container.id, command.user)
+                user = found.uid, found.gid, found.additional_gids
+            async with contextlib.aclosing(ExecSession(self._runtime, self._logs, command, user)) as session:
+                await session.start()
+                yield session
+
+    @contextlib.contextmanager
+    def _counted(self, container_id: str) -> Iterator[None]:
+        mine = self._commands.get(container_id, 0)
+        if mine >= MOST_COMMANDS or sum(self._commands.values()) >= MOST_COMMANDS_AT_ALL:
+            raise ConflictError(
+                f"too many commands run already ({mine} in container {container_id}, {MOST_COMMANDS} are allowed;"
+                f" {MOST_COMMANDS_AT_ALL} in all containers together)"
+            )
+        self._commands[container_id] = mine + 1
+        try:
+            yield
+        finally:
+            self._commands[container_id] -= 1
+            if not self._commands[container_id]:
+                del self._commands[container_id]
+
+    # ── the first process ──
 
     def _known(self, container_id: str) -> Container:
         container = self._containers.get(container_id)
@@ -58,10 +101,3 @@ class Sessions:
         if not (container.io_config and container.io_config.tty):
             raise ConflictError(f"container with id = {container_id} has no terminal")
         await self._runtime.resize(container_id, width, height)
-
-
-def check_size(width: int, height: int) -> None:
-    if not (0 < width <= MOST_CELLS and 0 < height <= MOST_CELLS):
-        raise InvalidInputError(
-            f"a terminal of {width} columns and {height} rows cannot be: 1 to {MOST_CELLS} each"
-        )

@@ -8,11 +8,13 @@ import glob
 import itertools
 import logging
 import os
+import shutil
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError, shorten
 from pycm.logs import fifos, keeper, reader
+from pycm.logs.pipes import ExecPipes
 from pycm.logs.pump import FINISH_LIMIT, Drain, Pump
 from pycm.logs.quota import Quota
 from pycm.logs.rotation import Target
@@ -48,6 +50,8 @@ class JsonFileLogs:
         self._prepared: dict[str, _Opened] = {}  # opened by make_fifos, not attached yet
         self._attached: dict[str, TaskIO] = {}
         self._clients: set[Attachment] = set()
+        self._pipe_root = os.path.join(exec_root_dir, "pipes")
+        shutil.rmtree(self._pipe_root, ignore_errors=True)  # of an agent that was killed
 
     # ── output ──
 
@@ -130,6 +134,10 @@ class JsonFileLogs:
 
         if self._pump.post(do):
             await done.wait()
+
+    def pipes(self, container_id: str, exec_id: str, *, terminal: bool, stdin: bool) -> ExecPipes:
+        directory = os.path.join(self._pipe_root, f"{container_id}@{exec_id}")
+        return ExecPipes(directory, terminal=terminal, stdin=stdin)
 
     def _leave(self, client: Attachment) -> None:
         self._clients.discard(client)

@@ -15,15 +15,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pycm/v1/agent.proto\x12\x07pycm.v1\x1a\x1bgoogle/protobuf/empty.proto\"-\n\x0cTerminalSize\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\"\xa3\x01\n\tExecStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\x0b\n\x03tty\x18\x03 \x01(\x08\x12\r\n\x05stdin\x18\x04 \x01(\x08\x12\x0b\n\x03\x65nv\x18\x05 \x03(\t\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x13\n\x0bworking_dir\x18\x07 \x01(\t\x12#\n\x04size\x18\x08 \x01(\x0b\x32\x15.pycm.v1.TerminalSize\"\x89\x01\n\x0b\x45xecRequest\x12#\n\x05start\x18\x01 \x01(\x0b\x32\x12.pycm.v1.ExecStartH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x12\'\n\x06resize\x18\x03 \x01(\x0b\x32\x15.pycm.v1.TerminalSizeH\x00\x12\x10\n\x06signal\x18\x04 \x01(\rH\x00\x42\t\n\x07request\"f\n\x0c\x45xecResponse\x12\x11\n\x07started\x18\x01 \x01(\x08H\x00\x12\x10\n\x06stdout\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06stderr\x18\x03 \x01(\x0cH\x00\x12\x13\n\texit_code\x18\x04 \x01(\x05H\x00\x42\n\n\x08response\"J\n\rResizeRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12#\n\x04size\x18\x02 \x01(\x0b\x32\x15.pycm.v1.TerminalSize\"7\n\rEventsRequest\x12\x15\n\rcontainer_ids\x18\x01 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x03(\t\"\x94\x01\n\x05\x45vent\x12\x0c\n\x04time\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x04 \x01(\t\x12\r\n\x05image\x18\x05 \x01(\t\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x11\n\texit_code\x18\x07 \x01(\x05\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"K\n\x0cStatsRequest\x12\x15\n\rcontainer_ids\x18\x01 \x03(\t\x12\x13\n\x0binterval_ms\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\r\"J\n\rStatsResponse\x12\x0c\n\x04time\x18\x01 \x01(\t\x12+\n\ncontainers\x18\x02 \x03(\x0b\x32\x17.pycm.v1.ContainerStats\"\xb2\x03\n\x0e\x43ontainerStats\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x02 \x01(\t\x12\x18\n\x0b\x63pu_percent\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11memory_used_bytes\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1f\n\x12memory_total_bytes\x18\x05 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\rio_read_bytes\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0eio_write_bytes\x18\x07 \x01(\x04H\x04\x88\x01\x01\x12\x1b\n\x0enet_read_bytes\x18\x08 \x01(\x04H\x05\x88\x01\x01\x12\x1c\n\x0fnet_write_bytes\x18\t \x01(\x04H\x06\x88\x01\x01\x12\x11\n\x04pids\x18\n \x01(\x04H\x07\x88\x01\x01\x42\x0e\n\x0c_cpu_percentB\x14\n\x12_memory_used_bytesB\x15\n\x13_memory_total_bytesB\x10\n\x0e_io_read_bytesB\x11\n\x0f_io_write_bytesB\x11\n\x0f_net_read_bytesB\x12\n\x10_net_write_bytesB\x07\n\x05_pids\"N\n\x0bWaitRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12)\n\tcondition\x18\x02 \x01(\x0e\x32\x16.pycm.v1.WaitCondition\"Q\n\x0cWaitResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\x05\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07removed\x18\x04 \x01(\x08\"f\n\x05Image\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07\x63reated\x18\x04 \x01(\t\x12\x15\n\rcontainer_ids\x18\x05 \x03(\t\"\x13\n\x11ListImagesRequest\"4\n\x12ListImagesResponse\x12\x1e\n\x06images\x18\x01 \x03(\x0b\x32\x0e.pycm.v1.Image\"%\n\x10PullImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"]\n\x11PullImageResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x1d\n\x05image\x18\x04 \x01(\x0b\x32\x0e.pycm.v1.Image\"\'\n\x12RemoveImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x14\n\x12PruneImagesRequest\")\n\x13PruneImagesResponse\x12\x12\n\nreferences\x18\x01 \x03(\t*I\n\rWaitCondition\x12\x0f\n\x0bNOT_RUNNING\x10\x00\x12\r\n\tNEXT_EXIT\x10\x01\x12\x0b\n\x07REMOVED\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x32\xb8\x04\n\x05\x41gent\x12\x37\n\x04\x45xec\x12\x14.pycm.v1.ExecRequest\x1a\x15.pycm.v1.ExecResponse(\x01\x30\x01\x12\x38\n\x06Resize\x12\x16.pycm.v1.ResizeRequest\x1a\x16.google.protobuf.Empty\x12\x32\n\x06\x45vents\x12\x16.pycm.v1.EventsRequest\x1a\x0e.pycm.v1.Event0\x01\x12\x38\n\x05Stats\x12\x15.pycm.v1.StatsRequest\x1a\x16.pycm.v1.StatsResponse0\x01\x12\x33\n\x04Wait\x12\x14.pycm.v1.WaitRequest\x1a\x15.pycm.v1.WaitResponse\x12\x45\n\nListImages\x12\x1a.pycm.v1.ListImagesRequest\x1a\x1b.pycm.v1.ListImagesResponse\x12\x44\n\tPullImage\x12\x19.pycm.v1.PullImageRequest\x1a\x1a.pycm.v1.PullImageResponse0\x01\x12\x42\n\x0bRemoveImage\x12\x1b.pycm.v1.RemoveImageRequest\x1a\x16.google.protobuf.Empty\x12H\n\x0bPruneImages\x12\x1b.pycm.v1.PruneImagesRequest\x1a\x1c.pycm.v1.PruneImagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13pycm/v1/agent.proto\x12\x07pycm.v1\x1a\x1bgoogle/protobuf/empty.proto\"-\n\x0cTerminalSize\x12\x0f\n\x07\x63olumns\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\"\xa3\x01\n\tExecStart\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\x0b\n\x03tty\x18\x03 \x01(\x08\x12\r\n\x05stdin\x18\x04 \x01(\x08\x12\x0b\n\x03\x65nv\x18\x05 \x03(\t\x12\x0c\n\x04user\x18\x06 \x01(\t\x12\x13\n\x0bworking_dir\x18\x07 \x01(\t\x12#\n\x04size\x18\x08 \x01(\x0b\x32\x15.pycm.v1.TerminalSize\"\x89\x01\n\x0b\x45xecRequest\x12#\n\x05start\x18\x01 \x01(\x0b\x32\x12.pycm.v1.ExecStartH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x12\'\n\x06resize\x18\x03 \x01(\x0b\x32\x15.pycm.v1.TerminalSizeH\x00\x12\x10\n\x06signal\x18\x04 \x01(\rH\x00\x42\t\n\x07request\"r\n\x0c\x45xecResponse\x12\x11\n\x07started\x18\x01 \x01(\x08H\x00\x12\x10\n\x06stdout\x18\x02 \x01(\x0cH\x00\x12\x10\n\x06stderr\x18\x03 \x01(\x0cH\x00\x12\x1f\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x10.pycm.v1.ExecEndH\x00\x42\n\n\x08response\"+\n\x07\x45xecEnd\x12\x11\n\texit_code\x18\x01 \x01(\x05\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"J\n\rResizeRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12#\n\x04size\x18\x02 \x01(\x0b\x32\x15.pycm.v1.TerminalSize\"7\n\rEventsRequest\x12\x15\n\rcontainer_ids\x18\x01 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x03(\t\"\x94\x01\n\x05\x45vent\x12\x0c\n\x04time\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x04 \x01(\t\x12\r\n\x05image\x18\x05 \x01(\t\x12\x0e\n\x06status\x18\x06 \x01(\t\x12\x11\n\texit_code\x18\x07 \x01(\x05\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"K\n\x0cStatsRequest\x12\x15\n\rcontainer_ids\x18\x01 \x03(\t\x12\x13\n\x0binterval_ms\x18\x02 \x01(\r\x12\x0f\n\x07samples\x18\x03 \x01(\r\"J\n\rStatsResponse\x12\x0c\n\x04time\x18\x01 \x01(\t\x12+\n\ncontainers\x18\x02 \x03(\x0b\x32\x17.pycm.v1.ContainerStats\"\xb2\x03\n\x0e\x43ontainerStats\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\x02 \x01(\t\x12\x18\n\x0b\x63pu_percent\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11memory_used_bytes\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1f\n\x12memory_total_bytes\x18\x05 \x01(\x04H\x02\x88\x01\x01\x12\x1a\n\rio_read_bytes\x18\x06 \x01(\x04H\x03\x88\x01\x01\x12\x1b\n\x0eio_write_bytes\x18\x07 \x01(\x04H\x04\x88\x01\x01\x12\x1b\n\x0enet_read_bytes\x18\x08 \x01(\x04H\x05\x88\x01\x01\x12\x1c\n\x0fnet_write_bytes\x18\t \x01(\x04H\x06\x88\x01\x01\x12\x11\n\x04pids\x18\n \x01(\x04H\x07\x88\x01\x01\x42\x0e\n\x0c_cpu_percentB\x14\n\x12_memory_used_bytesB\x15\n\x13_memory_total_bytesB\x10\n\x0e_io_read_bytesB\x11\n\x0f_io_write_bytesB\x11\n\x0f_net_read_bytesB\x12\n\x10_net_write_bytesB\x07\n\x05_pids\"N\n\x0bWaitRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12)\n\tcondition\x18\x02 \x01(\x0e\x32\x16.pycm.v1.WaitCondition\"Q\n\x0cWaitResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x11\n\texit_code\x18\x02 \x01(\x05\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07removed\x18\x04 \x01(\x08\"f\n\x05Image\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07\x63reated\x18\x04 \x01(\t\x12\x15\n\rcontainer_ids\x18\x05 \x03(\t\"\x13\n\x11ListImagesRequest\"4\n\x12ListImagesResponse\x12\x1e\n\x06images\x18\x01 \x03(\x0b\x32\x0e.pycm.v1.Image\"%\n\x10PullImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"]\n\x11PullImageResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x1d\n\x05image\x18\x04 \x01(\x0b\x32\x0e.pycm.v1.Image\"\'\n\x12RemoveImageRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x14\n\x12PruneImagesRequest\")\n\x13PruneImagesResponse\x12\x12\n\nreferences\x18\x01 \x03(\t*I\n\rWaitCondition\x12\x0f\n\x0bNOT_RUNNING\x10\x00\x12\r\n\tNEXT_EXIT\x10\x01\x12\x0b\n\x07REMOVED\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x32\xb8\x04\n\x05\x41gent\x12\x37\n\x04\x45xec\x12\x14.pycm.v1.ExecRequest\x1a\x15.pycm.v1.ExecResponse(\x01\x30\x01\x12\x38\n\x06Resize\x12\x16.pycm.v1.ResizeRequest\x1a\x16.google.protobuf.Empty\x12\x32\n\x06\x45vents\x12\x16.pycm.v1.EventsRequest\x1a\x0e.pycm.v1.Event0\x01\x12\x38\n\x05Stats\x12\x15.pycm.v1.StatsRequest\x1a\x16.pycm.v1.StatsResponse0\x01\x12\x33\n\x04Wait\x12\x14.pycm.v1.WaitRequest\x1a\x15.pycm.v1.WaitResponse\x12\x45\n\nListImages\x12\x1a.pycm.v1.ListImagesRequest\x1a\x1b.pycm.v1.ListImagesResponse\x12\x44\n\tPullImage\x12\x19.pycm.v1.PullImageRequest\x1a\x1a.pycm.v1.PullImageResponse0\x01\x12\x42\n\x0bRemoveImage\x12\x1b.pycm.v1.RemoveImageRequest\x1a\x16.google.protobuf.Empty\x12H\n\x0bPruneImages\x12\x1b.pycm.v1.PruneImagesRequest\x1a\x1c.pycm.v1.PruneImagesResponseb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pycm.v1.agent_pb2', globals())
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _WAITCONDITION._serialized_start=1974
-  _WAITCONDITION._serialized_end=2047
+  _WAITCONDITION._serialized_start=2031
+  _WAITCONDITION._serialized_end=2104
   _TERMINALSIZE._serialized_start=61
   _TERMINALSIZE._serialized_end=106
   _EXECSTART._serialized_start=109
@@ -31,39 +31,41 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _EXECREQUEST._serialized_start=275
   _EXECREQUEST._serialized_end=412
   _EXECRESPONSE._serialized_start=414
-  _EXECRESPONSE._serialized_end=516
-  _RESIZEREQUEST._serialized_start=518
-  _RESIZEREQUEST._serialized_end=592
-  _EVENTSREQUEST._serialized_start=594
-  _EVENTSREQUEST._serialized_end=649
-  _EVENT._serialized_start=652
-  _EVENT._serialized_end=800
-  _STATSREQUEST._serialized_start=802
-  _STATSREQUEST._serialized_end=877
-  _STATSRESPONSE._serialized_start=879
-  _STATSRESPONSE._serialized_end=953
-  _CONTAINERSTATS._serialized_start=956
-  _CONTAINERSTATS._serialized_end=1390
-  _WAITREQUEST._serialized_start=1392
-  _WAITREQUEST._serialized_end=1470
-  _WAITRESPONSE._serialized_start=1472
-  _WAITRESPONSE._serialized_end=1553
-  _IMAGE._serialized_start=1555
-  _IMAGE._serialized_end=1657
-  _LISTIMAGESREQUEST._serialized_start=1659
-  _LISTIMAGESREQUEST._serialized_end=1678
-  _LISTIMAGESRESPONSE._serialized_start=1680
-  _LISTIMAGESRESPONSE._serialized_end=1732
-  _PULLIMAGEREQUEST._serialized_start=1734
-  _PULLIMAGEREQUEST._serialized_end=1771
-  _PULLIMAGERESPONSE._serialized_start=1773
-  _PULLIMAGERESPONSE._serialized_end=1866
-  _REMOVEIMAGEREQUEST._serialized_start=1868
-  _REMOVEIMAGEREQUEST._serialized_end=1907
-  _PRUNEIMAGESREQUEST._serialized_start=1909
-  _PRUNEIMAGESREQUEST._serialized_end=1929
-  _PRUNEIMAGESRESPONSE._serialized_start=1931
-  _PRUNEIMAGESRESPONSE._serialized_end=1972
-  _AGENT._serialized_start=2050
-  _AGENT._serialized_end=2618
+  _EXECRESPONSE._serialized_end=528
+  _EXECEND._serialized_start=530
+  _EXECEND._serialized_end=573
+  _RESIZEREQUEST._serialized_start=575
+  _RESIZEREQUEST._serialized_end=649
+  _EVENTSREQUEST._serialized_start=651
+  _EVENTSREQUEST._serialized_end=706
+  _EVENT._serialized_start=709
+  _EVENT._serialized_end=857
+  _STATSREQUEST._serialized_start=859
+  _STATSREQUEST._serialized_end=934
+  _STATSRESPONSE._serialized_start=936
+  _STATSRESPONSE._serialized_end=1010
+  _CONTAINERSTATS._serialized_start=1013
+  _CONTAINERSTATS._serialized_end=1447
+  _WAITREQUEST._serialized_start=1449
+  _WAITREQUEST._serialized_end=1527
+  _WAITRESPONSE._serialized_start=1529
+  _WAITRESPONSE._serialized_end=1610
+  _IMAGE._serialized_start=1612
+  _IMAGE._serialized_end=1714
+  _LISTIMAGESREQUEST._serialized_start=1716
+  _LISTIMAGESREQUEST._serialized_end=1735
+  _LISTIMAGESRESPONSE._serialized_start=1737
+  _LISTIMAGESRESPONSE._serialized_end=1789
+  _PULLIMAGEREQUEST._serialized_start=1791
+  _PULLIMAGEREQUEST._serialized_end=1828
+  _PULLIMAGERESPONSE._serialized_start=1830
+  _PULLIMAGERESPONSE._serialized_end=1923
+  _REMOVEIMAGEREQUEST._serialized_start=1925
+  _REMOVEIMAGEREQUEST._serialized_end=1964
+  _PRUNEIMAGESREQUEST._serialized_start=1966
+  _PRUNEIMAGESREQUEST._serialized_end=1986
+  _PRUNEIMAGESRESPONSE._serialized_start=1988
+  _PRUNEIMAGESRESPONSE._serialized_end=2029
+  _AGENT._serialized_start=2107
+  _AGENT._serialized_end=2675
 # @@protoc_insertion_point(module_scope)

@@ -64,6 +64,14 @@ class EventsRequest(_message.Message):
     container_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, container_ids: _Optional[_Iterable[str]] = ..., actions: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class ExecEnd(_message.Message):
+    __slots__ = ["error", "exit_code"]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    exit_code: int
+    def __init__(self, exit_code: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
 class ExecRequest(_message.Message):
     __slots__ = ["resize", "signal", "start", "stdin"]
     RESIZE_FIELD_NUMBER: _ClassVar[int]
@@ -77,16 +85,16 @@ class ExecRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[ExecStart, _Mapping[str, object]]] = ..., stdin: _Optional[bytes] = ..., resize: _Optional[_Union[TerminalSize, _Mapping[str, object]]] = ..., signal: _Optional[int] = ...) -> None: ...
 
 class ExecResponse(_message.Message):
-    __slots__ = ["exit_code", "started", "stderr", "stdout"]
-    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ["end", "started", "stderr", "stdout"]
+    END_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     STDERR_FIELD_NUMBER: _ClassVar[int]
     STDOUT_FIELD_NUMBER: _ClassVar[int]
-    exit_code: int
+    end: ExecEnd
     started: bool
     stderr: bytes
     stdout: bytes
-    def __init__(self, started: bool = ..., stdout: _Optional[bytes] = ..., stderr: _Optional[bytes] = ..., exit_code: _Optional[int] = ...) -> None: ...
+    def __init__(self, started: bool = ..., stdout: _Optional[bytes] = ..., stderr: _Optional[bytes] = ..., end: _Optional[_Union[ExecEnd, _Mapping[str, object]]] = ...) -> None: ...
 
 class ExecStart(_message.Message):
     __slots__ = ["command", "container_id", "env", "size", "stdin", "tty", "user", "working_dir"]

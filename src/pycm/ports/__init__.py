@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pycm.ports.core import Action as Action
+from pycm.ports.core import Command as Command
+from pycm.ports.core import Containers as Containers
+from pycm.ports.core import Event as Event
+from pycm.ports.core import Session as Session
+from pycm.ports.core import Sessions as Sessions
+from pycm.ports.metrics import ContainerMeasurements as ContainerMeasurements
+from pycm.ports.metrics import HostMeasurements as HostMeasurements
+from pycm.ports.metrics import Measurement as Measurement
+from pycm.ports.metrics import Meter as Meter
+from pycm.ports.metrics import Metrics as Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
+    from pycm.model.container import Container, LogConfiguration
 
 # ── the runtime: containerd ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -118,7 +130,8 @@ class ExecRequest:
     """A command to run beside a container's first process: as its user, in its environment, with its rights and limits.
 
     id: the container's. io: FIFOs for the command's streams, none by default (without a terminal stdout and stderr go together).
-    "" in *cwd*: where the first process began.
+    "" in *cwd*: where the first process began. exec_id: by which the command is signalled and resized; "" for one of no interest.
+    user: uid, gid and further groups, if not those of the first process.
     """
 
     id: str
@@ -126,6 +139,17 @@ class ExecRequest:
     io: TaskIO = TaskIO()
     env: tuple[str, ...] = ()
     cwd: str = ""
+    exec_id: str = ""
+    user: tuple[int, int, tuple[int, ...]] | None = None
+
+
+class ExecListener(Protocol):
+    """Who looks after the streams of a command."""
+
+    def started(self) -> None: ...
+
+    async def exited(self) -> None:
+        """The command has ended. Its streams are closed when this returns: what is in them has to be read before."""
 
 
 class Runtime(Protocol):
@@ -154,8 +178,10 @@ class Runtime(Protocol):
         A record with this id whose task is gone is replaced; a live task is a ConflictError.
         """
 
-    async def signal(self, container_id: str, number: int, *, everyone: bool = False) -> None:
-        """Signal the first process, or with *everyone* all processes. NotFoundError if there is no live process."""
+    async def signal(
+        self, container_id: str, number: int, *, everyone: bool = False, exec_id: str = ""
+    ) -> None:
+        """Signal the first process, with *everyone* all processes, or a command. NotFoundError if there is no live process."""
 
     async def pause(self, container_id: str) -> None: ...
 
@@ -164,7 +190,9 @@ class Runtime(Protocol):
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         """Apply an OCI "linux.resources" dict to the live task."""
 
-    async def exec(self, request: ExecRequest, timeout: float | None = None) -> int:
+    async def exec(
+        self, request: ExecRequest, timeout: float | None = None, listener: ExecListener | None = None
+    ) -> int:
         """Run a command in a running container to its end; the exit code.
 
         OperationFailedError if it cannot be started, or has not ended after *timeout* seconds: it is killed then, as it is if
@@ -273,6 +301,33 @@ class Attachment(Protocol):
     def close(self) -> None: ...
 
 
+class Pipes(Protocol):
+    """The FIFOs of one command, at the agent's end. Close them."""
+
+    io: TaskIO
+
+    async def read(self, stream: int) -> bytes:
+        """Output of stream 0 (stdout) or 1 (stderr) as soon as some has come; b"" at its end."""
+
+    async def write(self, data: bytes) -> None:
+        """Hand *data* to the command, waiting while it does not read."""
+
+    def started(self) -> None:
+        """The command has its ends: an output that nobody writes to any more is at its end from now on."""
+
+    def end_input(self) -> None: ...
+
+    @property
+    def idle(self) -> bool:
+        """All that was written has been read, and more is waited for."""
+
+    @property
+    def ended(self) -> bool:
+        """All outputs are at their ends."""
+
+    def close(self) -> None: ...
+
+
 class Logs(Protocol):
     """Container output: FIFOs of 1 MiB pumped into json.log by a thread of its own, and the log read back."""
 
@@ -286,6 +341,9 @@ class Logs(Protocol):
         """Attach a client to the run there is, or with *next_run* to the one that begins next. Of what is written after the
         return nothing is missed. ConflictError beyond the bound.
         """
+
+    def pipes(self, container_id: str, exec_id: str, *, terminal: bool, stdin: bool) -> Pipes:
+        """FIFOs for a command in the container. OperationFailedError."""
 
     def close_stdin(self, container_id: str) -> None:
         """Hold the stdin FIFO of the run there is open no longer, neither here nor at clients."""
@@ -328,66 +386,6 @@ class Network(Protocol):
         """Release what earlier agents made for any container but these; those that run learn which peers there are."""
 
 
-# ── metrics ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Measurement(NamedTuple):
-    """A named tuple, since nine of these a container and sweep are made: half the time of a frozen dataclass."""
-
-    id: str
-    value: float
-
-
-@dataclass(frozen=True)
-class ContainerMeasurements:
-    container_id: str
-    measurements: tuple[Measurement, ...]
-
-
-@dataclass(frozen=True)
-class HostMeasurements:
-    """Of the machine, whose originator is SYSTEM, or of the process of that name."""
-
-    originator: str
-    measurements: tuple[Measurement, ...]
-
-
-class Meter(Protocol):
-    """One consumer's view of the figures, with CPU shares since its own last sample."""
-
-    def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
-        """One sweep, all standard figures; the first one of a container has no CPU share. What is not open is left out."""
-
-
-class Metrics(Protocol):
-    """Figures of running containers from their cgroups and /proc."""
-
-    def open(self, container_id: str, pid: int) -> None:
-        """The container runs: open its files once. A container that cannot be measured is logged and skipped, never an error."""
-
-    def close(self, container_id: str) -> None: ...
-
-    def limits_changed(self, container_id: str) -> None: ...
-
-    def oom_kills(self, container_id: str) -> int:
-        """How often the kernel killed in the container's cgroup for want of memory; 0 if not known."""
-
-    def baseline(self, container_ids: Iterable[str]) -> None:
-        """Remember CPU times, so that the next sample of these has a utilization."""
-
-    def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
-        """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
-
-    def meter(self) -> Meter:
-        """For a consumer beside the one of `baseline` and `sample`."""
-
-    def host_baseline(self, reader: str) -> None:
-        """Remember the machine's CPU times, so that the next `host` of the same reader has a utilization."""
-
-    def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
-        """Figures of the machine and of processes. *wanted*: originator to measurement ids, in the order of output."""
-
-
 # ── downloads ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -427,73 +425,3 @@ class Mqtt(Protocol):
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
-
-
-# ── the core, as the fronts see it ──────────────────────────────────────────────────────────────────────────────────
-
-
-class Action(enum.Enum):
-    """What happened to a container; the names are those of Kanto's internal events."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    RESUMED = "resumed"
-    STOPPED = "stopped"
-    EXITED = "exited"
-    REMOVED = "removed"
-    RENAMED = "renamed"
-    UPDATED = "updated"
-    #: The result of the container's health check differs (an addition of pycm).
-    HEALTH = "health"
-
-
-@dataclass(frozen=True)
-class Event:
-    """One change; `container` is the container as it was right after it."""
-
-    action: Action
-    container: Container
-
-
-class Containers(Protocol):
-    """The container manager. `list` and `get` answer from memory, always at once."""
-
-    def get(self, container_id: str) -> Container | None: ...
-
-    def list(self) -> list[Container]:
-        """All containers by time of creation, then id."""
-
-    async def create(self, container: Container) -> Container: ...
-
-    async def start(self, container_id: str) -> None: ...
-
-    async def stop(self, container_id: str, options: StopOptions | None = None) -> None: ...
-
-    async def pause(self, container_id: str) -> None: ...
-
-    async def unpause(self, container_id: str) -> None: ...
-
-    async def rename(self, container_id: str, name: str) -> None: ...
-
-    async def update(self, container_id: str, options: UpdateOptions) -> None: ...
-
-    async def remove(
-        self, container_id: str, *, force: bool = False, options: StopOptions | None = None
-    ) -> None: ...
-
-    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""
-
-
-class Sessions(Protocol):
-    """Clients that talk with the processes of containers."""
-
-    async def attach(self, container_id: str) -> Attachment:
-        """Attach a client to the container's run, or to its next one. NotFoundError, ConflictError."""
-
-    async def close_stdin(self, container_id: str) -> None:
-        """End the stdin of a running container. Without effect on one that has none or does not run."""
-
-    async def resize(self, container_id: str, width: int, height: int) -> None:
-        """Set the size of the container's terminal, in characters. NotFoundError, ConflictError, InvalidInputError."""

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core, as the fronts see it: API, twin and whoever else serves somebody outside."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from pycm.model.container import Container, StopOptions, UpdateOptions
+    from pycm.ports import Attachment
+
+
+class Action(enum.Enum):
+    """What happened to a container; the names are those of Kanto's internal events."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    EXITED = "exited"
+    REMOVED = "removed"
+    RENAMED = "renamed"
+    UPDATED = "updated"
+    #: The result of the container's health check differs (an addition of pycm).
+    HEALTH = "health"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change; `container` is the container as it was right after it."""
+
+    action: Action
+    container: Container
+
+
+class Containers(Protocol):
+    """The container manager. `list` and `get` answer from memory, always at once."""
+
+    def get(self, container_id: str) -> Container | None: ...
+
+    def list(self) -> list[Container]:
+        """All containers by time of creation, then id."""
+
+    async def create(self, container: Container) -> Container: ...
+
+    async def start(self, container_id: str) -> None: ...
+
+    async def stop(self, container_id: str, options: StopOptions | None = None) -> None: ...
+
+    async def pause(self, container_id: str) -> None: ...
+
+    async def unpause(self, container_id: str) -> None: ...
+
+    async def rename(self, container_id: str, name: str) -> None: ...
+
+    async def update(self, container_id: str, options: UpdateOptions) -> None: ...
+
+    async def remove(
+        self, container_id: str, *, force: bool = False, options: StopOptions | None = None
+    ) -> None: ...
+
+    def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command for `Sessions.exec`. *user* as in images; sizes in characters, 0 for none."""
+
+    container_id: str
+    args: tuple[str, ...]
+    terminal: bool = False
+    stdin: bool = False
+    env: tuple[str, ...] = ()
+    user: str = ""
+    cwd: str = ""
+    width: int = 0
+    height: int = 0
+
+
+class Session(Protocol):
+    """A command that runs in a container. Leaving its block ends it."""
+
+    async def read(self, stream: int) -> bytes:
+        """As Pipes.read."""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def end_input(self) -> None: ...
+
+    async def resize(self, width: int, height: int) -> None: ...
+
+    async def signal(self, number: int) -> None: ...
+
+    async def exit_code(self) -> int:
+        """Waits for the end."""
+
+
+class Sessions(Protocol):
+    """Clients that talk with the processes of containers."""
+
+    def exec(self, command: Command) -> AbstractAsyncContextManager[Session]:
+        """Start a command. NotFoundError, ConflictError (the container's state, a bound), InvalidInputError; OperationFailedError
+        if it cannot be started.
+        """
+
+    async def attach(self, container_id: str) -> Attachment:
+        """Attach a client to the container's run, or to its next one. NotFoundError, ConflictError."""
+
+    async def close_stdin(self, container_id: str) -> None:
+        """End the stdin of a running container. Without effect on one that has none or does not run."""
+
+    async def resize(self, container_id: str, width: int, height: int) -> None:
+        """Set the size of the container's terminal, in characters. NotFoundError, ConflictError, InvalidInputError."""
