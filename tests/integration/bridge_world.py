@@ -9,15 +9,19 @@ world.assert_nothing_left()
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import subprocess
+from agent_process import AgentProcess
 
-    from agent_process import AgentProcess
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from containerd_server import ContainerdServer
     from network_world import Machine
 
 IMAGE = "registry.test/pycm/app:1.0"
@@ -94,3 +98,19 @@ class World:
 
     def assert_nothing_left(self) -> None:
         assert not {what: found for what, found in self.left().items() if found}
+
+
+@contextlib.contextmanager
+def bridged(
+    directory: Path, containerd: ContainerdServer, machine: Machine, network: str = ""
+) -> Iterator[World]:
+    """*network*: further lines of that section of the configuration. At the end nothing is left, else the test has failed."""
+    agent = AgentProcess(directory, containerd, network=network, inside=machine.inside)
+    try:
+        with agent:
+            world = World(agent, machine)
+            yield world
+        world.assert_nothing_left()
+    finally:  # or the directory could not be removed
+        for path in (agent.run / "netns").glob("*"):
+            subprocess.run(["umount", "-l", path], check=False, capture_output=True)

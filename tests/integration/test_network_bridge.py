@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from bridge_world import FOREVER, IMAGE, SERVE, World, port
+from bridge_world import FOREVER, IMAGE, SERVE, World, bridged, port
 from containerd_server import ContainerdServer, private_containerd, wait_until
 from images import Image, write_archive
 from network_world import Machine, private_network
@@ -42,10 +42,8 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def world(tmp_path: Path, containerd: ContainerdServer, machine: Machine) -> Iterator[World]:
-    with AgentProcess(tmp_path, containerd, inside=machine.inside) as agent:
-        world = World(agent, machine)
+    with bridged(tmp_path, containerd, machine) as world:
         yield world
-    world.assert_nothing_left()
 
 
 def fetch(machine: Machine, url: str, *options: str) -> subprocess.CompletedProcess[str]:

@@ -4,13 +4,14 @@ its goal, and no namespace, address, interface or rule is left over."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agent_process import AgentProcess
-from bridge_world import SERVE, World, port
+from bridge_world import SERVE, World, bridged, port
 from containerd_server import ContainerdServer, private_containerd, wait_until
 from images import Image, write_archive
 from network_world import Machine, private_network
@@ -66,12 +67,10 @@ def machine() -> Iterator[Machine]:
 @pytest.fixture
 def world(tmp_path: Path, containerd: ContainerdServer, machine: Machine) -> Iterator[World]:
     """With a container "web" that publishes a port, and one that names it."""
-    with AgentProcess(tmp_path, containerd, inside=machine.inside) as agent:
-        world = World(agent, machine)
+    with bridged(tmp_path, containerd, machine) as world:
         world.create("web", SERVE, port_mappings=[port(30555)])
         world.start("consumer", extra_hosts=["web:container_web-host"])
         yield world
-    world.assert_nothing_left()
 
 
 def restarted(world: World, point: str) -> None:
@@ -149,6 +148,36 @@ def test_killed_while_a_container_with_a_network_is_removed(world: World, point:
     assert_gone(world)
 
 
+def test_of_a_damaged_record_as_much_is_removed_as_can_be_guessed(world: World) -> None:
+    world.agent.cm("start", "web")
+    pid = world.agent.state("web")["pid"]
+    world.agent.kill()
+    (world.agent.run / "network" / "sandboxes" / "web.json").write_text('{"id": ')
+    os.kill(pid, signal.SIGKILL)
+    world.agent.start()
+    world.agent.wait_for("web", status=5)
+    wait_until(lambda: counted(world)["records"] == 1, 20, "the rest of its network is removed")
+    assert_gone(world)
+    world.agent.cm("start", "web")
+    assert_reached(world)
+
+
+def test_what_belongs_to_no_container_is_removed(world: World, containerd: ContainerdServer) -> None:
+    """As of a container whose directory somebody has deleted by hand."""
+    world.agent.cm("start", "web")
+    pid = world.agent.state("consumer")["pid"]
+    world.agent.kill()
+    shutil.rmtree(world.agent.home / "containers" / "consumer")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "STOPPED" in containerd.ctr("tasks", "ls"), 20, "it has ended")
+    containerd.ctr("tasks", "delete", "consumer")
+    containerd.ctr("containers", "delete", "consumer")
+    (world.agent.run / "netns" / "stranger").touch()
+    world.agent.start()
+    wait_until(lambda: len(world.left()["namespaces"]) == 1, 20, "what is left of it is removed")
+    assert counted(world) == {"namespaces": 1, "mounts": 1, "records": 1, "addresses": 1, "interfaces": 1}
+
+
 @pytest.mark.parametrize("phase", ["ADD", "DEL"])
 def test_a_plugin_that_outlives_its_agent_is_waited_for(
     tmp_path: Path, containerd: ContainerdServer, machine: Machine, phase: str
@@ -162,8 +191,8 @@ def test_a_plugin_that_outlives_its_agent_is_waited_for(
     (directory / "bridge").write_text(f"#!/bin/sh\n{slow} 2>/dev/null\nexec {PLUGINS}/bridge\n")
     (directory / "bridge").chmod(0o755)
     options = f'cni_bin_dirs = ["{directory}"]'
-    with AgentProcess(tmp_path, containerd, inside=machine.inside, network=options) as agent:
-        world = World(agent, machine)
+    with bridged(tmp_path, containerd, machine, options) as world:
+        agent = world.agent
         world.create("web", SERVE, port_mappings=[port(30555)])
         command = world.agent.command("start", "web")
         if phase == "DEL":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from bridge_world import IMAGE, SERVE, World, port
+from bridge_world import IMAGE, SERVE, World, bridged, port
 from containerd_server import ContainerdServer, private_containerd
 from images import Image, write_archive
 from network_world import Machine, private_network
@@ -52,10 +52,8 @@ def configured(
 ) -> Iterator[World]:
     """An agent with these lines in [network] and [network.default_bridge]."""
     lines = f"{network}\n[network.default_bridge]\n{bridge}"
-    with AgentProcess(directory, containerd, network=lines, inside=machine.inside) as agent:
-        world = World(agent, machine)
+    with bridged(directory, containerd, machine, lines) as world:
         yield world
-    world.assert_nothing_left()
 
 
 def refuses(directory: Path, containerd: ContainerdServer, machine: Machine, bridge: str) -> str:

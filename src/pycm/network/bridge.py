@@ -20,9 +20,10 @@ from pycm.failpoints import fail_point
 from pycm.model.container import Container, EndpointSettings, HostConfig, NetworkSettings
 from pycm.model.defaults import BRIDGE
 from pycm.network import addresses, conf, hosts, machine, namespaces, publish
+from pycm.network.addresses import Taken
 from pycm.network.files import read, read_resolv_conf, write_files
 from pycm.network.plugins import Plugins, iptables
-from pycm.network.records import Records, Sandbox
+from pycm.network.records import Records, Sandbox, find_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -73,12 +74,10 @@ class BridgeNetwork:
             addresses.check_free(wanted, machine.taken(options.name))
 
     def _guessed(self, container_id: str) -> Sandbox:
-        """For a record that is damaged: enough to release an address and to remove the namespace."""
-        bridge = {"type": conf.BRIDGE, "bridge": self._options.name, "ipMasq": self._options.ip_masq}
-        bridge["ipam"] = {"type": conf.ADDRESSES, "dataDir": self._data}
-        names = (bridge, {"type": conf.PORTS, "runtimeConfig": {"portMappings": []}})
-        chain = tuple({"cniVersion": conf.VERSION, "name": self._options.name, **part} for part in names)
-        return Sandbox(container_id, self._namespace(container_id), chain)
+        """For a record that is damaged: enough to undo what plugins have done; they find it by the container's id and address."""
+        address = find_address(os.path.join(self._data, self._options.name), container_id)
+        chain, result = conf.guess(self._options, self._data, address)
+        return Sandbox(container_id, self._namespace(container_id), chain, result=result, address=address)
 
     async def clear(self, kept: Collection[str]) -> None:
         """Remove what was made for any other container than *kept*, and bring the hosts files of those up to date."""
@@ -114,7 +113,8 @@ class BridgeNetwork:
             raise ConflictError(
                 "port mappings need packet filter rules, which network.default_bridge.ip_tables = false forbids"
             )
-        self._plugins.check(conf.needed(self._options, publishes=bool(asked)))
+        plugins = conf.needed(self._options, publishes=bool(asked))
+        self._plugins.check(plugins, packet_filter=self._options.ip_tables)
 
     async def connect(self, container: Container) -> Container:
         """Everything, or nothing and an error."""
@@ -170,7 +170,10 @@ class BridgeNetwork:
     def _make_bridge(self, *, in_use: bool) -> Addressing:
         options = self._options
         current = machine.interface_address(options.name)
-        addressing = addresses.choose(options, current, machine.taken(options.name), in_use=in_use)
+        taken = machine.taken(options.name)
+        if not options.ip4:  # else somebody wants it so: the name server may be on the bridge
+            taken += [Taken(server, "a name server") for server in hosts.servers(read_resolv_conf(self._etc))]
+        addressing = addresses.choose(options, current, taken, in_use=in_use)
         if options.ip4 and str(addressing.bridge) != options.ip4 and not self._told_other_address:
             self._told_other_address = True
             log.warning(

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import OperationFailedError, shorten
+from pycm.network.addresses import Addressing, Range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pycm.config.types import DefaultBridge
-    from pycm.network.addresses import Addressing
 
 #: Spoken by plugins from 0.8 (2019) on; 1.x answers in it too.
 VERSION = "0.4.0"
@@ -78,6 +79,21 @@ def conf_list(
     if options.ip_tables:
         plugins.append({"type": FIREWALL, "backend": "iptables"})
     return [{"cniVersion": VERSION, "name": options.name, **plugin} for plugin in plugins]
+
+
+def guess(
+    options: DefaultBridge, data_dir: str, address: str
+) -> tuple[tuple[dict[str, Any], ...], dict[str, Any] | None]:
+    """Plugins and result for undoing what was done for a container of which only the id and the address, "" for none, are known.
+
+    What is undone is found by the id. A range and a port must be there for plugins to do anything; which does not matter.
+    """
+    interface = IPv4Interface(f"{address or '192.0.2.1'}/24")
+    addressing = Addressing(interface, interface.ip, (Range(interface.ip, interface.ip),))
+    chain = tuple(conf_list(options, addressing, data_dir, (Published("tcp", "", 1, 1),)))
+    if not address:
+        return chain, None
+    return chain, {"cniVersion": VERSION, "ips": [{"version": "4", "address": f"{address}/32"}]}
 
 
 def _addresses(addressing: Addressing, data_dir: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ machine), `container_<host name>` (a container on the bridge). A token that cann
 
 from __future__ import annotations
 
+import contextlib
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.errors import InvalidInputError, shorten
@@ -98,6 +100,17 @@ def resolv_conf(content: bytes) -> bytes:
     if not any(line.split()[:1] == ["nameserver"] for line in kept):
         kept += [f"nameserver {address}" for address in _NAMESERVERS]
     return ("\n".join(kept) + "\n").encode()
+
+
+def servers(content: bytes) -> list[IPv4Network]:
+    """The IPv4 name servers of a resolv.conf: a bridge must not hide them."""
+    found = []
+    for line in content.decode(errors="replace").splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"]:
+            with contextlib.suppress(ValueError, IndexError):
+                found.append(IPv4Network(words[1]))
+    return found
 
 
 def _local_server(line: str) -> bool:

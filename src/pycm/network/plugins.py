@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, OperationFailedError
@@ -43,13 +44,21 @@ class Plugins:
                 return path
         return None
 
-    def check(self, names: Iterable[str]) -> None:
-        """ConflictError that says which are missing, where they were looked for, and the package to install."""
+    def check(self, names: Iterable[str], *, packet_filter: bool) -> None:
+        """ConflictError that says which are missing, where they were looked for, and the package to install.
+
+        *packet_filter*: they will set rules, for which they call a program.
+        """
         missing = [name for name in names if self.find(name) is None]
         if missing:
             raise ConflictError(
                 f"the bridge network needs the CNI plugins {', '.join(missing)}, which are not in"
                 f" {', '.join(self._directories)}: {PACKAGE} or use network mode host"
+            )
+        if packet_filter and shutil.which("iptables", path=_PATH) is None:
+            raise ConflictError(
+                "the bridge network needs the program iptables: install the package iptables, use network mode host, or set"
+                " network.default_bridge.ip_tables = false"
             )
 
     async def add(

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
 from typing import Any
 
 from pycm.errors import OperationFailedError
@@ -94,6 +95,23 @@ class Records:
 
     def _path(self, container_id: str) -> str:
         return os.path.join(self._directory, f"{container_id}.json")
+
+
+def find_address(directory: str, container_id: str) -> str:
+    """The address that host-local has given to a container: the name of a file that begins with its id; "" if there is none."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return ""
+    for name in names:
+        try:
+            IPv4Address(name)
+            with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
+                if file.read(1024).split()[:1] == [container_id]:
+                    return name
+        except (ValueError, OSError):
+            continue
+    return ""
 
 
 def _parse(container_id: str, data: bytes) -> Sandbox:

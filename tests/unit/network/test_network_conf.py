@@ -9,7 +9,7 @@ import pytest
 from pycm.config.types import DefaultBridge
 from pycm.errors import OperationFailedError
 from pycm.network.addresses import choose
-from pycm.network.conf import Published, conf_list, failure, needed, parse_endpoint, parse_result
+from pycm.network.conf import Published, conf_list, failure, guess, needed, parse_endpoint, parse_result
 
 OPTIONS = DefaultBridge(name="br7", ip4="10.77.3.1/24", gwip4="10.77.3.9", mtu=1400)
 PORT = Published("tcp", "127.0.0.1", 30555, 80)
@@ -135,3 +135,14 @@ def test_the_address_of_the_bridge_is_not_given_away() -> None:
     addressing = choose(OPTIONS, None, (), in_use=False)
     assert addressing.bridge == IPv4Interface("10.77.3.1/24")
     assert all(not first <= addressing.bridge.ip <= last for first, last in addressing.ranges)
+
+
+def test_of_a_forgotten_container_all_is_undone_that_could_have_been_done() -> None:
+    chain, result = guess(OPTIONS, "/data", "10.77.3.4")
+    assert [plugin["type"] for plugin in chain] == ["bridge", "portmap", "firewall"]
+    assert chain[1]["runtimeConfig"]["portMappings"] != []
+    assert result == {"cniVersion": "0.4.0", "ips": [{"version": "4", "address": "10.77.3.4/32"}]}
+    chain, result = guess(DefaultBridge(), "/data", "")
+    assert chain[0]["ipam"]["dataDir"] == "/data"
+    assert chain[0]["ipam"]["ranges"] != []
+    assert result is None

@@ -16,6 +16,7 @@ from pycm.network.hosts import (
     providers,
     resolv_conf,
     resolve,
+    servers,
 )
 
 VECTORS = {v["name"]: v for v in json.loads((Path(__file__).parents[2] / "vectors/runtime.json").read_text())}
@@ -114,3 +115,8 @@ def test_an_address_of_ipv6_may_be_given() -> None:
 )
 def test_name_servers_that_a_container_cannot_reach_are_taken_out(content: str, expected: str) -> None:
     assert resolv_conf(content.encode()).decode() == expected
+
+
+def test_name_servers_take_their_address() -> None:
+    content = b"# nameserver 192.0.2.9\nnameserver 172.17.0.53\nnameserver ::1\nnameserver\nnameserver x\nsearch 192.0.2.1\n"
+    assert [str(server) for server in servers(content)] == ["172.17.0.53/32"]

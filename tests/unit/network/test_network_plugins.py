@@ -133,15 +133,28 @@ async def test_a_plugin_that_has_gone_meanwhile_is_named_with_its_package(world:
 
 
 async def test_plugins_are_looked_for_in_all_directories(world: World) -> None:
-    world.plugins.check(["first", "second"])
+    world.plugins.check(["first", "second"], packet_filter=False)
     (world.directory / "first").chmod(0o644)
     (world.directory / "second").unlink()
     (world.directory / "second").mkdir()
     with pytest.raises(ConflictError) as caught:
-        world.plugins.check(["first", "second", "third"])
+        world.plugins.check(["first", "second", "third"], packet_filter=False)
     text = f"needs the CNI plugins first, second, third, which are not in {world.directory.parent}/none, {world.directory}:"
     assert text in str(caught.value)
     assert "Debian: containernetworking-plugins" in str(caught.value)
+
+
+async def test_without_the_program_that_sets_rules_its_package_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_PATH", str(world.directory))
+    world.plugins.check(["first"], packet_filter=False)
+    with pytest.raises(
+        ConflictError, match="the program iptables: install the package iptables, use network"
+    ):
+        world.plugins.check(["first"], packet_filter=True)
+    world.install("iptables")
+    world.plugins.check(["first"], packet_filter=True)
 
 
 async def test_every_plugin_holds_the_lock_while_it_runs(world: World) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pycm.errors import OperationFailedError
 from pycm.network.conf import Published
-from pycm.network.records import Records, Sandbox
+from pycm.network.records import Records, Sandbox, find_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,3 +96,18 @@ def test_what_cannot_be_written_or_removed_is_named(directory: Path, tmp_path: P
     assert records.sandboxes == {}
     with pytest.raises(OperationFailedError, match=r"cannot remove .*c1\.json: Not a directory"):
         records.delete("c1")
+
+
+def test_the_address_of_a_container_is_found_where_the_plugin_keeps_it(directory: Path) -> None:
+    assert find_address(str(directory), "c1") == ""
+    directory.mkdir(parents=True)
+    for name, content in {
+        "172.17.0.2": "c11\r\neth0",
+        "172.17.0.3": "c1\r\neth0",
+        "lock": "c1",
+        "172.17.0.9": "",
+    }.items():
+        (directory / name).write_text(content)
+    (directory / "172.17.0.1").mkdir()
+    assert find_address(str(directory), "c1") == "172.17.0.3"
+    assert find_address(str(directory), "c2") == ""
