@@ -48,7 +48,10 @@ def cache_dir() -> Path:
 def candidates(minor: int) -> list[str]:
     """Where a Python 3.*minor* may be: pyenv's, newest patch first, then the system's."""
     root = Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
-    built = root.glob(f"versions/3.{minor}.*/bin/python3.{minor}")
+    try:
+        built = list(root.glob(f"versions/3.{minor}.*/bin/python3.{minor}"))
+    except OSError:  # somebody else's
+        built = []
     newest_first = sorted(
         built, key=lambda path: [int(n) for n in re.findall(r"\d+", path.parts[-3])], reverse=True
     )
@@ -153,8 +156,17 @@ def prune() -> None:
             Path(f"{path}.lock").unlink(missing_ok=True)
 
 
-if __name__ == "__main__":
+def main(words: list[str]) -> int:
     try:
-        print(environment(newest(), *sys.argv[1:2]))
-    except SetupError as error:
-        sys.exit(f"error: {error}")
+        print(environment(newest(), *words[:1]))
+    except (SetupError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

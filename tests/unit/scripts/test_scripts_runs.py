@@ -103,6 +103,39 @@ def test_the_newest_patch_of_a_python_comes_first(
     assert [path.split("/")[-3] for path in found] == ["3.12.10", "3.12.9"]
 
 
+@pytest.mark.parametrize(
+    ("trouble", "code", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_one_line(
+    run_tests: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trouble: BaseException,
+    code: int,
+    text: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(run_tests.environment, "build", fail)
+    monkeypatch.setattr(run_tests.environment, "cache_dir", lambda: tmp_path)
+    assert run_tests.environment.main([]) == code
+    assert capsys.readouterr() == ("", text)
+
+
+def test_a_pyenv_of_somebody_else_is_none(run_tests: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.glob", refuse)
+    assert run_tests.environment.candidates(12) == ["/usr/bin/python3.12", "/usr/local/bin/python3.12"]
+
+
 def test_a_report_is_shown_even_if_nothing_failed(run_tests: Any) -> None:
     output = "...\n==== report: boot ====\nready after 12 s\n\nlog\n==== 3 passed in 1s ====\n"
     assert run_tests.report(output) == ["==== report: boot ====", "ready after 12 s", "", "log"]
