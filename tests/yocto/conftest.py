@@ -111,7 +111,7 @@ def release(request: pytest.FixtureRequest) -> Release:
 @pytest.fixture(scope="session")
 def built(release: Release, read: Callable[..., Built], snapshot: Path) -> Built:
     """The recipe built from the work tree with the release's flit_core."""
-    packages = ("pycm", *(f"pycm-{part}" for part in ("cli", "conf", "kanto", "ptest")))
+    packages = ("pycm", *(f"pycm-{part}" for part in ("cli", "conf", "kanto", "ptest", "source")))
     kinds = ("FILES", "RDEPENDS", "RRECOMMENDS", "RPROVIDES", "RCONFLICTS", "RREPLACES", "CONFFILES")
     return read(
         release,

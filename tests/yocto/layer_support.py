@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 LAYER = REPOSITORY / "meta-leda-pycm"
 RECIPE = min(LAYER.glob("recipes-containers/pycm/pycm_*.bb"))
-TASKS = ("do_fetch", "do_unpack", "do_compile", "do_install", "do_install_ptest")
+TASKS = ("do_fetch", "do_unpack", "do_compile", "do_install", "do_install_ptest", "pycm_command_line")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ class Built:
     @property
     def work(self) -> Path:
         return Path(self["WORKDIR"])
+
+    def module(self, name: str) -> Path:
+        return self.image / f"usr/lib/python{self.release.python}/site-packages" / name
 
     def __getitem__(self, name: str) -> str:
         return self.values[name] or ""

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 from layer_support import LAYER, RECIPE, RELEASES, REPOSITORY, git, run
 
-from pycm.cli.main import COMMANDS
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -86,12 +84,6 @@ def test_the_source_is_pinned_to_a_commit_and_can_be_had_from_elsewhere() -> Non
 def test_libraries_are_pinned_by_their_sha256() -> None:
     for path in LAYER.glob("recipes-devtools/python/*.bb"):
         assert re.search(r'^SRC_URI\[sha256sum\] = "[0-9a-f]{64}"$', path.read_text(), re.MULTILINE), path
-
-
-def test_the_packages_list_of_commands_is_the_command_lines() -> None:
-    found = re.search(r'names = "([a-z ]+)"\.split\(\)', RECIPE.read_text())
-    assert found
-    assert sorted(found[1].split()) == sorted(COMMANDS)
 
 
 def test_the_include_makes_an_image_take_pycm_and_sets_cgroup_v2_where_it_is_not_the_default(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+import marshal
 import os
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from layer_support import RELEASES, REPOSITORY
 
-from pycm.cli.main import COMMANDS
-
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from layer_support import Built
 
 SOURCES = REPOSITORY / "src"
@@ -31,21 +32,28 @@ OTHERS = {
     "usr/share/pycm/mosquitto.conf": "pycm",
 }
 METADATA = ("INSTALLER", "LICENSE", "METADATA", "RECORD", "WHEEL", "entry_points.txt")
-TAG = sys.implementation.cache_tag
+
+
+AGENT = {"__init__", "daemon", "line", "main"}
+"""Files of pycm/cli that the program container-management imports; test_the_agent_starts_without_the_command_line holds it."""
+
+
+def modules() -> Iterator[Path]:
+    for path in SOURCES.glob("pycm/**/*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path.relative_to(SOURCES)
 
 
 def python_files(built: Built) -> dict[str, str]:
-    """Each module of the source, its byte code, and the package that it belongs to."""
+    """Each file of the source, in a package of its own, its byte code, and the package that this belongs to."""
     site = f"usr/lib/python{built.release.python}/site-packages"
     expected = {}
-    for path in SOURCES.glob("pycm/**/*"):
-        name = path.relative_to(SOURCES)
-        if not path.is_file() or "__pycache__" in name.parts:
-            continue
-        package = "pycm-cli" if name.parent == Path("pycm/cli") and name.stem in COMMANDS else "pycm"
-        expected[f"{site}/{name}"] = package
-        if path.suffix == ".py":
-            expected[f"{site}/{name.parent}/__pycache__/{name.stem}.{TAG}.pyc"] = package
+    for name in modules():
+        if name.suffix in {".py", ".pyi", ".proto"}:
+            expected[f"usr/src/{name}"] = "pycm-source"
+        if name.suffix == ".py":
+            command = name.parent == Path("pycm/cli") and name.stem not in AGENT
+            expected[f"{site}/{name}c"] = "pycm-cli" if command else "pycm"
     return expected
 
 
@@ -105,21 +113,47 @@ def test_programs_start_from_the_installed_tree(built: Built) -> None:
         assert "Usage" in done.stdout or "usage" in done.stdout
 
 
-def test_byte_code_is_used_without_a_look_at_the_source(built: Built) -> None:
+def test_byte_code_takes_the_place_of_the_source_and_names_it(built: Built) -> None:
     compiled = [path for path in built.image.rglob("*.pyc") if "ptest" not in path.parts]
     assert compiled
     for path in compiled:
-        # PEP 552: bit 0 says that the file is identified by a hash, bit 1 that the hash is to be checked
-        assert int.from_bytes(path.read_bytes()[4:8], "little") == 1, path
-        assert str(built.image).encode() not in path.read_bytes(), path
+        content = path.read_bytes()
+        # PEP 552: bit 0 says that the file is identified by a hash, which makes it the same at each build
+        assert int.from_bytes(content[4:8], "little") == 1, path
+        assert str(built.image).encode() not in content, path
+    code = marshal.loads(built.module("pycm/agent.pyc").read_bytes()[16:])
+    assert code.co_filename == "/usr/src/pycm/agent.py"
+    assert (built.image / code.co_filename[1:]).is_file()
+
+
+def test_the_agent_starts_without_the_command_line(built: Built, tmp_path: Path) -> None:
+    site = f"usr/lib/python{built.release.python}/site-packages"
+    for name, package in expected(built).items():
+        if package == "pycm" and name.startswith(f"{site}/pycm/"):
+            target = tmp_path / Path(name).relative_to(site)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((built.image / name).read_bytes())
+    for module in ("pycm.cli.main", "pycm.cli.daemon", "pycm.agent", "pycm.registry.__main__"):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        code = (
+            f"import {module} as found; assert found.__file__.startswith({str(tmp_path)!r}), found.__file__"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_every_wheel_has_the_same_files(built: Built) -> None:
     wheel = min(Path(built.work, "dist").glob("*.whl"))
     with zipfile.ZipFile(wheel) as file:
         names = {licence_of(name) for name in file.namelist()}
-    source = {str(path.relative_to(SOURCES)) for path in SOURCES.glob("pycm/**/*") if path.is_file()}
-    source = {name for name in source if "__pycache__" not in name}
+    source = {str(name) for name in modules()}
     info = {f"pycm-0.1.0.dist-info/{name}" for name in METADATA if name != "INSTALLER"}
     assert names == source | info, f"flit_core {built.release.flit}"
     assert len({release.flit for release in RELEASES}) == 3

@@ -51,13 +51,17 @@ do_install_ptest() {
     cp -r --no-preserve=ownership ${S}/tests/unit ${S}/tests/support ${S}/tests/vectors ${D}${PTEST_PATH}/tests/
 }
 
-# The subcommands of the command line, each a module of its own; the agent starts without them.
-def pycm_command_files(d):
-    names = "create get list logs pause remove rename restart start stop sysinfo unpause update".split()
-    places = ("${PYTHON_SITEPACKAGES_DIR}/pycm/cli/{}.py", "${PYTHON_SITEPACKAGES_DIR}/pycm/cli/__pycache__/{}.*")
-    return d.expand(" ".join(place.replace("{}", name) for name in names for place in places))
+# The command line's files are all of pycm/cli but those that the agent's own program imports.
+PACKAGE_PREPROCESS_FUNCS += "pycm_command_line"
+python pycm_command_line() {
+    place = d.expand("${PYTHON_SITEPACKAGES_DIR}/pycm/cli/")
+    agent = {"__init__.pyc", "daemon.pyc", "line.pyc", "main.pyc"}
+    files = sorted(set(os.listdir(d.getVar("D") + place)) - agent)
+    d.appendVar(d.expand("FILES:${PN}-cli"), "".join(" " + place + name for name in files))
+}
+pycm_command_line[doc] = "Gives the files of the command line to its package"
 
-FILES:${PN}-cli += "${bindir}/pycm ${@pycm_command_files(d)}"
+FILES:${PN}-cli += "${bindir}/pycm"
 FILES:${PN}-conf += "${sysconfdir}/container-management"
 FILES:${PN}-kanto += "${bindir}/kanto-cm"
 
