@@ -11,9 +11,7 @@ otherwise. `config`: further lines of its YAML file.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -45,8 +43,10 @@ def find(program: str, package: str) -> str:
 
 
 class RegistryServer:
-    def __init__(self, directory: Path, config: str = "") -> None:
+    def __init__(self, directory: Path, config: str = "", inside: tuple[str, ...] = ()) -> None:
+        """*inside*: words before its command line, and skopeo's; as for an agent in a network of its own."""
         self.directory = directory
+        self.inside = inside
         self.port = free_port()
         self.host = f"localhost:{self.port}"
         self._config = config
@@ -66,17 +66,17 @@ class RegistryServer:
         conf.write_text(CONFIG.format(directory=storage, port=self.port) + self._config)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [find("docker-registry", "docker-registry"), "serve", conf], stdout=log, stderr=log
+                [*self.inside, find("docker-registry", "docker-registry"), "serve", conf],
+                stdout=log,
+                stderr=log,
             )
         wait_until(self._listens, READY, f"docker-registry listens: {self.log}")
 
     def _listens(self) -> bool:
         assert self._process
         assert self._process.poll() is None, f"docker-registry ended: {self.log[-2000:]}"
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            return True
-        return False
+        ask = ["curl", "-s", "-o", "/dev/null", "--noproxy", "*", f"http://127.0.0.1:{self.port}/"]
+        return subprocess.run([*self.inside, *ask], check=False).returncode == 0
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -98,7 +98,14 @@ class RegistryServer:
 
     def copy(self, source: str, path: str, tag: str, *flags: str) -> None:
         """`skopeo copy` of anything that it can read."""
-        skopeo = [find("skopeo", "skopeo"), "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]
+        skopeo = [
+            *self.inside,
+            find("skopeo", "skopeo"),
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--dest-tls-verify=false",
+        ]
         target = f"docker://{self.host}/{path}:{tag}"
         done = subprocess.run([*skopeo, *flags, source, target], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"skopeo copy {source} {target}: {done.stderr}"
