@@ -82,9 +82,10 @@ class News:
 
 
 def error_line(error: PycmError) -> bytes:
-    value: dict[str, Any] = {"error": type(error).__name__, "text": str(error)}
+    known = next((name for name, kind in _ERRORS.items() if isinstance(error, kind)), "OperationFailedError")
+    value: dict[str, Any] = {"error": known, "text": str(error)}
     if isinstance(error, NoRoomError):
-        value = {"error": "OperationFailedError", "text": str(error), "missing": error.missing}
+        value["missing"] = error.missing
     return json.dumps(value).encode() + b"\n"
 
 
