@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from layer_support import LAYER, RECIPE, RELEASES, REPOSITORY, git, run
 
+from pycm.config.types import DefaultBridge
+from pycm.network.conf import needed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -98,6 +101,12 @@ def test_the_include_makes_an_image_take_pycm_and_sets_cgroup_v2_where_it_is_not
     assert found["PYCM_CGROUP2"] == ("cgroupv2" if release.name == "kirkstone" else "")
     assert "cni-pycm" in found.words("RDEPENDS:pycm")
     assert "pycm-conf" in found.words("RRECOMMENDS:pycm")
+
+
+def test_the_package_of_plugins_has_those_that_are_called() -> None:
+    called = needed(DefaultBridge(), publishes=True)
+    packaged = re.findall(r"\$\{libexecdir\}/cni/(\S+)", (LAYER / "conf/distro/include/pycm.inc").read_text())
+    assert sorted(packaged) == sorted(called)
 
 
 @pytest.mark.parametrize("name", KAS_FILES)

@@ -98,6 +98,9 @@ RRECOMMENDS:${PN} += "\
     ${PYCM_CONF} \
     kernel-module-bridge \
     kernel-module-br-netfilter \
+    kernel-module-ip-tables \
+    kernel-module-iptable-filter \
+    kernel-module-iptable-nat \
     kernel-module-nf-conntrack \
     kernel-module-nf-nat \
     kernel-module-overlay \
@@ -105,7 +108,10 @@ RRECOMMENDS:${PN} += "\
     kernel-module-xt-addrtype \
     kernel-module-xt-comment \
     kernel-module-xt-conntrack \
+    kernel-module-xt-mark \
     kernel-module-xt-masquerade \
+    kernel-module-xt-multiport \
+    kernel-module-xt-nat \
 "
 RRECOMMENDS:${PN}-ptest:remove = "ptest-runner"
 RSUGGESTS:${PN}-ptest += "ptest-runner"
