@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pycm.containers.health import Health
@@ -92,17 +91,25 @@ class Lifecycle:
         fail_point("containers.start-recorded")
         entry.early_exit, entry.out_of_memory = None, False
         try:
-            pid = await self._launch(container)
+            pid, started_at = await self._launch(container)
         except PycmError as error:
             entry.known = not isinstance(error, UnavailableError)
             await self._failed_start(entry, error)
             raise
         fail_point("containers.start-launched")
         entry.waits_for_runtime = False
-        await self._run(entry, pid, times.now())
+        await self._run(entry, pid, started_at)
         fail_point("containers.start-told")
 
-    async def _launch(self, container: Container) -> int:
+    async def _launch(self, container: Container) -> tuple[int, str]:
+        """The pid, and when it began: taken before it runs, since it may end before containerd has answered."""
+        started_at = times.now()
+
+        def created(pid: int) -> None:
+            nonlocal started_at
+            started_at = times.now()
+            self._metrics.open(container.id, pid)
+
         io_config = container.io_config
         try:
             io = self._logs.make_fifos(
@@ -115,7 +122,7 @@ class Lifecycle:
             self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
             async with self._starting:
-                return await self._runtime.start(request, partial(self._metrics.open, container.id))
+                return await self._runtime.start(request, created), started_at
         except UnavailableError:
             raise  # the task may run: its output is still read, until containerd says (`reconcile`)
         except BaseException:

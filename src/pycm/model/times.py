@@ -27,19 +27,3 @@ def sort_key(text: str) -> str:
     """A string that sorts like the time *text* says; texts of another form sort as they are."""
     match = _FORM.fullmatch(text)
     return f"{match[1]}.{match[2] or '':0<9}" if match else text
-
-
-def seconds_between(earlier: str, later: str) -> float:
-    """Seconds from *earlier* to *later*; 0 if one is not a time. For display and for how long a run lasted."""
-    first, second = _to_ns(earlier), _to_ns(later)
-    return (second - first) / NANOSECONDS if first and second else 0.0
-
-
-def _to_ns(text: str) -> int:
-    match = _FORM.fullmatch(text)
-    if not match:
-        return 0
-    import calendar
-
-    seconds = calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S"))
-    return seconds * NANOSECONDS + int(f"{match[2] or '':0<9}")
