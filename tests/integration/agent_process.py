@@ -74,6 +74,7 @@ class AgentProcess:
         self.directory = directory
         self.containerd = containerd
         self.inside = inside
+        self.containerd = containerd
         self.home, self.run = directory / "home", directory / "run"
         self.socket = self.run / "agent.sock"
         self.log = directory / "agent.log"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pure conformance cases of the areas defaults, size and validation, as a table, and the rules beside them."""
+"""The pure conformance cases of the areas defaults, size, validation and parse, as tables, and the rules beside them."""
 
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pycm.model import restart, states, times
 from pycm.model.container import Container, HostConfig, Image, Resources, RestartPolicy, State
 from pycm.model.defaults import descriptor_policy, fill_defaults, fill_swap
 from pycm.model.json_form import decode, encode
+from pycm.model.parse import parse_device, parse_mount, parse_port
 from pycm.model.signals import parse_signal
 from pycm.model.sizes import size_to_bytes
 from pycm.model.states import FLAGS, Operation, Status, check_allowed
@@ -137,9 +139,33 @@ def test_a_capability_that_the_runtime_would_leave_out_is_refused(name: str, tex
     assert str(caught.value) == text
 
 
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "parse_port": parse_port,
+    "parse_device": parse_device,
+    "parse_mount": parse_mount,
+}
+
+
+@pytest.mark.parametrize("vector", cases("parse", "parse_"))
+def test_one_line_forms(vector: dict[str, Any]) -> None:
+    parse, text, expect = PARSERS[vector["action"]], vector["given"]["text"], vector["expect"]
+    if expect.get("error"):
+        with pytest.raises(InvalidInputError):
+            parse(text)
+    else:
+        found = parse(text)
+        assert {key: getattr(found, key) for key in expect} == expect
+
+
 def test_every_vector_of_the_pure_areas_is_played() -> None:
-    played = cases("defaults", "") + cases("size", "size_to_bytes") + cases("validation", "validate")
-    assert len(played) == sum(v["area"] in ("defaults", "size", "validation") for v in VECTORS)
+    actions = {
+        "defaults": ("fill_defaults", "create", "load"),
+        "size": ("size_to_bytes",),
+        "validation": ("validate",),
+        "parse": ("parse_",),
+    }
+    played = [case for area, starts in actions.items() for start in starts for case in cases(area, start)]
+    assert len(played) == sum(v["area"] in actions for v in VECTORS)
 
 
 @pytest.mark.parametrize("bad", ["", "../../x", "a/b", "-a", "a..b", "a_", "x" * 77, "a\n", "a\0b", "é"])
