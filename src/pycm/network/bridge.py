@@ -107,7 +107,6 @@ class BridgeNetwork:
                 "network mode bridge is switched off (network.default_bridge.disable): use network mode host"
             )
         host = container.host_config or HostConfig()
-        hosts.check_extra_hosts(host.extra_hosts)
         asked = publish.wanted(host.port_mappings)
         if asked and not self._options.ip_tables:
             raise ConflictError(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import OperationFailedError
 from pycm.model.container import Container, EndpointSettings, NetworkSettings
 from pycm.model.defaults import HOST
-from pycm.network.hosts import LOCAL
+from pycm.network.hosts import hosts_lines
 from pycm.storage.files import make_directory, write_atomic
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class HostNetwork:
         extra = container.host_config.extra_hosts if container.host_config else ()
         if not extra:
             return read(os.path.join(self._etc, "hosts"))
-        lines = [*LOCAL, *(f"{address}\t{name}" for name, _, address in (e.partition(":") for e in extra))]
-        return ("\n".join(lines) + "\n").encode()
+        return hosts_lines(extra, (), lambda _name: "")
 
 
 def write_files(home: str, container: Container, contents: Mapping[str, bytes]) -> Container:

@@ -82,21 +82,25 @@ def hosts_file(
     own: Own, entries: Iterable[str], peers: Sequence[Peer], interface: Callable[[str], str]
 ) -> bytes:
     """In the original's order: local names, the extra hosts that can be resolved, the container's own names."""
+    full = f"{own.host_name}.{own.domain_name} " if own.domain_name else ""
+    return hosts_lines(entries, peers, interface) + f"{own.address}\t{full}{own.host_name}\n".encode()
+
+
+def hosts_lines(entries: Iterable[str], peers: Sequence[Peer], interface: Callable[[str], str]) -> bytes:
+    """The file without the container's own names."""
     lines = list(LOCAL)
     for entry in entries:
         name, _, value = entry.partition(":")
         address = resolve(value, peers, interface)
         if address:
             lines.append(f"{address}\t{name}")
-    full = f"{own.host_name}.{own.domain_name} " if own.domain_name else ""
-    lines.append(f"{own.address}\t{full}{own.host_name}")
     return ("\n".join(lines) + "\n").encode()
 
 
 def resolv_conf(content: bytes) -> bytes:
-    """The machine's, without name servers that only the machine itself can reach; public ones if none is left."""
+    """The machine's, without name servers that a container cannot reach; public ones if none is left."""
     lines = content.decode(errors="replace").splitlines()
-    kept = [line for line in lines if not _local_server(line)]
+    kept = [line for line in lines if not _out_of_reach(line)]
     if not any(line.split()[:1] == ["nameserver"] for line in kept):
         kept += [f"nameserver {address}" for address in _NAMESERVERS]
     return ("\n".join(kept) + "\n").encode()
@@ -113,8 +117,7 @@ def servers(content: bytes) -> list[IPv4Network]:
     return found
 
 
-def _local_server(line: str) -> bool:
+def _out_of_reach(line: str) -> bool:
+    """On the machine's loopback, or of IPv6, which the bridge has not."""
     words = line.split()
-    return words[:1] == ["nameserver"] and (
-        len(words) < 2 or words[1].startswith("127.") or words[1] == "::1"
-    )
+    return words[:1] == ["nameserver"] and (len(words) < 2 or words[1].startswith("127.") or ":" in words[1])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pycm.model.defaults import BRIDGE
 from pycm.network.bridge import BridgeNetwork
 from pycm.network.files import HostNetwork
+from pycm.network.hosts import check_extra_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -31,6 +32,8 @@ class Networks:
         await self._bridge.clear(kept)
 
     def check(self, container: Container) -> None:
+        if container.host_config is not None:
+            check_extra_hosts(container.host_config.extra_hosts)
         if _bridged(container):
             self._bridge.check(container)
 

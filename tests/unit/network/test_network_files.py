@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pycm.errors import OperationFailedError
+from pycm.config.types import Network
+from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.model.container import Container, HostConfig
 from pycm.network import files
 from pycm.network.files import HostNetwork
+from pycm.network.modes import Networks
 
 
 @pytest.fixture
@@ -38,6 +40,21 @@ async def test_extra_hosts_stand_below_the_defaults(network: HostNetwork) -> Non
     lines = Path(connected.hosts_path).read_text().splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert lines[-2:] == ["192.0.2.9\tdb", "2001:db8::1\tsix"]
+
+
+async def test_names_of_containers_on_the_bridge_are_left_out_where_there_is_none(
+    network: HostNetwork,
+) -> None:
+    connected = await network.connect(host_container("db:container_db-host", "x:192.0.2.9"))
+    assert Path(connected.hosts_path).read_text().splitlines()[-1] == "192.0.2.9\tx"
+    assert "container_db-host" not in Path(connected.hosts_path).read_text()
+
+
+@pytest.mark.parametrize("mode", ["host", "bridge"])
+def test_extra_hosts_that_are_no_lines_of_a_file_are_refused_in_both_modes(tmp_path: Path, mode: str) -> None:
+    container = Container(id="c1", host_config=HostConfig(network_mode=mode, extra_hosts=("a:1\n2 b",)))
+    with pytest.raises(InvalidInputError, match="is not of the form name:address"):
+        Networks(str(tmp_path), Network()).check(container)
 
 
 async def test_a_resolver_that_listens_on_the_host_only_is_replaced_by_the_servers_it_asks(

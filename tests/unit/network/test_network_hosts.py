@@ -109,6 +109,7 @@ def test_an_address_of_ipv6_may_be_given() -> None:
         ("nameserver 127.0.0.53\nnameserver 192.0.2.1\n", "nameserver 192.0.2.1\n"),
         ("nameserver ::1\noptions edns0\n", "options edns0\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
         ("", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
+        ("nameserver 2001:db8::1\nnameserver 192.0.2.1\n", "nameserver 192.0.2.1\n"),
         ("nameserver\n", "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
         ("# nameserver 127.0.0.1\nnameserver 192.0.2.1", "# nameserver 127.0.0.1\nnameserver 192.0.2.1\n"),
     ],
