@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pycm adds to an image that has Python and containerd, in a table: scripts/size [kirkstone | scarthgap]
+"""What pycm adds to an image that has Python and containerd, in a table: scripts/size [kirkstone | scarthgap | wrynose]
 
 pycm and the libraries that it imports are installed into a temporary directory, for arm64, in the versions of the release (pins-*.txt),
-with byte code and without tests or tools of libraries, as the recipes do it. Sizes are of files, rounded up to blocks of 4 KiB.
+as the recipes do it with pycm.inc: byte code without source, without tests or tools of libraries. Sizes are of files, rounded up to blocks of 4 KiB.
 
-Not in it: protobuf's C++ library, against which kirkstone and scarthgap build python3-protobuf; a wheel brings its own code. The CNI
-plugins, Go programs of virtualization-layer, are not to be had as packages of PyPI: their size is for an image to tell.
+Not from PyPI: the CNI plugins, Go programs of virtualization-layer; their size is for an image to tell. kirkstone links python3-protobuf
+with a libprotobuf of its own package; the wheel that stands for it here has that library inside.
 """
 
 from __future__ import annotations
 
 import compileall
+import struct
 import subprocess
 import sys
 import tempfile
@@ -18,12 +19,33 @@ from pathlib import Path
 
 LIB = Path(__file__).resolve().parent
 REPOSITORY = LIB.parents[1]
-PYTHON = {"kirkstone": "3.10", "scarthgap": "3.12"}
-LIBRARIES = ("paho-mqtt", "grpclib", "h2", "hpack", "hyperframe", "multidict", "protobuf", "cgroupspy")
+PYTHON = {"kirkstone": "3.10", "scarthgap": "3.12", "wrynose": "3.14"}
+LIBRARIES = {
+    "pycm": "",
+    "grpclib": "",
+    "h2": "",
+    "hpack": "",
+    "hyperframe": "",
+    "multidict": "",
+    "protobuf": "",
+    "cgroupspy": "cgroup1",
+    "psutil": "host-figures",
+    "paho-mqtt": "twin",
+    "six": "",
+    "tomli": "",
+}
+"""Each with the part (PACKAGECONFIG) that wants it."""
+ONLY = {"six": ("kirkstone",), "tomli": ("kirkstone",)}
+"""six: kirkstone's protobuf says it needs it."""
+WITH_SOURCE = ("six",)
+"""Left as other layers build it; the source of the rest is in packages of its own."""
 PURE = ("cgroupspy", "paho-mqtt")
+MACHINE = {("psutil", "kirkstone"): "x86_64", ("psutil", "scarthgap"): "x86_64"}
+"""What there are no arm64 wheels of."""
 LIMIT = 8 << 20
 BLOCK = 4096
-TOOLS = ("grpclib/plugin", "bin")
+SOURCE = (".py", ".pyi", ".proto")
+TOOLS = ("grpclib/plugin", "bin", "psutil/tests")
 """Packaged apart by the recipes."""
 
 
@@ -35,43 +57,76 @@ def pip(*words: str) -> None:
 
 
 def install(name: str, release: str, place: Path) -> None:
-    constraints = ("-c", str(LIB / f"pins-{release}.txt"))
+    options = [
+        "--no-deps",
+        "--no-compile",
+        "--target",
+        str(place),
+        "-c",
+        str(LIB / f"pins-{release}.txt"),
+        name,
+    ]
     if name in PURE:  # partly only there as source; the same for every machine
-        pip("install", "--no-deps", "--no-compile", "--target", str(place), *constraints, name)
+        pip("install", *options)
         return
-    wanted = f"--platform=manylinux2014_aarch64 --platform=manylinux_2_17_aarch64 --python-version={PYTHON[release]}"
-    pip("install", "--no-deps", "--no-compile", "--only-binary=:all:", *wanted.split(), "--target", str(place), *constraints, name)  # fmt: skip
+    machine = MACHINE.get((name, release), "aarch64")
+    wanted = (
+        f"--platform={kind}_{machine}"
+        for kind in ("manylinux2014", "manylinux_2_17", "manylinux2010", "manylinux_2_12")
+    )
+    pip("install", "--only-binary=:all:", f"--python-version={PYTHON[release]}", *wanted, *options)
 
 
-def size(place: Path) -> tuple[int, int]:
+def stripped(path: Path) -> int:
+    """The size that a shared object has without symbols and debugging, which packages of an image never have (ELF, 64 bit)."""
+    content = path.read_bytes()
+    if content[:5] != b"\x7fELF\x02":
+        return len(content)
+    table, step, count = *struct.unpack_from("<Q", content, 0x28), *struct.unpack_from("<HH", content, 0x3A)
+    end = 0
+    for at in range(table, table + step * count, step):
+        kind, flags, _, offset, size = struct.unpack_from("<LQQQQ", content, at + 4)
+        if flags & 2 and kind != 8:  # allocated, and not .bss
+            end = max(end, offset + size)
+    return end + step * count
+
+
+def size(place: Path, *, source: bool) -> tuple[int, int]:
     """Bytes of all but byte code, and of byte code, in whole blocks."""
     sizes = [0, 0]
     for path in place.rglob("*"):
         name = str(path.relative_to(place))
-        if path.is_file() and not name.startswith(TOOLS):
-            sizes[path.suffix == ".pyc"] += -(-path.stat().st_size // BLOCK) * BLOCK
+        if path.is_file() and not name.startswith(TOOLS) and (source or path.suffix not in SOURCE):
+            sizes[path.suffix == ".pyc"] += -(-stripped(path) // BLOCK) * BLOCK
     return sizes[0], sizes[1]
 
 
 def main() -> int:
     release = sys.argv[1] if len(sys.argv) > 1 else "scarthgap"
-    if release not in PYTHON:
+    if release in {"-h", "--help"}:
         print(__doc__.strip())
-        return 0 if release in {"-h", "--help"} else 2
+        return 0
+    if release not in PYTHON or len(sys.argv) > 2:
+        print(
+            f"error: release {' '.join(sys.argv[1:])!r}: choose one of {', '.join(PYTHON)}", file=sys.stderr
+        )
+        return 2
     total = 0
-    print(f"{release}, arm64{'files':>19} KiB{'byte code':>12} KiB{'sum':>8} KiB")
+    print(f"{release + ', arm64, KiB':24}{'files':>8}{'byte code':>12}{'sum':>8}  only for")
     with tempfile.TemporaryDirectory() as top:
-        for name in ("pycm", *LIBRARIES):
+        for name, part in LIBRARIES.items():
+            if release not in ONLY.get(name, PYTHON):
+                continue
             place = Path(top) / name
             if name == "pycm":
                 pip("install", "--no-deps", "--no-compile", "--target", str(place), str(REPOSITORY))
             else:
                 install(name, release, place)
             compileall.compile_dir(place, quiet=2)
-            files, code = size(place)
+            files, code = size(place, source=name in WITH_SOURCE)
             total += files + code
-            print(f"{name:20}{files >> 10:12}{code >> 10:20}{(files + code) >> 10:14}")
-    print(f"{'together':20}{total >> 10:46} KiB, {total / (1 << 20):.1f} MiB of {LIMIT >> 20} MiB")
+            print(f"{name:24}{files >> 10:8}{code >> 10:12}{(files + code) >> 10:8}  {part}".rstrip())
+    print(f"{'together':44}{total >> 10:8}: {total / (1 << 20):.1f} MiB of {LIMIT >> 20}")
     return int(total > LIMIT)
 
 

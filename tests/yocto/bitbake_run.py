@@ -41,7 +41,9 @@ def configuration(bb: Any, request: dict[str, Any]) -> Any:
     for name, value in request["set"].items():
         d.setVar(name, value)
     d.setVar("__bbclasstype", "recipe")
-    return bb.cookerdata._inherit("base", d)
+    for name in ("base", *(d.getVar("INHERIT") or "").split()):
+        d = bb.cookerdata._inherit(name, d)
+    return d
 
 
 def main() -> None:
