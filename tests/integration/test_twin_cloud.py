@@ -13,8 +13,10 @@ import pytest
 from agent_process import AgentProcess
 from connector import EVENTS, Connector
 from containerd_server import ContainerdServer, private_containerd
-from images import Image, write_archive
+from hostile_registry import HostileRegistry
+from images import Image, base_layer, layer, write_archive
 from mosquitto_server import MosquittoServer
+from registry_server import RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +104,12 @@ def state_is(cloud: Connector, container_id: str, status: str) -> None:
 def test_a_scripted_cloud_and_the_life_of_a_container(
     broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
 ) -> None:
-    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+    with (
+        RegistryServer(tmp_path) as registry,
+        AgentProcess(tmp_path, containerd, broker) as agent,
+        Connector(broker.port) as cloud,
+    ):
+        image = registry.push(Image(layers=[base_layer(), layer({"cloudy": b"1"})]), "cloudy/app", "1.0")
         truth = Truth(agent, containerd)
         cloud.wait_for_twin()
         config = {
@@ -111,7 +118,8 @@ def test_a_scripted_cloud_and_the_life_of_a_container(
             "restartPolicy": {"type": "NO"},
             "resources": {"memory": "64M"},
         }
-        argument = {"imageRef": IMAGE, "name": "cloudy", "config": config, "start": True}
+        argument = {"imageRef": image, "name": "cloudy", "config": config, "start": True}
+        assert image not in containerd.ctr("images", "ls", "-q").split()
         status, one = cloud.ask("ContainerFactory", "createWithConfig", argument)
         assert (status, agent.ids()) == (200, [one])
         feature = f"Container:{one}"
@@ -182,10 +190,36 @@ def _end(cloud: Connector, truth: Truth, feature: str, one: str) -> None:
     cloud.until(lambda: feature not in cloud.features, "the feature is gone")
 
 
+def signs_of_life(broker: MosquittoServer) -> int:
+    return sum("Received PINGREQ" in line for line in broker.log_lines())
+
+
+def test_a_pull_that_stands_still_delays_no_operation_and_no_sign_of_life(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    agent = AgentProcess(tmp_path, containerd, broker)
+    agent.config.write_text(agent.config.read_text() + 'keep_alive = "1s"\n')
+    with HostileRegistry() as silent, agent, Connector(broker.port) as cloud:
+        slow = silent.put(Image(layers=[base_layer(), layer({"slow": b"x"})]), "slow/app", "1")
+        silent.answer = lambda request: "/blobs/" in request.path and request.stall()
+        cloud.wait_for_twin()
+        config = {"networkMode": "HOST", "cmd": WORK}
+        _, one = cloud.ask("ContainerFactory", "createWithConfig", {"imageRef": IMAGE, "config": config})
+        waiting = cloud.send("ContainerFactory", "createWithConfig", {"imageRef": slow, "config": config})
+        cloud.until(lambda: bool(silent.blob_requests()), "the pull waits for a blob")
+        for operation, status in (("start", "RUNNING"), ("pause", "PAUSED"), ("resume", "RUNNING")):
+            assert cloud.ask(f"Container:{one}", operation) == (204, None)
+            state_is(cloud, one, status)
+        assert cloud.ask(f"Container:{one}", "stopWithOptions", {"force": True}) == (204, None)
+        seen = signs_of_life(broker)
+        cloud.until(lambda: signs_of_life(broker) >= seen + 2, "the agent keeps its connection alive")
+        assert not [m for m in cloud.seen if f"/res/{waiting}/" in m.topic]
+
+
 def test_a_broker_that_flaps_and_goes_away_leaves_a_true_twin_and_few_messages(
     broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
 ) -> None:
-    flaps = 6
+    flaps = 60  # one each second
     with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
         cloud.wait_for_twin()
         ids = [cloud.create(IMAGE) for _ in range(3)]
