@@ -25,6 +25,8 @@ LIMIT = 30.0
 _POLL = 0.1
 #: Where plugins find iptables, whatever the agent was started with.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The firewall plugin wants the second one too, though there is no IPv6 on the bridge.
+_PROGRAMS = ("iptables", "ip6tables")
 PACKAGE = "install the CNI plugins (Debian: containernetworking-plugins)"
 log = logging.getLogger("pycm.network")
 
@@ -55,11 +57,12 @@ class Plugins:
                 f"the bridge network needs the CNI plugins {', '.join(missing)}, which are not in"
                 f" {', '.join(self._directories)}: {PACKAGE} or use network mode host"
             )
-        if packet_filter and shutil.which("iptables", path=_PATH) is None:
-            raise ConflictError(
-                "the bridge network needs the program iptables: install the package iptables, use network mode host, or set"
-                " network.default_bridge.ip_tables = false"
-            )
+        for program in _PROGRAMS if packet_filter else ():
+            if shutil.which(program, path=_PATH) is None:
+                raise ConflictError(
+                    f"the bridge network needs the program {program}: install the package iptables, use network mode host, or"
+                    " set network.default_bridge.ip_tables = false"
+                )
 
     async def add(
         self,

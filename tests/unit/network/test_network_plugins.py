@@ -154,6 +154,9 @@ async def test_without_the_program_that_sets_rules_its_package_is_named(
     ):
         world.plugins.check(["first"], packet_filter=True)
     world.install("iptables")
+    with pytest.raises(ConflictError, match="the program ip6tables: install the package iptables"):
+        world.plugins.check(["first"], packet_filter=True)
+    world.install("ip6tables")
     world.plugins.check(["first"], packet_filter=True)
 
 
