@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mosquitto_server import MosquittoServer
 
 READY = 60.0
+HANGS = 300.0  # seconds; no command takes as long, on whatever machine
 CONFIG = """\
 [log]
 log_level = "DEBUG"
@@ -149,6 +150,7 @@ class AgentProcess:
             text=True,
             check=False,
             input=stdin,
+            timeout=HANGS,
         )
 
     def popen(self, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -28,7 +28,7 @@ from pycm.registry.job import Job, NoRoomError
 from pycm.registry.pulls import Pulls
 from pycm.registry.reference import parse_reference, quote
 from pycm.registry.usage import Usage, expired, to_make_room
-from pycm.registry.workers import Workers
+from pycm.registry.workers import WorkerKilledError, Workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -243,7 +243,11 @@ class ImageService:
             preload=directory,
             reserve=settings.reserve,
         )
-        news = await self._workers.run(job, lambda _: None)
+        try:
+            news = await self._workers.run(job, lambda _: None)
+        except WorkerKilledError:
+            self._preloaded.set()  # it may be killed again and again: creations do not wait for that
+            raise
         for reference in news.images:
             log.info("image %s is imported from %s", quote(reference), directory)
         for reason in news.failed:

@@ -23,6 +23,10 @@ PARALLEL = 2
 SILENCE, END = 60.0, 10.0
 
 
+class WorkerKilledError(UnavailableError):
+    """By whom is not known; most likely by the kernel, for want of memory."""
+
+
 class Workers:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(PARALLEL)
@@ -65,7 +69,7 @@ async def _follow(process: Process, job: Job, told: Callable[[News], None]) -> N
         return last
     code = await asyncio.wait_for(process.wait(), END)
     if code == -signal.SIGKILL:
-        raise UnavailableError("the pull worker was killed: the machine may be short of memory; try again")
+        raise WorkerKilledError("the pull worker was killed: the machine may be short of memory; try again")
     raise OperationFailedError(
         f"the pull worker ended without a result (exit code {code}); its output stands in the log"
     )
