@@ -155,6 +155,28 @@ def test_a_descriptor_with_such_ports_is_refused_too(
     assert world.agent.ids() == []
 
 
+def test_containers_that_start_and_stop_all_at_once_get_a_port_and_an_address_each(world: World) -> None:
+    names = [f"c{number}" for number in range(8)]
+    for name in names:
+        world.create(name, SERVE, port_mappings=[port(30555, host_port_end=30562)])
+    at_once(world, *(("start", name) for name in names))
+    assert len({world.address(name) for name in names}) == 8
+    answers = {fetch(world.machine, f"http://127.0.0.1:{30555 + i}/name").stdout for i in range(8)}
+    assert answers == {f"{name}-host\n" for name in names}
+    at_once(world, *(("stop", "-f", "-t", "1s", name) for name in names))
+    world.assert_nothing_left()
+
+
+def at_once(world: World, *commands: tuple[str, ...]) -> None:
+    running = [
+        subprocess.Popen(world.agent.command(*command), stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    for process in running:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+
+
 # ── names ──
 
 
