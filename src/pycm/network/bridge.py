@@ -8,6 +8,7 @@ disconnecting goes the same way back: an agent that dies between any two steps l
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import logging
 import os
@@ -303,13 +304,13 @@ class BridgeNetwork:
 
 
 def _rewrite(path: str, content: bytes) -> None:
-    """In place, in one write: the file is mounted in a running container, which would not see another one."""
+    """In place, in one write: the file is mounted in a running container, which would not see another one. OSError if it fails."""
     if read(path) == content:
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         if os.pwrite(descriptor, content, 0) != len(content):
-            raise OperationFailedError(f"cannot write {path}: no space left")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         os.ftruncate(descriptor, len(content))
     finally:
         os.close(descriptor)

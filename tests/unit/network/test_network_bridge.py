@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from pycm.model.container import Container, HostConfig, PortMapping
 from pycm.network import machine
 from pycm.network.addresses import Taken
 from pycm.network.bridge import BridgeNetwork
+from pycm.network.records import Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,6 +105,22 @@ async def test_what_a_container_asks_for_is_checked_before_anything_is_made(
     with pytest.raises(InvalidInputError, match="host_ip 'here' is neither localhost"):
         bridge(tmp_path, ip_tables=True).check(container(port_mappings=(PortMapping(host_ip="here"),)))
     assert told.made == []
+
+
+async def test_a_peers_file_that_cannot_be_written_keeps_nobody_from_starting(
+    tmp_path: Path, told: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a full disk: half of it is written."""
+    network = bridge(tmp_path)
+    file = tmp_path / "hosts"
+    file.write_text("old")
+    peer = Sandbox("p", "/ns", (), connected=True, address="172.17.0.2", extra_hosts=("a:container_b",))
+    network._records.sandboxes["p"] = replace(peer, hosts_path=str(file))
+    network._records.sandboxes["q"] = replace(peer, id="q", hosts_path=str(tmp_path / "none"))
+    monkeypatch.setattr(os, "pwrite", lambda _descriptor, _content, _offset: 1)
+    await network._refresh()
+    assert f"container p: cannot write {file}: No space left on device" in caplog.text
+    assert f"container q: cannot write {tmp_path}/none: No such file or directory" in caplog.text
 
 
 async def test_to_disconnect_what_was_never_connected_is_nothing(tmp_path: Path, told: Machine) -> None:
