@@ -3,29 +3,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import os
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from containerd_server import ContainerdServer, private_containerd
 from hostile_registry import HostileRegistry, Request
-from images import INDEX, Image, base_layer, document_and_blobs, layer
+from images import Image, document_and_blobs
+from pull_world import BASE, cut_each_after, fresh, images, leases, noise, puller, refused
 
 from pycm.errors import NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.registry.access import Access
-from pycm.registry.job import Job, News
-from pycm.registry.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.integration
+    from pycm.registry.job import News
 
-BASE = base_layer()
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +39,7 @@ def registry() -> Iterator[HostileRegistry]:
 
 @pytest.fixture
 def pull(containerd: ContainerdServer) -> Callable[..., News]:
-    def do(reference: str, access: Access = Access(insecure=True), **more: Any) -> News:  # noqa: B008
-        job = Job(containerd.address, containerd.namespace, "overlayfs", "test", reference, access=access)
-        told: list[News] = []
-        return asyncio.run(Workers().run(replace(job, **more), told.append))
-
-    return do
-
-
-def images(containerd: ContainerdServer) -> set[str]:
-    return {line.split()[0] for line in containerd.ctr("images", "ls").splitlines()[1:]}
-
-
-def noise(size: int) -> bytes:
-    """A layer of *size* random bytes: no two pulls share it, and nothing compresses it."""
-    return layer({"noise": os.urandom(size)})
-
-
-def fresh(**more: Any) -> Image:
-    """An image that was never there before."""
-    return Image(layers=[BASE, noise(2000)], **more)
-
-
-def refused(pull: Callable[..., News], reference: str, **more: Any) -> PycmError:
-    with pytest.raises(PycmError) as caught:
-        pull(reference, **more)
-    assert "\n" not in str(caught.value)
-    return caught.value
+    return puller(containerd)
 
 
 # ── answers ──
@@ -91,6 +61,7 @@ def test_a_refusal_is_one_clear_error(
     headers: dict[str, str], kind: type[PycmError], words: tuple[str, ...],
 ) -> None:  # fmt: skip
     reference = registry.put(fresh(), "some/app", "1")
+    before = leases(containerd)
     body = json.dumps({"errors": [{"code": "X", "message": "so said\nthe server"}]}).encode()
     registry.answer = lambda request: "/manifests/" in request.path and request.say(status, body, headers)
     error = refused(pull, reference)
@@ -99,6 +70,7 @@ def test_a_refusal_is_one_clear_error(
     for word in (*words, "so said the server"):
         assert word in str(error)
     assert reference not in images(containerd)
+    assert leases(containerd) == before
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -139,27 +111,6 @@ def test_a_registry_that_is_not_there_ends_soon(pull: Callable[..., News]) -> No
 
 
 # ── transfers ──
-
-
-def cut_each_after(size: int) -> Callable[[Request], bool]:
-    """Every blob's answer ends after *size* bytes."""
-
-    def answer(request: Request) -> bool:
-        registry = request.server.owner
-        blob = registry.blobs.get(request.path.rpartition("/")[2], b"")
-        begin = int(request.headers.get("Range", "bytes=0-")[6:-1])
-        if len(blob) - begin <= size:
-            return False
-        request.send_response(206 if begin else 200)
-        request.send_header("Content-Length", str(len(blob) - begin))
-        if begin:
-            request.send_header("Content-Range", f"bytes {begin}-{len(blob) - 1}/{len(blob)}")
-        request.end_headers()
-        request.wfile.write(blob[begin : begin + size])
-        request.cut()
-        return True
-
-    return answer
 
 
 def test_a_transfer_that_is_cut_again_and_again_goes_on_where_it_was(
@@ -445,45 +396,3 @@ def test_redirects_that_lead_nowhere_end(registry: HostileRegistry, pull: Callab
         "/blobs/" in request.path and request.say(302, headers={"Location": request.path})
     )
     assert "redirects more than 5 times" in str(refused(pull, reference))
-
-
-# ── forms of images ──
-
-
-@pytest.mark.parametrize("docker", [False, True])
-@pytest.mark.parametrize("compression", ["", "+gzip", "+zstd"])
-def test_every_form_of_layer_is_unpacked(
-    containerd: ContainerdServer, registry: HostileRegistry, pull: Callable[..., News], docker: bool,
-    compression: str,
-) -> None:  # fmt: skip
-    image = fresh(compression=compression)
-    kind, document, blobs = document_and_blobs(image, docker=docker)
-    if docker:  # Docker's names end in another way
-        document = document.replace(b"diff.tar+gzip", b"diff.tar.gzip").replace(
-            b"diff.tar+zstd", b"diff.tar.zstd"
-        )
-    registry.blobs.update(blobs)
-    reference = registry.put_document(kind, document, "form/app", f"1{docker}{compression[1:]}")
-    pull(reference)
-    assert reference in images(containerd)
-
-
-def test_of_an_index_only_what_this_machine_runs_is_fetched(
-    containerd: ContainerdServer, registry: HostileRegistry, pull: Callable[..., News]
-) -> None:
-    entries, wanted = [], set()
-    for machine in ("s390x", "amd64", "arm64"):
-        kind, document, blobs = document_and_blobs(fresh(architecture=machine))
-        registry.put_document(kind, document, "multi/app", machine)
-        registry.blobs.update(blobs)
-        wanted |= set(blobs) if machine == "arm64" else set()
-        digest = "sha256:" + hashlib.sha256(document).hexdigest()
-        platform = {"os": "linux", "architecture": machine}
-        entries.append({"mediaType": kind, "digest": digest, "size": len(document), "platform": platform})
-    index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
-    reference = registry.put_document(INDEX, index, "multi/app", "1")
-    pull(reference, machine="aarch64")
-    assert {seen.path.rpartition("/")[2] for seen in registry.blob_requests()} <= wanted
-    assert reference in images(containerd)
-    error = refused(pull, reference, machine="riscv64")
-    assert "has no image for this machine (riscv64), only linux/s390x, linux/amd64, linux/arm64" in str(error)

@@ -51,6 +51,24 @@ class PullLease:
         with contextlib.suppress(NotFoundError):
             await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self.id))
 
+    async def end_if_empty(self) -> None:
+        """What failed before anything came leaves nothing."""
+        request = leases_pb2.ListResourcesRequest(id=self.id)
+        with contextlib.suppress(NotFoundError):
+            if not (await self._client.call(rpc.LEASE_RESOURCES, request)).resources:
+                await self.end()
+
+    async def end_and_collect(self) -> None:
+        """The same, and wait until the room of all that nobody holds any more is free: containerd itself may take its time."""
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=self.id, sync=True))
+
+    async def collect(self) -> None:
+        """Wait until the room of all that nobody holds any more is free."""
+        request = leases_pb2.CreateRequest(id=f"{self.id}.collect")
+        await self._client.call(rpc.LEASE_CREATE, request)
+        await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=request.id, sync=True))
+
     async def _earlier(self) -> Sequence[str]:
         request = leases_pb2.ListRequest(filters=[f'labels."{_OWNER}"=="{self._owner}"'])
         return [lease.id for lease in (await self._client.call(rpc.LEASE_LIST, request)).leases]

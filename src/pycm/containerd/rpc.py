@@ -80,6 +80,7 @@ NAMESPACE_CREATE = Call(_NAMESPACES, "Create", namespaces_pb2.CreateNamespaceReq
 
 LEASE_CREATE = Call(_LEASES, "Create", leases_pb2.CreateRequest, leases_pb2.CreateResponse)
 LEASE_DELETE = Call(_LEASES, "Delete", leases_pb2.DeleteRequest, Empty)
+LEASE_COLLECT = Call(_LEASES, "Delete", leases_pb2.DeleteRequest, Empty, GC)
 LEASE_LIST = Call(_LEASES, "List", leases_pb2.ListRequest, leases_pb2.ListResponse)
 LEASE_RESOURCES = Call(_LEASES, "ListResources", leases_pb2.ListResourcesRequest, leases_pb2.ListResourcesResponse)
 LEASE_ADD = Call(_LEASES, "AddResource", leases_pb2.AddResourceRequest, Empty)

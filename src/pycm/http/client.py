@@ -42,13 +42,20 @@ class Response:
         self._raw = raw
         self._closer = closer
         self._left = _length(answer, address)
+        self._failed: UnavailableError | None = None
 
     def read(self, limit: int, patience: float = 0.5) -> bytes:
         """Up to *limit* bytes: what has come after *patience* seconds, but at least one. b"" at the end, or where it was cut."""
         parts: list[bytes] = []
         room, until = limit, time.monotonic() + patience
         while room > 0 and self._left != 0:
-            part = self._part(room)
+            try:
+                part = self._part(room)
+            except UnavailableError as error:
+                if not parts:
+                    raise
+                self._failed = error  # after what has come
+                break
             if not part:
                 break
             parts.append(part)
@@ -58,6 +65,8 @@ class Response:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _part(self, room: int) -> bytes:
+        if self._failed is not None:
+            raise self._failed
         self._raw.deadline = time.monotonic() + IDLE
         wanted = room if self._left is None else min(room, self._left)
         try:

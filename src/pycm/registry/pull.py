@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from pycm.containerd.image_format import Descriptor, verify
 from pycm.containerd.image_store import ImageStore
 from pycm.containerd.images import Images
 from pycm.containerd.pull_lease import PullLease
-from pycm.errors import OperationFailedError
+from pycm.errors import OperationFailedError, PycmError
 from pycm.failpoints import fail_point
 from pycm.ports import PullStep
 from pycm.registry import space
@@ -50,7 +51,11 @@ async def pull(job: Job, reporter: Reporter) -> News:
         try:
             fetched = await work.from_registry(reference)
         except NoRoomError:
-            await lease.end()
+            await lease.end_and_collect()
+            raise
+        except PycmError:
+            with contextlib.suppress(PycmError):
+                await lease.end_if_empty()
             raise
         await lease.end()
         return News(PullStep.DONE.value, fetched=fetched, images=(job.reference,))
@@ -127,7 +132,12 @@ class Pull:
             (content, sum(layer.size for layer in missing)),
             (snapshots, sum(space.unpacked(layer) for layer in missing)),
         ]
-        space.check(f"image {quote(self._name)}", needs, self._job.reserve)
+        what = f"image {quote(self._name)}"
+        try:
+            space.check(what, needs, self._job.reserve)
+        except NoRoomError:
+            await self._lease.collect()
+            space.check(what, needs, self._job.reserve)
 
     async def _unpack(self, root: Descriptor) -> None:
         image = await self._images.read(self._name, root)
