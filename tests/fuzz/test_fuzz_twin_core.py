@@ -67,6 +67,8 @@ config = some(
     privileged=or_anything(True, False),
     decryption=some(keys=lists(texts)),
     log=some(type=texts, maxFiles=numbers, mode=texts),
+    healthCheck=some(exec=lists(texts), tcp=numbers, interval=texts, retries=numbers),
+    ulimits=lists(some(name=texts, soft=numbers)),
 )
 artifacts = lists(
     some(
@@ -83,7 +85,7 @@ arguments = some(
     signal=or_anything("SIGINT", "9", "x"),
     force=or_anything(True, False),
     restartPolicy=some(type=texts, maxRetryCount=numbers, retryTimeout=numbers),
-    resources=some(memory=texts, memorySwap=texts, memoryReservation=texts),
+    resources=some(memory=texts, memorySwap=texts, memoryReservation=texts, cpus=texts, cpuShares=numbers),
     correlationId=texts,
     forced=or_anything(True, False),
     software=lists(some(name=or_anything(C1, "gone"), group=texts)),

@@ -12,7 +12,8 @@ from pycm.errors import ConflictError, InvalidInputError, shorten
 from pycm.model.container import Container, ContainerConfiguration, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.oci import support
-from pycm.oci.devices import Devices, HostDevices
+from pycm.oci.devices import Devices, HostDevices, online_cpus
+from pycm.oci.resources import check_cpus
 from pycm.oci.spec import HostFacts, build_spec
 from pycm.oci.user import ProcessUser, resolve_user
 from pycm.ports import Network, Runtime, TaskIO, TaskRequest
@@ -59,7 +60,7 @@ class Launcher:
 
     async def request(self, container: Container, io: TaskIO) -> TaskRequest:
         image = await self._runtime.image(container.image.name)
-        await asyncio.to_thread(_check_sources, container)
+        await asyncio.to_thread(_check_machine, container)
         config = container.config or ContainerConfiguration()
         user = await find_user(self._runtime, container.id, config.user or image.user)
         host = container.host_config or HostConfig()
@@ -98,8 +99,12 @@ async def find_user(runtime: Runtime, container_id: str, user: str) -> ProcessUs
     return resolve_user(user, passwd or b"", group or b"")
 
 
-def _check_sources(container: Container) -> None:
-    """The runtime would say the same in many words; what is missing is not made, as in the original."""
+def _check_machine(container: Container) -> None:
+    """What this machine must have. The runtime would say the same in many words; what is missing is not made, as in the original."""
+    check_cpus(container.host_config.resources if container.host_config else None, online_cpus())
+    for hook in container.hooks:
+        if not os.access(hook.path, os.X_OK):
+            raise InvalidInputError(f"hook {shorten(hook.path)} is not a program of this machine")
     for mount in container.mount_points:
         if not os.path.isabs(mount.source):
             raise InvalidInputError(f"mount source {shorten(mount.source)} is not an absolute path")

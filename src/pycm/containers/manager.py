@@ -26,7 +26,7 @@ from pycm.model.signals import DEFAULT as SIGTERM
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
 from pycm.oci.devices import online_cpus
-from pycm.oci.resources import update_resources
+from pycm.oci.resources import check_cpus, update_resources
 from pycm.ports import (
     Action,
     Event,
@@ -259,6 +259,7 @@ class Manager:
         if changed == host:
             return
         if changed.resources != host.resources and entry.container.state.status in ALIVE:
+            check_cpus(changed.resources, online_cpus())
             await self._runtime.update(
                 entry.id, update_resources(host.resources, changed.resources, online_cpus())
             )

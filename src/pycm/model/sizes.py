@@ -41,11 +41,14 @@ def cpu_quota(cpus: str) -> int:
     return quota
 
 
-def check_cpuset(text: str) -> None:
-    """InvalidInputError if *text* does not list CPUs as the kernel reads it: "0", "0-2,5"."""
+def cpus_of(text: str) -> frozenset[int]:
+    """The CPUs of a list as the kernel reads it: "0", "0-2,5". InvalidInputError if it is none."""
+    found: set[int] = set()
     for part in text.split(","):
         match = _CPU_RANGE.fullmatch(part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise InvalidInputError(
                 f"cpuset_cpus {shorten(text)} is not a list of CPUs, such as 0-2,5: {shorten(part)} is none"
             )
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(found)

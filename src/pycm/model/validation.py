@@ -17,6 +17,7 @@ from pycm.model.container import (
     ContainerConfiguration,
     DeviceMapping,
     HealthCheck,
+    Hook,
     HostConfig,
     LogConfiguration,
     MountPoint,
@@ -27,7 +28,7 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import BRIDGE, HOST
 from pycm.model.durations import SECOND, format_duration, parse_duration
-from pycm.model.sizes import check_cpuset, cpu_quota, size_to_bytes
+from pycm.model.sizes import cpu_quota, cpus_of, size_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,6 +52,9 @@ ULIMITS = frozenset(_ULIMITS.split())
 #: What the kernel allows: weights of CPU time, and processes of a machine.
 CPU_SHARES = (2, 262_144)
 MOST_PIDS = 4_194_304
+#: The kernel's bound.
+LONGEST_HOST_NAME = 64
+_PERMISSIONS = re.compile(r"[rwm]{1,3}")
 _USER = re.compile(r"[^\s:]+(:[^\s:]+)?")
 LONGEST_HEALTH = 24 * 3600 * SECOND
 MOST_HEALTH_RETRIES = 1000
@@ -83,6 +87,9 @@ def validate(container: Container) -> None:
     if not container.image.name:
         raise InvalidInputError("the containers image configuration is invalid")
     check_name(container.name)
+    _check_host_name(container.host_name)
+    for hook in container.hooks:
+        _check_hook(hook)
     for mount in container.mount_points:
         _check_mount(mount)
     if container.host_config is None:
@@ -102,6 +109,7 @@ def _check_texts(container: Container) -> None:
         ("host_name", (container.host_name, container.domain_name)),
         ("mount_points", tuple(m.source + m.destination for m in container.mount_points)),
         ("config", (*config.cmd, *config.env, config.user, config.working_dir)),
+        ("hooks", tuple(text for hook in container.hooks for text in (hook.path, *hook.args, *hook.env))),
         ("health_check", config.health_check.exec if config.health_check else ()),
     ):
         for value in values:
@@ -199,6 +207,22 @@ def _check_device(device: DeviceMapping) -> None:
     if not device.cgroup_permissions:
         mapping = f"{device.path_on_host}:{device.path_in_container}"
         raise InvalidInputError(f"the cgroup permissions for device mapping {mapping} are not provided")
+    if not _PERMISSIONS.fullmatch(device.cgroup_permissions):
+        raise InvalidInputError(
+            f"device {shorten(device.path_on_host)}: cgroup permissions {shorten(device.cgroup_permissions)} are not of r, w, m"
+        )
+
+
+def _check_hook(hook: Hook) -> None:
+    if not hook.path.startswith("/"):
+        raise InvalidInputError(f"hook path {shorten(hook.path)} is not an absolute path")
+
+
+def _check_host_name(name: str) -> None:
+    if len(name.encode()) > LONGEST_HOST_NAME:
+        raise InvalidInputError(
+            f"host_name {shorten(name)} is longer than {LONGEST_HOST_NAME} bytes: give a shorter one"
+        )
 
 
 def _check_capability(name: str) -> None:
@@ -265,7 +289,7 @@ def check_resources(resources: Resources | None) -> None:
     if resources.cpus:
         cpu_quota(resources.cpus)
     if resources.cpuset_cpus:
-        check_cpuset(resources.cpuset_cpus)
+        cpus_of(resources.cpuset_cpus)
     if resources.cpu_shares and not CPU_SHARES[0] <= resources.cpu_shares <= CPU_SHARES[1]:
         raise InvalidInputError(
             f"cpu_shares {resources.cpu_shares} is not between {CPU_SHARES[0]} and {CPU_SHARES[1]}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pycm.errors import InvalidInputError, shorten
 from pycm.model.container import Resources
-from pycm.model.sizes import CPU_PERIOD, cpu_quota, size_to_bytes
+from pycm.model.sizes import CPU_PERIOD, cpu_quota, cpus_of, size_to_bytes
 
 UNLIMITED = -1
 #: The kernel's weight of CPU time for a container that names none.
@@ -44,6 +45,15 @@ def limits(resources: Resources | None) -> dict[str, Any]:
     if resources is not None and resources.pids_limit:
         found["pids"] = {"limit": resources.pids_limit}
     return {controller: values for controller, values in found.items() if values}
+
+
+def check_cpus(resources: Resources | None, online: str) -> None:
+    """InvalidInputError if a container shall run on CPUs that are not *online*, as the kernel lists them; "" if it does not say."""
+    wanted = resources.cpuset_cpus if resources else ""
+    if wanted and online and not cpus_of(wanted) <= cpus_of(online):
+        raise InvalidInputError(
+            f"cpuset_cpus {shorten(wanted)} names CPUs that this machine has not: it has {online}"
+        )
 
 
 def update_resources(old: Resources | None, new: Resources | None, all_cpus: str = "") -> dict[str, Any]:

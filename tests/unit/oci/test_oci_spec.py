@@ -17,7 +17,7 @@ from pycm.model.container import (
     Ulimit,
 )
 from pycm.oci.devices import Device
-from pycm.oci.resources import update_resources
+from pycm.oci.resources import check_cpus, update_resources
 from pycm.oci.spec import (
     DEFAULT_CAPABILITIES,
     DEFAULT_PATH,
@@ -301,3 +301,15 @@ def test_a_read_only_mount_says_so():
     mounts = (MountPoint(source="/a", destination="/b", propagation_mode="rprivate", read_only=True),)
     (mount,) = [m for m in spec(mount_points=mounts)["mounts"] if m["destination"] == "/b"]
     assert mount["options"] == ["rbind", "rprivate", "ro"]
+
+
+@pytest.mark.parametrize(("wanted", "online"), [("", "0-3"), ("0-2,3", "0-3"), ("0", "0"), ("9", "")])
+def test_cpus_that_are_there_can_be_used(wanted: str, online: str) -> None:
+    check_cpus(Resources(cpuset_cpus=wanted), online)
+    check_cpus(None, online)
+
+
+@pytest.mark.parametrize(("wanted", "online"), [("4", "0-3"), ("0-4", "0-3"), ("1", "0,2-3")])
+def test_cpus_that_are_not_there_are_named_with_those_that_are(wanted: str, online: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"cpuset_cpus '{wanted}' .*: it has {online}"):
+        check_cpus(Resources(cpuset_cpus=wanted), online)

@@ -269,7 +269,7 @@ def test_what_the_manager_refuses_is_answered_500_with_its_text(status, operatio
 def test_a_whole_configuration_comes_back_in_the_twin_as_it_was_given():
     config = {
         "domainName": "d",
-        "mountPoints": [{"source": "/a", "destination": "/b", "propagationMode": "RSLAVE"}],
+        "mountPoints": [{"source": "/a", "destination": "/b", "propagationMode": "RSLAVE", "readOnly": True}],
         "hostName": "h",
         "env": ["A=1", "B"],
         "cmd": ["run", "-v"],
@@ -290,7 +290,26 @@ def test_a_whole_configuration_comes_back_in_the_twin_as_it_was_given():
             "mode": "NON_BLOCKING",
             "maxBufferSize": "2M",
         },
-        "resources": {"memory": "200M", "memoryReservation": "100M", "memorySwap": "300M"},
+        "resources": {
+            "memory": "200M",
+            "memoryReservation": "100M",
+            "memorySwap": "300M",
+            "cpus": "1.5",
+            "cpuShares": 512,
+            "cpusetCpus": "0",
+            "pidsLimit": 32,
+        },
+        "user": "app:app",
+        "workingDir": "/srv",
+        "healthCheck": {
+            "exec": ["true"],
+            "interval": "5s",
+            "timeout": "1s",
+            "retries": 2,
+            "startPeriod": "9s",
+        },
+        "ulimits": [{"name": "nofile", "soft": 64, "hard": -1}],
+        "seccompProfile": "unconfined",
     }
     world = World()
     world.send(

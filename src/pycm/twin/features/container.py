@@ -15,6 +15,7 @@ from pycm.model.container import (
     ContainerConfiguration,
     DecryptConfig,
     DeviceMapping,
+    HealthCheck,
     HostConfig,
     IOConfig,
     LogConfiguration,
@@ -107,6 +108,12 @@ def config_value(container: Container, *, mask_env: bool = False) -> dict[str, A
         "tty": io.tty,
         "log": _log(host.log_config),
         "resources": _resources(host.resources),
+        # what Kanto lacks, for those who use it
+        "user": process.user,
+        "workingDir": process.working_dir,
+        "healthCheck": _health_check(process.health_check),
+        "ulimits": [{"name": u.name, "soft": u.soft, "hard": u.hard} for u in host.ulimits],
+        "seccompProfile": host.seccomp_profile,
     }
     return {
         key: value for key, value in values.items() if value or (key in _EMPTY_SHOWN and value is not None)
@@ -122,6 +129,7 @@ def _mount(mount: MountPoint) -> dict[str, Any]:
         "source": mount.source,
         "destination": mount.destination,
         "propagationMode": PROPAGATION_MODES.get(mount.propagation_mode, "RPRIVATE"),
+        **({"readOnly": True} if mount.read_only else {}),
     }
 
 
@@ -201,6 +209,25 @@ def _resources(resources: Resources | None) -> dict[str, Any] | None:
             "memory": resources.memory,
             "memoryReservation": resources.memory_reservation,
             "memorySwap": resources.memory_swap,
+            "cpus": resources.cpus,
+            "cpuShares": resources.cpu_shares,
+            "cpusetCpus": resources.cpuset_cpus,
+            "pidsLimit": resources.pids_limit,
+        }
+    )
+
+
+def _health_check(check: HealthCheck | None) -> dict[str, Any] | None:
+    if check is None:
+        return None
+    return _without_empty(
+        {
+            "exec": list(check.exec),
+            "tcp": check.tcp,
+            "interval": check.interval,
+            "timeout": check.timeout,
+            "retries": check.retries,
+            "startPeriod": check.start_period,
         }
     )
 

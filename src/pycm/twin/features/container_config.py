@@ -16,6 +16,7 @@ from pycm.model.container import (
     ContainerConfiguration,
     DecryptConfig,
     DeviceMapping,
+    HealthCheck,
     HostConfig,
     Image,
     IOConfig,
@@ -27,6 +28,7 @@ from pycm.model.container import (
     Resources,
     RestartPolicy,
     StopOptions,
+    Ulimit,
     UpdateOptions,
 )
 from pycm.twin.features.container import LOG_MODES, LOG_TYPES, NETWORK_MODES, PROPAGATION_MODES, RESTART_TYPES
@@ -58,15 +60,23 @@ def container_of(image: str, name: str, config: Arguments | None) -> Container:
         port_mappings=tuple(map(_port, config.children("portMappings"))),
         log_config=_log(config.child("log")),
         resources=resources_of(config.child("resources")),
+        ulimits=tuple(map(_ulimit, config.children("ulimits"))),
+        seccomp_profile=config.text("seccompProfile"),
     )
-    process = ContainerConfiguration(env=config.texts("env"), cmd=config.texts("cmd"))
+    process = ContainerConfiguration(
+        env=config.texts("env"),
+        cmd=config.texts("cmd"),
+        user=config.text("user"),
+        working_dir=config.text("workingDir"),
+        health_check=_health_check(config.child("healthCheck")),
+    )
     return Container(
         name=name,
         image=Image(name=image, decrypt_config=_decryption(config.child("decryption"))),
         domain_name=config.text("domainName"),
         host_name=config.text("hostName"),
         mount_points=tuple(map(_mount, config.children("mountPoints"))),
-        config=process if process.env or process.cmd else None,
+        config=process if process != ContainerConfiguration() else None,
         host_config=host,
         io_config=IOConfig(open_stdin=config.flag("openStdin"), tty=config.flag("tty")),
     )
@@ -78,7 +88,10 @@ def _mount(mount: Arguments) -> MountPoint:
         modes = ", ".join(PROPAGATION_MODES.values())
         raise InvalidInputError(f"{mount.where}.propagationMode: {shorten(word)} is none of {modes}")
     return MountPoint(
-        source=mount.text("source"), destination=mount.text("destination"), propagation_mode=word.lower()
+        source=mount.text("source"),
+        destination=mount.text("destination"),
+        propagation_mode=word.lower(),
+        read_only=mount.flag("readOnly"),
     )
 
 
@@ -97,6 +110,24 @@ def _port(port: Arguments) -> PortMapping:
         host_port_end=port.integer("hostPortEnd", 0, _PORT),
         container_port=port.integer("containerPort", 0, _PORT),
         host_ip=port.text("hostIP"),
+    )
+
+
+def _ulimit(limit: Arguments) -> Ulimit:
+    soft = limit.integer("soft")
+    return Ulimit(name=limit.text("name"), soft=soft, hard=limit.integer("hard") if "hard" in limit else soft)
+
+
+def _health_check(check: Arguments | None) -> HealthCheck | None:
+    if check is None:
+        return None
+    return HealthCheck(
+        exec=check.texts("exec"),
+        tcp=check.integer("tcp", 0, _PORT),
+        interval=check.text("interval"),
+        timeout=check.text("timeout"),
+        retries=check.integer("retries"),
+        start_period=check.text("startPeriod"),
     )
 
 
@@ -139,6 +170,10 @@ def resources_of(resources: Arguments | None) -> Resources | None:
         memory=resources.text("memory"),
         memory_reservation=resources.text("memoryReservation"),
         memory_swap=resources.text("memorySwap"),
+        cpus=resources.text("cpus"),
+        cpu_shares=resources.integer("cpuShares"),
+        cpuset_cpus=resources.text("cpusetCpus"),
+        pids_limit=resources.integer("pidsLimit"),
     )
 
 
