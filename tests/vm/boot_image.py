@@ -44,6 +44,18 @@ DEMO = """\
   "host_config": {{"network_mode": "host", "restart_policy": {{"type": "always"}}}}
 }}
 """
+WEB = """\
+{{
+  "container_id": "web",
+  "container_name": "web",
+  "image": {{"name": "{reference}"}},
+  "config": {{"cmd": ["sh", "-c", "echo hello from the bridge >/tmp/index.html; exec busybox httpd -f -p 80 -h /tmp"]}},
+  "host_config": {{
+    "network_mode": "bridge",
+    "port_mappings": [{{"protocol": "tcp", "host_ip": "localhost", "host_port": 30555, "container_port": 80}}]
+  }}
+}}
+"""
 
 
 def base() -> Path:
@@ -124,6 +136,7 @@ def install(tree: Path, debian: Path) -> None:
     )
     demo = tree / "usr/share/pycm-demo"
     write(demo / "demo.json", DEMO.format(reference=REFERENCE))
+    write(demo / "web.json", WEB.format(reference=REFERENCE))
     maker = REPOSITORY / "scripts/lib/busybox_image.py"
     run(
         [sys.executable, str(maker), str(debian / "busybox"), "arm64", REFERENCE, str(demo / "image.tar")],

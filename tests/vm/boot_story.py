@@ -2,8 +2,8 @@
 """What happens in the boot test, once; the tests look at what is noted down here.
 
 First boot: the unit becomes ready, a first container runs, metrics come over the forwarded port, the agent is stopped by a signal that
-it cannot see and systemd's watchdog brings it back. Then the power goes, right after a second container was started. Second boot: all
-by itself.
+it cannot see and systemd's watchdog brings it back. Then the power goes, right after a second container was started, one on the bridge.
+Second boot: all by itself.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Story:
     controllers: str = ""
     exposed: str = ""
     keepers: int = 0
+    answer: str = ""
+    answer_after: str = ""
 
     def report(self) -> str:
         """For people, and for CI's output: the times, and the log from the unit's start to the first metrics."""
@@ -170,6 +172,20 @@ def container(machine: BootedMachine, name: str) -> None:
     machine.run(f"sed 's/\"demo\"/\"{name}\"/' {descriptor} > /run/{name}.json && kanto-cm create --file /run/{name}.json && kanto-cm start -n {name}")  # fmt: skip
 
 
+def bridge_container(machine: BootedMachine, name: str) -> None:
+    """On the bridge, published on loopback."""
+    machine.run(
+        f"kanto-cm create --file /usr/share/pycm-demo/{name}.json && kanto-cm start -n {name} ||"
+        f" {{ journalctl -u {UNIT} --no-pager | tail -30; exit 1; }}"
+    )
+
+
+def ask(machine: BootedMachine) -> str:
+    return machine.run(
+        "for i in 1 2 3 4 5; do wget -q -O - http://127.0.0.1:30555/ && exit; sleep 1; done; exit 1"
+    )
+
+
 def stop_agent_by_signal(machine: BootedMachine, story: Story) -> None:
     pid = story.first.unit["MainPID"]
     machine.run(f"kill -STOP {pid}")
@@ -198,7 +214,8 @@ def tell(machine: BootedMachine) -> Story:
     story.controllers = machine.run("cat /sys/fs/cgroup/cgroup.subtree_control")
     story.exposed = machine.run(f"systemd-analyze security --no-pager {UNIT} | tail -n 1")
     stop_agent_by_signal(machine, story)
-    container(machine, "two")
+    bridge_container(machine, "web")
+    story.answer = ask(machine)
     machine.power_cut()
 
     began = time.monotonic()
@@ -206,6 +223,7 @@ def tell(machine: BootedMachine) -> Story:
     ready(machine)
     until(machine, "[ $(kanto-cm list | grep -c Running) = 2 ]", 240)
     look(machine, story.second)
+    story.answer_after = ask(machine)
     ask_for_metrics(machine, story.second)
     story.second.wall = time.monotonic() - began
     return story

