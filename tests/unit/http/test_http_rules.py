@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pure parts: addresses and redirects, what servers want as a login, tokens, when to ask again."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pycm.errors import OperationFailedError
+from pycm.http import retry
+from pycm.http.addresses import Address, is_loopback, parse_address, redirected
+from pycm.http.auth import Challenge, Login, basic, challenges, server_message, token, token_address
+from pycm.http.ranges import begins_at
+
+HERE = parse_address("https://r.test/v2/a")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://r.test/v2/", Address("https", "r.test", 443, "/v2/")),
+        ("http://r.test:5000", Address("http", "r.test", 5000, "/")),
+        ("https://[::1]:8/x?y=1", Address("https", "::1", 8, "/x?y=1")),
+    ],
+)
+def test_addresses(text: str, expected: Address) -> None:
+    assert parse_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "r.test",
+        "ftp://r.test/",
+        "https:///x",
+        "https://r.test:x/",
+        "https://r.test:99999/",
+        "https://r.test/a b",
+        "https://ü.test/",
+    ],
+)
+def test_what_is_no_address_is_an_error(text: str) -> None:
+    with pytest.raises(OperationFailedError, match="no http or https address"):
+        parse_address(text)
+
+
+def test_a_signed_address_is_shown_without_its_secret() -> None:
+    assert str(parse_address("https://s3.test/blob?signature=geheim")) == "https://s3.test/blob"
+
+
+def test_redirects_lead_on_but_never_from_https_to_http() -> None:
+    assert str(redirected(HERE, "/other")) == "https://r.test/other"
+    assert redirected(HERE, "https://s3.test/x").origin != HERE.origin
+    assert redirected(parse_address("http://r.test/"), "http://s3.test/").host == "s3.test"
+    for location in (None, "", "http://r.test/v2/a", "file:///etc/passwd", "https:///x"):
+        with pytest.raises(OperationFailedError):
+            redirected(HERE, location)
+
+
+def test_this_machine() -> None:
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.1.2.3", "::1")))
+    assert not any(map(is_loopback, ("localhost.test", "127.evil.test", "10.0.0.1", "127.0.0")))
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ('Basic realm="x"', [Challenge("basic", {"realm": "x"})]),
+        (
+            'Bearer realm="https://a.test/token",service="s",scope="repository:a/b:pull,push"',
+            [
+                Challenge(
+                    "bearer",
+                    {"realm": "https://a.test/token", "service": "s", "scope": "repository:a/b:pull,push"},
+                )
+            ],
+        ),
+        (
+            'Basic realm="a \\"b\\"", Bearer realm=plain',
+            [Challenge("basic", {"realm": 'a "b"'}), Challenge("bearer", {"realm": "plain"})],
+        ),
+        ("Negotiate", [Challenge("negotiate", {})]),
+        ("", []),
+        ('=,"', []),
+    ],
+)
+def test_what_a_server_offers(header: str, expected: list[Challenge]) -> None:
+    assert challenges([header]) == expected
+
+
+@given(st.text(max_size=300))
+def test_any_header_is_read_or_left_out(header: str) -> None:
+    assert isinstance(challenges([header]), list)
+
+
+def test_where_the_token_is() -> None:
+    offer = Challenge("bearer", {"realm": "https://a.test/token?x=1", "service": "my registry"})
+    found = token_address(offer, "repository:a:pull", secure=True)
+    assert found.path == "/token?x=1&service=my+registry&scope=repository%3Aa%3Apull"
+    with pytest.raises(OperationFailedError, match="not sent over plain http"):
+        token_address(Challenge("bearer", {"realm": "http://a.test/token"}), "", secure=True)
+    with pytest.raises(OperationFailedError, match="address of its token service"):
+        token_address(Challenge("bearer", {}), "", secure=False)
+
+
+def test_logins_and_tokens() -> None:
+    assert basic(Login("me", "geheim")) == "Basic bWU6Z2VoZWlt"
+    assert "geheim" not in repr(Login("me", "geheim"))
+    assert token(b'{"token": "a"}') == token(b'{"access_token": "a"}') == "Bearer a"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"token": 1}',
+        b'{"token": ""}',
+        b'{"token": "a\\r\\nX-Evil: 1"}',
+        b"[" * 100000,
+        json.dumps({"token": "x" * 40000}).encode(),
+    ],
+)
+def test_an_answer_without_a_token_is_an_error_that_does_not_show_it(body: bytes) -> None:
+    with pytest.raises(OperationFailedError) as caught:
+        token(body)
+    assert "Evil" not in str(caught.value)
+
+
+def test_what_a_server_says_is_on_one_line() -> None:
+    assert server_message(b'{"errors": [{"code": "X", "message": "a\\nb"}]}') == "a b"
+    assert server_message(b'{"errors": [{"code": "DENIED"}]}') == "DENIED"
+    assert all(
+        server_message(body) == "" for body in (b"", b"<html>", b"[]", b'{"errors": []}', b'{"errors": [1]}')
+    )
+
+
+def test_when_to_ask_again() -> None:
+    assert all(0.25 <= retry.delay(1) <= 0.5 for _ in range(20))
+    assert all(retry.delay(50) <= retry.LAST_DELAY for _ in range(20))
+    assert retry.delay(1, 7) == 7
+    assert retry.retry_after("120") == 120
+    assert retry.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert [retry.retry_after(text) for text in (None, "", "soon", "-1", "1e9", "9999 y")] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "begin"),
+    [
+        (200, {}, 0),
+        (200, {"Content-Length": "10"}, 0),
+        (206, {"Content-Range": "bytes 4-9/10"}, 4),
+        (206, {"Content-Range": "bytes 4-9/*"}, 4),
+    ],
+)
+def test_where_a_part_begins(status: int, headers: dict[str, str], begin: int) -> None:
+    assert begins_at(status, headers, 4, 10) == begin
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (200, {"Content-Length": "11"}),
+        (206, {}),
+        (206, {"Content-Range": "bytes 3-9/10"}),
+        (206, {"Content-Range": "bytes 4-9/11"}),
+        (206, {"Content-Range": "bytes x"}),
+    ],
+)
+def test_a_part_that_is_another_one_is_an_error(status: int, headers: dict[str, str]) -> None:
+    with pytest.raises(OperationFailedError):
+        begins_at(status, headers, 4, 10)

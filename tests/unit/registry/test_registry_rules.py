@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pure parts: references, ways in, jobs and news, room, which images go."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pycm.containerd.image_format import Descriptor
+from pycm.containerd.image_store import Record
+from pycm.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+)
+from pycm.registry import space
+from pycm.registry.access import Access, access_to
+from pycm.registry.archive import image_name
+from pycm.registry.job import Job, News, NoRoomError, error_line, parse_job, parse_news
+from pycm.registry.reference import REFERENCE_LIMIT, Reference, is_digest, parse_reference
+from pycm.registry.remote import TryLaterError
+from pycm.registry.usage import CLOCK_SET, Used, expired, to_make_room
+
+DIGEST = "sha256:" + "a1" * 32
+
+# ── references ──
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("r.test/app:1.0", ("r.test", "app", "1.0", "")),
+        ("r.test:5000/a/b-c/d_e:v1", ("r.test:5000", "a/b-c/d_e", "v1", "")),
+        (f"r.test/app@{DIGEST}", ("r.test", "app", "", DIGEST)),
+        (f"r.test/app:1@{DIGEST}", ("r.test", "app", "1", DIGEST)),
+        ("[::1]:5000/app:1", ("[::1]:5000", "app", "1", "")),
+        ("docker.io/library/hello-world:latest", ("docker.io", "library/hello-world", "latest", "")),
+    ],
+)
+def test_references_are_taken_apart(text: str, expected: tuple[str, ...]) -> None:
+    found = parse_reference(text)
+    assert found == Reference(text, *expected)
+    assert found.wanted == (found.digest or found.tag)
+
+
+def test_docker_hub_lives_elsewhere() -> None:
+    assert parse_reference("docker.io/library/x:1").registry == "registry-1.docker.io"
+    assert parse_reference("ghcr.io/x/y:1").registry == "ghcr.io"
+
+
+@pytest.mark.parametrize("text", ["r.test/app", "app", "alpine:3", "", "a" * 100])
+def test_without_tag_and_digest_the_words_are_kantos(text: str) -> None:
+    with pytest.raises(NotFoundError, match=r"object required$"):
+        parse_reference(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("/app:1", "must begin with the registry's host"),
+        ("-r/app:1", "must begin with the registry's host"),
+        ("user@host/app:1", "must begin with the registry's host"),
+        ("r.test/App:1", "is no repository"),
+        ("r.test/../etc:1", "is no repository"),
+        ("r.test/a//b:1", "is no repository"),
+        ("r.test/app:", "is no tag"),
+        ("r.test/app:a b", "is no tag"),
+        ("r.test/app:x\n", "is no tag"),
+        ("r.test/app:" + "x" * 129, "is no tag"),
+        ("r.test/app@sha256:123", "is no digest"),
+        ("r.test/app@", "is no digest"),
+        ("r.test/" + "a" * REFERENCE_LIMIT + ":1", "longer than 512"),
+    ],
+)
+def test_what_is_wrong_with_a_reference_is_told_in_one_line(text: str, why: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        parse_reference(text)
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@given(st.text(max_size=600))
+def test_any_text_is_a_reference_or_an_error(text: str) -> None:
+    said = ""
+    try:
+        found = parse_reference(text)
+        assert found.wanted
+        assert text.isascii()
+    except PycmError as error:
+        said = str(error)
+    assert "\n" not in said
+
+
+def test_digests() -> None:
+    assert is_digest(DIGEST)
+    assert is_digest("sha512:" + "0" * 128)
+    assert not any(
+        map(is_digest, ("", "sha256:", DIGEST[:-1], DIGEST.upper(), "md5:" + "0" * 32, DIGEST + "\n"))
+    )
+
+
+# ── ways in ──
+
+
+def test_the_way_into_a_registry() -> None:
+    mine = Access(user="me", password="p", root_ca="/ca")
+    configured = {"r.test": mine, "both.test:5000": mine, "localhost:7": mine}
+    insecure = ("localhost", "both.test:5000")
+    assert access_to("r.test", configured, insecure) == mine
+    assert access_to("other.test", configured, insecure) == Access()
+    # the login stays, files for TLS have no meaning
+    assert access_to("both.test:5000", configured, insecure) == Access(insecure=True, user="me", password="p")
+    assert access_to("both.test", configured, insecure) == Access()
+    # on this machine plain HTTP, unless something is configured
+    assert access_to("localhost:7", configured, insecure) == mine
+    assert all(
+        access_to(host, {}, ()).insecure for host in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000")
+    )
+    assert not any(
+        access_to(host, {}, ()).insecure for host in ("127.evil.test", "localhost.test", "10.0.0.1:1")
+    )
+
+
+# ── jobs and news ──
+
+
+def test_a_job_travels_whole_and_its_password_is_not_shown() -> None:
+    job = Job("/s", "ns", "overlayfs", "l", "r.test/a:1", access=Access(user="me", password="geheim"))
+    assert parse_job(job.line()) == job
+    assert job.line().count(b"\n") == 1
+    assert "geheim" not in repr(job)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (NotFoundError("a"), NotFoundError),
+        (ConflictError("a"), ConflictError),
+        (InvalidInputError("a"), InvalidInputError),
+        (UnavailableError("a"), UnavailableError),
+        (TryLaterError("a", 3.0), UnavailableError),
+        (OperationFailedError("a"), OperationFailedError),
+        (PycmError("a"), OperationFailedError),
+    ],
+)
+def test_an_error_keeps_its_kind(error: PycmError, kind: type[PycmError]) -> None:
+    found = parse_news(error_line(error))
+    assert type(found) is kind
+    assert str(found) == "a"
+
+
+def test_want_of_room_keeps_its_number() -> None:
+    found = parse_news(error_line(NoRoomError("no room", 42)))
+    assert isinstance(found, NoRoomError)
+    assert found.missing == 42
+
+
+def test_news_travel_whole() -> None:
+    news = News("done", 1, 2, 3, ("a", "b"), ("c",))
+    assert parse_news(news.line()) == news
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())
+)
+def test_what_is_no_news_is_an_error_that_the_agent_expects(line: bytes) -> None:
+    try:
+        parse_news(line)
+    except (ValueError, LookupError, TypeError):
+        pass
+
+
+# ── room ──
+
+
+def layer(size: int, kind: str = "tar+gzip") -> Descriptor:
+    return Descriptor(DIGEST, size, f"application/vnd.oci.image.layer.v1.{kind}")
+
+
+def test_compressed_layers_are_bigger_unpacked() -> None:
+    assert [space.unpacked(layer(100, kind)) for kind in ("tar", "tar+gzip", "tar+zstd")] == [100, 250, 300]
+
+
+def test_sizes_on_one_file_system_add_up(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(tmp_path)
+    monkeypatch.setattr(space, "free", lambda _: 1_000_000)
+    space.check("image x", [(here, 400_000), (here, 500_000)], 100_000)
+    with pytest.raises(NoRoomError) as caught:
+        space.check("image x", [(here, 400_000), (here, 500_000)], 200_000)
+    assert caught.value.missing == 100_000
+    assert str(caught.value) == (
+        f"no room for image x: it needs 0.9 MB under {here}, where 1.0 MB are free and 0.2 MB are kept as a reserve: 0.1 MB are missing"
+    )
+    space.check("image x", [(here, 0)], 10_000_000)  # all of it is here: nothing is written
+    space.check("image x", [("/nowhere/at/all", 10**12)], 0)  # containerd is in another mount namespace
+
+
+# ── which images go ──
+
+
+def used(
+    name: str,
+    age: float,
+    *,
+    containers: tuple[str, ...] = (),
+    preloaded: bool = False,
+    room: int = 10,
+    readable: bool = True,
+) -> Used:
+    record = Record(name, Descriptor(DIGEST, 1), int((NOW - age) * 1e9), preloaded)
+    return Used(record, 5, room, containers, readable)
+
+
+NOW = 2_000_000_000.0
+
+
+def test_old_images_that_nothing_uses_expire() -> None:
+    images = [
+        used("old", 101),
+        used("young", 60),
+        used("younger", 10),
+        used("in use", 500, containers=("c",)),
+        used("held", 500),
+        used("preloaded", 500, preloaded=True),
+        used("damaged", 500, readable=False),
+        used("from before the clock was set", NOW - CLOCK_SET / 1e9 + 1),
+    ]
+    assert expired(images, {"held"}, 100, NOW) == (["old"], 40.0)
+    assert expired([], (), 100, NOW) == ([], None)
+
+
+def test_the_oldest_unused_images_make_room() -> None:
+    images = [
+        used("c", 1),
+        used("a", 3),
+        used("b", 2),
+        used("in use", 9, containers=("c",)),
+        used("held", 9),
+        used("preloaded", 9, preloaded=True),
+    ]
+    assert to_make_room(images, {"held"}, 5) == ["a"]
+    assert to_make_room(images, {"held"}, 11) == ["a", "b"]
+    assert to_make_room(images, {"held"}, 30) == ["a", "b", "c"]
+    assert to_make_room(images, {"held"}, 31) == []  # in vain
+
+
+def test_names_in_archives() -> None:
+    def named(**annotations: str) -> str:
+        return image_name(
+            Descriptor(
+                DIGEST, 1, annotations={key.replace("_", "."): text for key, text in annotations.items()}
+            )
+        )
+
+    assert named(io_containerd_image_name="r.test/a:1", org_opencontainers_image_ref_name="1") == "r.test/a:1"
+    assert named(org_opencontainers_image_ref_name="r.test/a:1") == "r.test/a:1"
+    assert named(org_opencontainers_image_ref_name="1.0") == ""
+    assert named() == ""
