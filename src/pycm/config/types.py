@@ -323,13 +323,23 @@ class DefaultBridge:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    type: str = field(default="bridge", metadata=_string("net-type", "default network type"))
+    type: str = field(
+        default="bridge",
+        metadata=_string("net-type", "kept for compatibility: each container has its network mode"),
+    )
     home_dir: str = field(
-        default=HOME, metadata=_string("net-home-dir", "directory of the state of networks", rule="path")
+        default=HOME,
+        metadata=_string(
+            "net-home-dir",
+            "kept for compatibility: the files of networks lie in manager.home_dir",
+            rule="path",
+        ),
     )
     exec_root_dir: str = field(
         default=EXEC_ROOT,
-        metadata=_string("net-exec-root-dir", "directory of network namespaces", rule="path"),
+        metadata=_string(
+            "net-exec-root-dir", "directory of network namespaces and what belongs to them", rule="path"
+        ),
     )
     cni_bin_dirs: tuple[str, ...] = field(
         default=("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"),
