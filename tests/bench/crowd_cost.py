@@ -7,6 +7,7 @@ with a seccomp profile as pycm's has. Both in turns. What ctr needs to be loaded
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import tempfile
@@ -135,15 +136,15 @@ def during_pull(agent: AgentProcess, client: Agent) -> tuple[list[float], int]:
 
 
 def workers(pid: int) -> list[int]:
-    """Pids of the processes that fetch images for the agent."""
+    """Pids of the processes that fetch images for the agent; other children come and go meanwhile."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children = (task / "children").read_text().split()
-        found += [
-            int(child)
-            for child in children
-            if b"pycm.registry" in Path(f"/proc/{child}/cmdline").read_bytes()
-        ]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children = path.read_text().split()
+            for child in children:
+                with contextlib.suppress(OSError):
+                    if b"pycm.registry" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        found.append(int(child))
     return found
 
 

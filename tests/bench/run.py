@@ -24,6 +24,7 @@ BENCHMARKS = {
     "exit": ("exit_to_twin", "a container's exit to the message of it"),
     "crowd": ("crowd_cost", "one start against ctr's, a hundred containers at once"),
     "return": ("containerd_return", "containerd killed and back under twenty containers"),
+    "restarts": ("restart_growth", "memory over a thousand restarts"),
     "cli": ("command_line", "CPU of the command line"),
 }
 
