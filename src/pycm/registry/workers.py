@@ -106,4 +106,8 @@ async def _end(process: Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-    await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+    # what is left of its output is read: asyncio counts it as ended only then
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(process.communicate(), END)
