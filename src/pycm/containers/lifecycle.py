@@ -86,7 +86,8 @@ class Lifecycle:
             raise
         if by_hand:
             entry.restart_delay = 0.0
-            container = replace(container, restart_count=0, manually_stopped=False)
+            container = replace(container, restart_count=0)
+        container = replace(container, manually_stopped=False)
         await self._catalog.record(entry, container)
         fail_point("containers.start-recorded")
         entry.early_exit, entry.out_of_memory = None, False
@@ -333,15 +334,13 @@ class Lifecycle:
         self.consider_restart(entry)
 
     async def boot_start(self, entry: Entry) -> None:
-        """Start what its policy starts with the agent. What cannot be started as it is described is not tried again."""
+        """Start what its policy starts with the agent. A device or mount may come later: whatever fails is tried again."""
         if self.closing or not self.due_at_boot(entry.container):
             return
         try:
             await self.know(entry)
             if entry.container.state.status not in ALIVE:
                 await self.start(entry, by_hand=True)
-        except (ConflictError, InvalidInputError):
-            raise
         except PycmError as error:
             log.error("container %s: start with the agent failed, it is tried again: %s", entry.id, error)
             entry.waits_for_runtime = isinstance(error, UnavailableError)

@@ -3,6 +3,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from pycm.containers.settings import Settings
 from pycm.model import states
 from pycm.model.container import (
     Container,
+    MountPoint,
     State,
 )
 from pycm.model.states import Status
@@ -65,6 +67,16 @@ async def test_a_lost_task_counts_as_a_failure() -> None:
 
 async def test_a_lost_task_is_started_again_by_its_policy() -> None:
     async with world(running_record(99, "on-failure")) as w:
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+
+
+async def test_a_start_with_the_agent_that_this_machine_cannot_do_yet_is_tried_again(tmp_path: Path) -> None:
+    source = tmp_path / "late"
+    record = running_record(99, "always", mount_points=(MountPoint(source=str(source), destination="/m"),))
+    async with world(record) as w:
+        await w.until(lambda: w.actions.count("stopped") >= 2)
+        assert "does not exist" in w.state("c1").error
+        source.mkdir()
         await w.until(lambda: w.state("c1").status is Status.RUNNING)
 
 
