@@ -12,6 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from pycm.api.methods import MAX_MESSAGE, PREFIX, PREFIX_SIZE
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,7 +69,7 @@ class Receiver:
     async def _large(self, recv_data: Callable[[int], Awaitable[bytes]], size: int) -> bytes:
         async with self._turns:
             try:
-                return await asyncio.wait_for(_exactly(recv_data, size), LARGE_TIMEOUT)
+                return await within(LARGE_TIMEOUT, _exactly(recv_data, size))
             except asyncio.TimeoutError:
                 text = f"the request of {size} bytes did not come within {LARGE_TIMEOUT:g} s"
                 raise GRPCError(Status.DEADLINE_EXCEEDED, text) from None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from pycm.waiting import within
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -22,7 +24,7 @@ STALLED = 30.0
 async def send(stream: Stream[Any, Any], message: Any) -> None:
     """Send one message. A client that does not take it is cut off: nothing may wait for it for ever."""
     try:
-        await asyncio.wait_for(stream.send_message(message), STALLED)
+        await within(STALLED, stream.send_message(message))
     except asyncio.TimeoutError:
         # the usual end, trailers, would wait for the client too
         stream._cancel_done = True  # noqa: SLF001

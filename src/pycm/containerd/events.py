@@ -19,6 +19,7 @@ from pycm.containerd import convert, rpc
 from pycm.containerd.proto import events_pb2
 from pycm.errors import PycmError, UnavailableError
 from pycm.ports import RuntimeConnected, RuntimeLost
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -96,7 +97,7 @@ class EventStream:
         """Wait until the subscription counts; what came before the marker is returned."""
         beacon = asyncio.create_task(self._publish(marker))
         try:
-            return await asyncio.wait_for(_until(envelopes, marker), STANDING)
+            return await within(STANDING, _until(envelopes, marker))
         except asyncio.TimeoutError:
             raise UnavailableError(
                 f"containerd's event stream does not stand within {STANDING:g} s"

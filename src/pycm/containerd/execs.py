@@ -28,6 +28,7 @@ from pycm.errors import (
     shorten,
 )
 from pycm.failpoints import fail_point
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ class Execs:
     async def _wait(self, container_id: str, exec_id: str, timeout: float | None) -> int:
         request = tasks_pb2.WaitRequest(container_id=container_id, exec_id=exec_id)
         try:
-            reply = await asyncio.wait_for(self._call(rpc.TASK_EXEC_WAIT, request), timeout)
+            reply = await within(timeout, self._call(rpc.TASK_EXEC_WAIT, request))
         except asyncio.TimeoutError:
             raise OperationFailedError(
                 f"the command did not end within {timeout:g} s and was killed"

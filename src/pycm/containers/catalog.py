@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import NotFoundError, OperationFailedError
 from pycm.model.times import sort_key
 from pycm.ports import Action, Event, Exit
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,7 +179,7 @@ class Catalog:
         """One last attempt to write what a full disk refused; an operation that does not end must not keep the agent from ending."""
         self._cancel_retry()
         try:
-            await asyncio.wait_for(self._save_last(), LAST_SAVE)
+            await within(LAST_SAVE, self._save_last())
         except asyncio.TimeoutError:
             log.error("records of %s could not be written before the end", ", ".join(sorted(self._unsaved)))
         self._cancel_retry()

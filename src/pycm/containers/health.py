@@ -20,6 +20,7 @@ from pycm.model.durations import SECOND, parse_duration
 from pycm.model.health import UNHEALTHY, Progress, check_of, restarts_unhealthy, step
 from pycm.model.states import Status
 from pycm.ports import Action, ExecRequest
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -142,7 +143,7 @@ def _address(container: Container) -> str:
 async def _connect(address: str, port: int, timeout: float) -> str:
     """Why no TCP connection came about, "" if one did."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), timeout)
+        _, writer = await within(timeout, asyncio.open_connection(address, port))
     except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
         return f"no connection to {address}:{port} within {timeout:g} s"
     except OSError as error:

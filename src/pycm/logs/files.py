@@ -22,6 +22,7 @@ from pycm.logs.sink import JsonSink, NullSink, Sink
 from pycm.logs.taps import MOST_CLIENTS, Attachment, Tap
 from pycm.model.container import LogDriverConfiguration
 from pycm.model.sizes import size_to_bytes
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -168,7 +169,7 @@ class JsonFileLogs:
         if not self._pump.post(lambda: self._finish(container_id, done)):
             return
         try:
-            await asyncio.wait_for(finished.wait(), FINISH_LIMIT + 5)
+            await within(FINISH_LIMIT + 5, finished.wait())
         except asyncio.TimeoutError:
             log.warning("container %s: its log is still being written; not waited for", container_id)
         if io is not None:

@@ -16,6 +16,7 @@ from pycm.errors import ConflictError, OperationFailedError
 from pycm.failpoints import fail_point
 from pycm.network import conf
 from pycm.storage.files import make_directory
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -182,7 +183,7 @@ async def run(
     except OSError as error:
         raise OperationFailedError(f"cannot run {command[0]}: {error.strerror}") from error
     try:
-        output, errors = await asyncio.wait_for(process.communicate(request), LIMIT)
+        output, errors = await within(LIMIT, process.communicate(request))
     except asyncio.TimeoutError:
         raise OperationFailedError(f"{command[0]} did not end within {LIMIT:g} s") from None
     finally:

@@ -29,6 +29,7 @@ from pycm.registry.pulls import Pulls
 from pycm.registry.reference import parse_reference, quote
 from pycm.registry.usage import Usage, expired, to_make_room
 from pycm.registry.workers import WorkerKilledError, Workers
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -214,7 +215,7 @@ class ImageService:
             wait = await self._until_it_works(self._expire)
             await asyncio.sleep(PAUSE)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._look.wait(), min(wait, DAY))
+                await within(min(wait, DAY), self._look.wait())
 
     async def _until_it_works(self, work: Callable[[], Awaitable[float]]) -> float:
         told = ""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
 from pycm.ports import PullStep
 from pycm.registry.job import LINE_LIMIT, LINES_LIMIT, Job, News, parse_news
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -67,7 +68,7 @@ async def _follow(process: Process, job: Job, told: Callable[[News], None]) -> N
         raise last
     if last is not None:
         return last
-    code = await asyncio.wait_for(process.wait(), END)
+    code = await within(END, process.wait())
     if code == -signal.SIGKILL:
         raise WorkerKilledError("the pull worker was killed: the machine may be short of memory; try again")
     raise OperationFailedError(
@@ -81,7 +82,7 @@ async def _news(process: Process, told: Callable[[News], None]) -> News | PycmEr
     last: News | PycmError | None = None
     for _ in range(LINES_LIMIT):
         try:
-            line = await asyncio.wait_for(process.stdout.readline(), SILENCE)
+            line = await within(SILENCE, process.stdout.readline())
             if not line.endswith(b"\n"):  # its end, or it was killed in the middle of a line
                 return last
             news = parse_news(line)

@@ -40,6 +40,7 @@ from pycm.twin.memory import Memory
 from pycm.twin.outbox import MAX_ANSWERS, Outbox
 from pycm.twin.runner import carry_out
 from pycm.twin.ticker import Ticker
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -145,7 +146,7 @@ class TwinService:
 
     async def _drain(self) -> None:
         try:
-            await asyncio.wait_for(self.idle(), DRAIN)
+            await within(DRAIN, self.idle())
         except asyncio.TimeoutError:
             log.warning(
                 "the broker is too slow: %d messages to the twin are not sent at the end", len(self._outbox)
