@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent on a real containerd: containers that outlive it, and output of which nothing is lost."""
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_an_exit_is_seen_with_its_code_and_the_output_is_all_there(agent: AgentP
     assert (state["exit_code"], state["exited"], state["oomKilled"]) == (7, True, False)
     wait_until(lambda: len(agent.logged(container_id)) == 501, 10, "all lines are logged")
     assert [line for line in agent.logged(container_id) if line != "err"] == [str(i) for i in range(500)]
+
+
+def test_logs_are_read_back_over_all_files(agent: AgentProcess) -> None:
+    flags = ("--log-max-size", "4k", "--log-max-files", "50")
+    container_id = run(agent, "i=0; while [ $i -lt 500 ]; do echo $i; i=$((i+1)); done", *flags)
+    agent.wait_for(container_id, status=5)
+    assert len(list((agent.home / "containers" / container_id).glob("json.log.*"))) > 3
+    for tail, first in (("300", 200), ("-1", 0)):
+        found = [json.loads(line)["log"] for line in agent.cm("logs", "-t", tail, container_id).splitlines()]
+        assert found == [f"{number}\n" for number in range(first, 500)]
 
 
 def test_three_ends_of_the_agent_neither_stop_a_container_nor_cost_a_line(agent: AgentProcess) -> None:

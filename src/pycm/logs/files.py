@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 DEFAULT_FILES, DEFAULT_SIZE = 2, 100 * 1024 * 1024
 #: Of the non-blocking mode; a smaller buffer would not hold the parts of a long line.
 DEFAULT_BUFFER, LEAST_BUFFER = 1024 * 1024, 64 * 1024
+#: Files of one log that are read back at most: each is open meanwhile.
+MOST_READ = 100
 #: Records that a worker reads before the event loop sends them.
 RECORDS_A_CALL = 64
 log = logging.getLogger("pycm.logs")
@@ -281,15 +283,17 @@ class JsonFileLogs:
     async def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
         _check_readable(container_id, config)
         path = self.path(container_id, config)
-        descriptor = await asyncio.to_thread(_open_log, path)
+        opened = [await asyncio.to_thread(_open_log, path)]
+        files = _newest_first(path, _driver(config).max_files or DEFAULT_FILES, opened)
         try:
-            messages = reader.last_records(descriptor, tail) if tail >= 0 else reader.whole_file(descriptor)
+            messages = reader.last_records(files, tail) if tail >= 0 else reader.all_records(files)
             at_once = RECORDS_A_CALL if tail >= 0 else 1
             while batch := await asyncio.to_thread(_some, messages, at_once, path):
                 for message in batch:
                     yield message
         finally:
-            os.close(descriptor)
+            for descriptor in opened:
+                os.close(descriptor)
 
 
 class _Opened:
@@ -352,6 +356,27 @@ def _open_log(path: str) -> int:
         raise NotFoundError(f"log file not found {path}") from None
     except OSError as error:
         raise OperationFailedError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _newest_first(path: str, files: int, opened: list[int]) -> Iterator[int]:
+    """The live file, which is *opened*, then its older ones as long as somebody asks; each is added to *opened*.
+
+    Where a rotation has renamed a file meanwhile, it comes once.
+    """
+    yield opened[0]
+    seen = {_identity(opened[0])}
+    for number in range(1, min(files, MOST_READ)):
+        with suppress(OSError, NotFoundError, OperationFailedError):
+            descriptor = _open_log(f"{path}.{number}")
+            opened.append(descriptor)
+            if _identity(descriptor) not in seen:
+                seen.add(_identity(descriptor))
+                yield descriptor
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _some(messages: Iterator[str], count: int, path: str) -> list[str]:

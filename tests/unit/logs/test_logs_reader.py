@@ -108,6 +108,53 @@ async def test_reading_goes_on_in_the_old_file_when_it_is_rotated_meanwhile(logs
     assert [first, *[message async for message in messages]] == lines(500)
 
 
+THREE = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file", max_files=3, max_size="1M"))
+
+
+@pytest.fixture
+def rotated(logs, write):
+    """Ten records in each of three files, and a fourth file that is older than what is kept."""
+    everything = lines(40)
+    write("".join(f"{line}\n" for line in everything[30:]))
+    for age in (1, 2, 3):
+        old = everything[30 - 10 * age : 40 - 10 * age]
+        with open(f"{logs.path('c1', THREE)}.{age}", "w") as file:
+            file.write("".join(f"{line}\n" for line in old))
+    return everything[10:]
+
+
+@pytest.mark.parametrize("tail", [1, 9, 10, 11, 20, 21, 30, 31, 2**31 - 1])
+async def test_a_tail_goes_on_into_rotated_files(logs, rotated, tail):
+    assert await read(logs, tail, THREE) == rotated[-tail:]
+
+
+async def test_everything_is_all_files_that_are_kept_oldest_first(logs, rotated):
+    assert "".join(await read(logs, -1, THREE)) == "\n".join(rotated) + "\n"
+
+
+async def test_rotated_files_that_are_gone_or_links_are_left_out(logs, rotated):
+    path = logs.path("c1", THREE)
+    os.unlink(f"{path}.1")
+    assert await read(logs, 30, THREE) == rotated[:10] + rotated[20:]
+    os.unlink(f"{path}.2")
+    os.symlink("/etc/passwd", f"{path}.2")
+    assert await read(logs, 30, THREE) == rotated[20:]
+
+
+async def test_a_file_that_is_rotated_between_two_looks_comes_once(logs, rotated):
+    path = logs.path("c1", THREE)
+    os.unlink(f"{path}.1")
+    os.link(path, f"{path}.1")
+    assert await read(logs, 20, THREE) == rotated[:10] + rotated[20:]
+
+
+async def test_no_descriptor_is_left_open(logs, rotated):
+    before = os.listdir("/proc/self/fd")
+    for tail in (-1, 5, 25):
+        await read(logs, tail, THREE)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 @pytest.mark.parametrize(
     ("config", "text"),
     [
