@@ -111,4 +111,4 @@ async def _end(process: Process) -> None:
         process.stdin.close()
     # what is left of its output is read: asyncio counts it as ended only then
     with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(process.communicate(), END)
+        await within(END, process.communicate())
