@@ -43,6 +43,7 @@ from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpd
 from pycm.twin.jobs import Jobs, Task
 from pycm.twin.kept import Kept
 from pycm.twin.problems import Problem
+from pycm.twin.recent import RUNNING, Recent, mark_of
 from pycm.twin.session import Input, Session, Step
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from pycm.twin.names import Thing
     from pycm.twin.operations import Property
     from pycm.twin.system_metrics import SystemMetrics
+
+    Finish = Callable[[Any], list[Decision]]
 
 DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
 
@@ -99,6 +102,7 @@ class Twin:
         self._metrics = Metrics(self._containers.values)
         self._software = SoftwareUpdatable(self._containers.values, self._exists)
         self._jobs = Jobs()
+        self._recent = Recent()
         #: The thing that request, statuses and published features belong to; it outlives a loss of the connection.
         self._owner: Thing | None = None
         self._left: dict[Thing, frozenset[str]] = {}
@@ -196,6 +200,7 @@ class Twin:
         self._owner, self._metrics.request = None, None
         self._software.told = {}
         self._late.clear()
+        self._recent.clear()
         if self._system:
             self._system.forget()
 
@@ -284,18 +289,41 @@ class Twin:
             level = logging.DEBUG if found.answer else logging.WARNING
             note = Note(level, f"command refused, {shorten(topic)}: {shorten(found.reason, 300)}")
             return [note, *([found.answer] if found.answer else [])]
-        return self._run(found)
+        if found.operation in found.feature.once:
+            return self._run_once(found, mark_of(topic, payload))
+        return self._run(found, partial(self._finished, found, self.thing), None)
 
-    def _run(self, command: Command) -> list[Decision]:
-        thing = self.thing
-        finish = partial(self._finished, command, thing)
-        changed = partial(self._changed, thing)
+    def _run_once(self, command: Command, mark: bytes) -> list[Decision]:
+        """The second copy of a command gets the answer of the first, in whose place it may be."""
+        if mark not in self._recent:
+            self._recent.begin(mark)
+            return self._run(command, partial(self._ended_once, mark, command, self.thing), mark)
+        value = self._recent.value(mark)
+        return [] if value is RUNNING else self._finished(command, self.thing, value)
+
+    def _ended_once(self, mark: bytes, command: Command, thing: Thing | None, outcome: Any) -> list[Decision]:
+        if isinstance(outcome, Problem):
+            self._recent.forget(mark)
+        else:
+            self._recent.end(mark, outcome)
+        return self._finished(command, thing, outcome)
+
+    def _job_ended(self, mark: bytes | None, succeeded: Any) -> list[Decision]:
+        """A job in the background was answered when it began, and tells its end by itself."""
+        if mark is not None and not succeeded:
+            self._recent.forget(mark)
+        return []
+
+    def _run(self, command: Command, finish: Finish, mark: bytes | None) -> list[Decision]:
+        """*mark*: that of a command which runs once."""
+        changed = partial(self._changed, self.thing)
         before = self._metrics.request
         try:
             reaction = command.feature.run(command.feature_id, command.operation, command.argument)
             if isinstance(reaction, Task):
                 return self._jobs.begin(reaction, finish, changed)
-            begun = self._jobs.begin(reaction.task, _nothing_more, changed) if reaction.task else []
+            ended = partial(self._job_ended, mark)
+            begun = self._jobs.begin(reaction.task, ended, changed) if reaction.task else []
         except Problem as problem:
             return finish(problem)
         keep = [self._keep()] if self._metrics.request != before else []
@@ -348,9 +376,11 @@ class Twin:
 
     def event(self, event: Event) -> list[Decision]:
         """Told at once while the features are registered, else not at all: registration begins with a list of its own."""
+        container, action = event.container, event.action
+        if action is Action.REMOVED:
+            self._recent.removed(container.id)
         if not self._session.registered:
             return []
-        container, action = event.container, event.action
         known = container.id in self._containers
         if action is Action.REMOVED:
             if not known:
@@ -442,13 +472,11 @@ class Twin:
         return Publish(thing.events, ditto.modify(thing, path, value), path)
 
     def _delete(self, path: str, thing: Thing | None = None) -> Publish:
-        thing = thing or self._the_thing()
-        return Publish(thing.events, ditto.delete(thing, path), path)
+        return Publish((thing := thing or self._the_thing()).events, ditto.delete(thing, path), path)
 
     def _whole(self, container: Container) -> Publish:
-        return self._modify(
-            f"/features/{feature_id(container.id)}", self._container_feature.value_of(container)
-        )
+        path = f"/features/{feature_id(container.id)}"
+        return self._modify(path, self._container_feature.value_of(container))
 
     def _property(self, container: Container, name: str, value: Any) -> list[Decision]:
         if container_factory.ID not in self._features:
@@ -464,11 +492,6 @@ def _system_metrics() -> SystemMetrics:
     from pycm.twin.system_metrics import SystemMetrics  # for those who want it
 
     return SystemMetrics(new_id)
-
-
-def _nothing_more(_: Any) -> list[Decision]:
-    """A job in the background was answered when it began, and tells its end by itself."""
-    return []
 
 
 def _ignored(topic: str, payload: bytes, reason: str) -> Note:

@@ -246,7 +246,7 @@ def test_the_period_is_a_duration_or_whole_seconds(argument, seconds):
         ("text", "must be an object"),
         ([], "must be an object"),
         ({"frequency": None}, "invalid duration: <nil>"),
-        ({"frequency": True}, "invalid duration: True"),
+        ({"frequency": True}, "invalid duration: true"),
         ({"frequency": {}}, "invalid duration: {}"),
         ({"frequency": 1e300}, "invalid duration: 1e[+]300"),
         ({"frequency": "abc"}, 'time: invalid duration "abc"'),

@@ -38,6 +38,8 @@ class Feature:
 
     definition: ClassVar[str]
     unsupported: ClassVar[str] = "unsupported operation {operation}"
+    #: Operations of which a second copy of the same command must not run: those that make containers.
+    once: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:
         self.operations: Mapping[str, Handler] = {}

@@ -24,6 +24,7 @@ ID = "ContainerFactory"
 
 class ContainerFactory(Feature):
     definition = "com.bosch.iot.suite.edge.containers:ContainerFactory:1.3.0"
+    once = frozenset({"create", "createWithConfig"})
 
     def __init__(self) -> None:
         super().__init__()

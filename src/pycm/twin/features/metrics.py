@@ -119,7 +119,10 @@ def _period(frequency: Any) -> int:
 
 
 def _as_go_prints(value: Any) -> str:
-    return "<nil>" if value is None else shorten(value)
+    """null, true and false have words of their own there; what else is no duration is shown as JSON has it."""
+    if value is None:
+        return "<nil>"
+    return str(value).lower() if isinstance(value, bool) else shorten(value)
 
 
 def _filters(entries: Any) -> tuple[Filter, ...] | None:

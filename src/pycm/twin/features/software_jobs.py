@@ -128,15 +128,20 @@ def interrupted(last: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def install(argument: Modules, path: str) -> Steps:
+    """Returns whether every module was installed."""
     tell = Teller(path, argument.correlation_id)
+    succeeded = True
     for module in argument.modules:
         about = {"softwareModule": {"name": module.name, "version": module.version}}
         try:
             yield from _install_one(module, tell, about)
         except Rejected as failure:
+            succeeded = False
             yield from tell.failed(REJECTED, about, failure.message)
         except Failed as failure:
+            succeeded = False
             yield from tell.failed(ERROR, about, failure.message)
+    return succeeded
 
 
 def _install_one(module: Module, tell: Teller, about: Mapping[str, Any]) -> Steps:

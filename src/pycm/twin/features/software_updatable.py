@@ -39,6 +39,7 @@ class SoftwareUpdatable(Feature):
 
     definition = "org.eclipse.hawkbit.swupdatable:SoftwareUpdatable:2.0.0"
     unsupported = "unsupported operation called [operationId = {operation}]"
+    once = frozenset({"install"})
 
     def __init__(self, containers: Callable[[], Iterable[Container]], known: Callable[[str], bool]) -> None:
         super().__init__()
