@@ -135,7 +135,7 @@ async def test_an_image_says_what_to_run(runtime: ContainerdRuntime) -> None:
         ("x/\ud800:1", "not found in containerd's namespace NS"),
         (
             "localhost/no/such:1",
-            'not found in containerd\'s namespace NS: import it with "ctr -n NS images import FILE"',
+            "not found in containerd's namespace NS: fetch it with pycm pull, or import it with ctr",
         ),
     ],
 )

@@ -69,7 +69,7 @@ def unresolved(reference: str, namespace: str) -> NotFoundError:
     if not (":" in path or "@" in path):
         return NotFoundError(f"{start}object required")
     return NotFoundError(
-        f'{start}not found in containerd\'s namespace {namespace}: import it with "ctr -n {namespace} images import FILE"'
+        f"{start}not found in containerd's namespace {namespace}: fetch it with pycm pull, or import it with ctr"
     )
 
 
