@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +131,85 @@ def test_what_is_not_on_this_machine_is_named(agent: AgentProcess, flags: tuple[
     assert said in failed.stderr
     assert failed.stderr.count("\n") == 1
     assert said in agent.state(container_id)["error"]
+
+
+# ── devices and hooks ──
+
+#: /dev/loop-control: not among the devices that every container has.
+LOOP_CONTROL = os.makedev(10, 237)
+TRY = "for m in '<' '>' '<>'; do eval \"true 3$m$0\" 2>/dev/null && echo yes || echo no; done"
+
+
+def test_a_device_is_there_with_the_permissions_it_is_given_and_no_other(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    node = tmp_path / "node"
+    os.mknod(node, stat.S_IFCHR | 0o666, LOOP_CONTROL)
+    (tmp_path / "link").symlink_to(node)
+
+    def tried(*devices: str) -> list[str]:
+        flags = [word for device in devices for word in ("--devices", device)]
+        path = devices[0].split(":")[1]
+        return output(agent, TRY.replace("$0", path), *flags)
+
+    assert tried(f"{node}:/dev/x") == ["yes", "yes", "yes"]
+    assert tried(f"{tmp_path}/link:/dev/x:r") == ["yes", "no", "no"]
+    assert tried(f"{node}:/dev/x:w") == ["no", "yes", "no"]
+    made = "/bin/busybox mknod /tmp/x c 10 237; " + TRY.replace("$0", "/tmp/x")
+    assert output(agent, made) == ["no", "no", "no"]
+    assert output(agent, made, "--privileged") == ["yes", "yes", "yes"]
+
+
+def test_a_directory_of_devices_brings_those_below_it(agent: AgentProcess, tmp_path: Path) -> None:
+    (tmp_path / "bus" / "a").mkdir(parents=True)
+    os.mknod(tmp_path / "bus" / "a" / "x", stat.S_IFCHR | 0o666, LOOP_CONTROL)
+    (tmp_path / "bus" / "no-device").touch()
+    lines = output(agent, "cd /dev/bus; ls -R | tr '\\n' ' '", "--devices", f"{tmp_path}/bus:/dev/bus")
+    assert lines[0].split() == [".:", "a", "./a:", "x"]
+
+
+def test_hooks_are_run_by_the_runtime_with_their_arguments_and_variables(
+    agent: AgentProcess, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    program = tmp_path / "hook"
+    program.write_text(f'#!/bin/sh\ncat >/dev/null\necho "$1 $WHO" >>{said}\n')
+    program.chmod(0o755)
+    hooks = [
+        {"path": str(program), "args": ["hook", kind], "env": ["WHO=me"], "type": number}
+        for number, kind in enumerate(("prestart", "poststart", "poststop", "never"))
+    ]
+    description = {
+        "container_id": "hooked",
+        "image": {"name": IMAGE},
+        "hooks": hooks,
+        "config": {"cmd": ["/bin/sh", "-c", FOREVER]},
+        "host_config": {"network_mode": "host", "restart_policy": {"type": "no"}},
+    }
+    (tmp_path / "hooked.json").write_text(json.dumps(description))
+    agent.cm("create", "--file", tmp_path / "hooked.json")
+    agent.cm("start", "hooked")
+    assert said.read_text().splitlines() == ["prestart me", "poststart me"]
+    agent.cm("stop", "hooked")
+    assert said.read_text().splitlines() == ["prestart me", "poststart me", "poststop me"]
+
+
+def test_a_hook_that_fails_keeps_the_container_from_starting_and_leaves_nothing(
+    agent: AgentProcess, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    description = {
+        "container_id": "refused",
+        "image": {"name": IMAGE},
+        "hooks": [{"path": "/bin/false", "type": 0}],
+        "config": {"cmd": ["/bin/sh", "-c", FOREVER]},
+        "host_config": {"network_mode": "host", "restart_policy": {"type": "no"}},
+    }
+    (tmp_path / "refused.json").write_text(json.dumps(description))
+    agent.cm("create", "--file", tmp_path / "refused.json")
+    failed = agent.call("start", "refused")
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert "hook" in failed.stderr
+    assert "refused" not in containerd.ctr("tasks", "ls") + containerd.ctr("containers", "ls")
 
 
 # ── system calls ──
