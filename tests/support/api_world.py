@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from grpclib.const import Status
 
-WAIT = 10
+WAIT = 60
 JSON_FILE = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file"))
 
 
