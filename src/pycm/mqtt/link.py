@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError, shorten
 from pycm.mqtt import paho, reasons, tls
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +31,6 @@ MAX_PACKET = 4 << 20
 _PING_SLACK = 0.05
 #: At least this long between two looks at the keep-alive.
 _PING_PAUSE = 0.5
-
-
-async def _within(limit: float, future: asyncio.Future[None]) -> None:
-    """Not wait_for: before Python 3.12 it loses a cancellation that meets the future's end. Errors: TimeoutError, the future's."""
-    done, _ = await asyncio.wait({future}, timeout=limit)
-    if not done:
-        raise TimeoutError
-    future.result()
 
 
 class Link:
@@ -71,8 +64,8 @@ class Link:
         try:
             await self._connect_in_thread()
             self._attach()
-            await _within(self._settings.connect_timeout, self._accepted)
-        except (OSError, ValueError) as error:
+            await within(self._settings.connect_timeout, self._accepted)
+        except (asyncio.TimeoutError, OSError, ValueError) as error:
             self.discard()
             raise UnavailableError(reasons.of_failure(error)) from None
         except BaseException:
@@ -172,8 +165,8 @@ class Link:
         future: asyncio.Future[None] = self._loop.create_future()
         self._acknowledged[mid] = future
         try:
-            await _within(limit, future)
-        except TimeoutError:
+            await within(limit, future)
+        except asyncio.TimeoutError:
             text = f"{what} {shorten(topic)}: not acknowledged within {limit:g} s"
             # a broker that leaves a request unanswered is of no use: a new connection, and all is sent anew
             self.discard(text)

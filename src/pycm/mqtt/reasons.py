@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 
@@ -24,7 +25,7 @@ _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (ConnectionResetError, "the broker closed the connection"),
     (socket.gaierror, "the host name cannot be resolved"),
     (TimeoutError, "no answer in time"),
-    (socket.timeout, "no answer in time"),  # its own class before Python 3.10.1's alias in some builds
+    (asyncio.TimeoutError, "no answer in time"),  # a class of its own before Python 3.11
 )
 
 
