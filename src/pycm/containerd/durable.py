@@ -7,7 +7,6 @@ the disk: after a power cut they are there, empty. So the file system is synced 
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from pycm.errors import OperationFailedError
@@ -21,6 +20,8 @@ def sync_file_system(directory: str) -> None:
     if not directory:
         os.sync()
         return
+    import ctypes  # half a MiB, for those who unpack
+
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
