@@ -45,8 +45,9 @@ from pycm.systemd import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pycm.config.load import Note
+    from pycm.config.load import Note, Source
     from pycm.config.types import Config, Connection
+    from pycm.mqtt.login import Source as LoginSource
     from pycm.mqtt.settings import MqttSettings
     from pycm.ports import Event
     from pycm.twin.service import TwinService
@@ -61,8 +62,11 @@ WORKERS = 4
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
-def run(config: Config, notes: Sequence[Note]) -> int:
-    """Run the agent until a signal ends it; the exit code. One line on stderr where the start fails."""
+def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> int:
+    """Run the agent until a signal ends it; the exit code. One line on stderr where the start fails.
+
+    *source*: where *config* came from, for what may change there while the agent runs: the login at the broker.
+    """
     # systemd's watchdog ends an agent that hangs by SIGABRT: with this, where it hung stands in the journal
     faulthandler.enable(2)
     try:
@@ -75,7 +79,7 @@ def run(config: Config, notes: Sequence[Note]) -> int:
         return 1
     try:
         raise_open_files()
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, source))
     except PycmError as error:
         print(f"Error: {error}", file=sys.stderr)
         log.error("the agent ends: %s", error)
@@ -155,7 +159,7 @@ def image_settings_of(config: Config) -> ImageSettings:
 class Agent:
     """Every room, built from one configuration, and the order in which they start and end."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, source: Source | None = None) -> None:
         manager, containers = config.manager, config.containers
         self.config = config
         cap = containers.log_total_max_size
@@ -183,7 +187,7 @@ class Agent:
         sessions = Sessions(self.containers, self.runtime, self.logs)
         rooms = Rooms(self.containers, self.logs, sessions, self.metrics, self.images)
         self.server = Server(rooms, config.grpc_server)
-        self.twin = make_twin(config, self.containers, self.metrics) if config.things.enable else None
+        self.twin = make_twin(config, self.containers, self.metrics, source) if config.things.enable else None
         self._ended = asyncio.Event()
         self._follow: asyncio.Task[None] | None = None
         self._images: asyncio.Task[None] | None = None
@@ -245,7 +249,7 @@ class Agent:
         return 1 if failed else 0
 
 
-def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinService:
+def make_twin(config: Config, containers: Manager, metrics: Sampler, source: Source | None) -> TwinService:
     # paho and the twin are only paid for by those who use them
     from pycm.http.download import WebDownloads
     from pycm.mqtt.client import MqttClient
@@ -257,8 +261,17 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler) -> TwinServ
         mask_env=config.things.mask_env,
         system_metrics=config.things.system_metrics,
     )
-    mqtt = MqttClient(mqtt_settings(config.connection))
+    mqtt = MqttClient(mqtt_settings(config.connection), source=_login_source(source))
     return TwinService(mqtt, containers, metrics, things, downloads=WebDownloads())
+
+
+def _login_source(source: Source | None) -> LoginSource | None:
+    from pycm.mqtt.login import Source as LoginSource
+
+    if source is None or not source.path:
+        return None
+    read = source.read
+    return LoginSource(source.path, lambda: mqtt_settings(read().connection))
 
 
 def mqtt_settings(connection: Connection) -> MqttSettings:
@@ -283,18 +296,18 @@ def mqtt_settings(connection: Connection) -> MqttSettings:
     )
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, source: Source | None) -> int:
     supervisor = Supervisor.from_environment()
     try:
-        return await _supervised(config, supervisor)
+        return await _supervised(config, supervisor, source)
     finally:
         supervisor.close()
 
 
-async def _supervised(config: Config, supervisor: Supervisor) -> int:
+async def _supervised(config: Config, supervisor: Supervisor, source: Source | None) -> int:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="worker"))
-    agent = Agent(config)
+    agent = Agent(config, source)
     try:
         await agent.start()
     except BaseException:

@@ -13,7 +13,7 @@ import sys
 from pycm import __version__
 from pycm.config.flags import Flag, Parsed, render_help
 from pycm.config.keys import FLAGS
-from pycm.config.load import ETC, load_parsed, parse_line
+from pycm.config.load import ETC, load_parsed, parse_line, source_of
 from pycm.config.render import render_effective
 from pycm.errors import PycmError
 
@@ -21,7 +21,7 @@ TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pycm.config.load import Loaded
+    from pycm.config.load import Loaded, Source
 
 _USAGE = "container-management [flags]"
 _ABOUT = f"""\
@@ -42,7 +42,7 @@ def main(argv: Sequence[str], *, etc: str = ETC) -> int:
     except PycmError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    return _check(loaded) if loaded.check else _run(loaded)
+    return _check(loaded) if loaded.check else _run(loaded, source_of(loaded, parsed, etc=etc))
 
 
 def _answered(parsed: Parsed) -> bool:
@@ -76,10 +76,10 @@ def _check(loaded: Loaded) -> int:
     return 0
 
 
-def _run(loaded: Loaded) -> int:
+def _run(loaded: Loaded, source: Source) -> int:
     # Ctrl-C before the agent listens to it: an end without a traceback. Who starts it in the background has it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pycm.agent import run
 
-    return run(loaded.config, loaded.notes)
+    return run(loaded.config, loaded.notes, source)

@@ -22,7 +22,7 @@ from pycm.config.merge import Note, merge
 from pycm.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pycm.config.document import Document
     from pycm.config.flags import Parsed
@@ -48,6 +48,18 @@ class Loaded:
     notes: tuple[Note, ...]
     path: str
     check: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the configuration came from: `path`, "" for no file, and how it is read again. Errors: as of load_parsed."""
+
+    path: str
+    read: Callable[[], Config]
+
+
+def source_of(loaded: Loaded, parsed: Parsed, *, etc: str = ETC) -> Source:
+    return Source(loaded.path, lambda: load_parsed(parsed, etc=etc).config)
 
 
 def load(argv: Sequence[str], *, etc: str = ETC) -> Loaded:

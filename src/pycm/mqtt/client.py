@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from pycm.errors import UnavailableError, shorten
 from pycm.mqtt.backoff import CAP, Backoff
 from pycm.mqtt.link import Link
+from pycm.mqtt.login import Login
 from pycm.mqtt.settings import check
 
 if TYPE_CHECKING:
+    from pycm.mqtt.login import Source
     from pycm.mqtt.settings import MqttSettings
     from pycm.ports import MqttListener
 
@@ -30,10 +32,16 @@ MAX_WAITING = 1000
 
 
 class MqttClient:
-    """Errors of the constructor: ConfigError, if these settings can never lead to a connection."""
+    """Errors of the constructor: ConfigError, if these settings can never lead to a connection.
 
-    def __init__(self, settings: MqttSettings, backoff: Backoff | None = None) -> None:
-        self._settings = settings
+    *source*: where user and password are read from anew when it has changed.
+    """
+
+    def __init__(
+        self, settings: MqttSettings, backoff: Backoff | None = None, source: Source | None = None
+    ) -> None:
+        self._login = Login(settings, source)
+        self._renewal: asyncio.Task[None] | None = None
         self._address = check(settings)
         self._backoff = backoff or Backoff()
         self.client_id = str(uuid.uuid4())
@@ -61,6 +69,9 @@ class MqttClient:
         if task:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._renewal:
+            self._renewal.cancel()
+            await asyncio.gather(self._renewal, return_exceptions=True)
         link, self._link = self._link, None
         if link:
             await link.close()
@@ -75,7 +86,10 @@ class MqttClient:
 
     async def _one_connection(self) -> str:
         """Why there was none, or why it ended."""
-        link = Link(self._settings, self._address, self.client_id, self._on_message)
+        await self._login.renew()
+        link = Link(
+            self._login.settings, self._address, self.client_id, self._on_message, self._look_at_login
+        )
         try:
             await link.open()
         except UnavailableError as error:
@@ -87,6 +101,14 @@ class MqttClient:
         for listener in self._listeners:
             listener.mqtt_disconnected()
         return f"connection lost: {link.lost.result()}"
+
+    def _look_at_login(self) -> None:
+        if self._login.stale and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.create_task(self._renew_login())
+
+    async def _renew_login(self) -> None:
+        if await self._login.renew() and self._link is not None:
+            self._link.discard("user or password have changed")
 
     def _up(self, link: Link) -> None:
         self._link = link

@@ -42,8 +42,11 @@ class Link:
         address: Address,
         client_id: str,
         on_message: Callable[[str, bytes], None],
+        on_ping: Callable[[], None] | None = None,
     ) -> None:
+        """*on_ping*: called with each ping, for what need not be looked at more often."""
         self._settings = settings
+        self._on_ping = on_ping
         self._address = address
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
@@ -233,6 +236,8 @@ class Link:
         if not self.lost.done():
             self._schedule_ping()
             self._look_at_tls_files()
+            if self._on_ping:
+                self._on_ping()
 
     def _look_at_tls_files(self) -> None:
         """With the pings, so that it costs no wake-up of its own."""

@@ -44,10 +44,11 @@ def make_context(settings: MqttSettings) -> Context:
 
 def fingerprint(settings: MqttSettings) -> tuple[object, ...]:
     """Differs when one of the files has been exchanged or written; costs a stat for each."""
-    return tuple(map(_stamp, (settings.root_ca, settings.client_cert, settings.client_key)))
+    return tuple(map(stamp, (settings.root_ca, settings.client_cert, settings.client_key)))
 
 
-def _stamp(path: str) -> tuple[int, ...]:
+def stamp(path: str) -> tuple[int, ...]:
+    """() if there is no such file."""
     try:
         found = os.stat(path)
     except OSError:

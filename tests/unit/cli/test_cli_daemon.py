@@ -22,8 +22,8 @@ def agent(monkeypatch):
     """A stand-in that keeps what it was given."""
     calls = []
 
-    def run(config, notes):
-        calls.append((config, notes))
+    def run(config, notes, source):
+        calls.append((config, notes, source))
         calls.append(signal.getsignal(signal.SIGINT))
         return 7
 
@@ -35,11 +35,23 @@ def agent(monkeypatch):
 
 def test_agent_gets_configuration_and_notes_and_gives_the_exit_code(agent, tmp_path, capsys):
     assert main(["--deployment-ctr-dir", str(tmp_path), "--conn-keep-alive=x"], etc=str(tmp_path)) == 7
-    config, notes = agent[0]
+    config, notes, source = agent[0]
     assert isinstance(config, Config)
+    assert source.path == ""
     assert [note.level for note in notes] == [20, 30]
     assert "--conn-keep-alive" in notes[1].text
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_agent_can_read_its_configuration_again_and_flags_still_win(agent, tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('[connection]\nclient_username = "one"\nclient_password = "x"\n')
+    main(["--conn-client-password=flag"], etc=str(tmp_path))
+    source = agent[0][2]
+    assert source.path == str(file)
+    file.write_text('[connection]\nclient_username = "two"\nclient_password = "y"\n')
+    found = source.read().connection
+    assert (found.client_username, found.client_password) == ("two", "flag")
 
 
 @pytest.mark.parametrize(
