@@ -25,6 +25,10 @@ class ConflictError(PycmError):
     """The object exists already, or its state does not allow the operation."""
 
 
+class BusyError(ConflictError):
+    """As much of its kind is under way as may be: when one of them has ended, the same call may work."""
+
+
 class OperationFailedError(PycmError):
     """The operation was allowed and tried, and did not succeed."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.states import Status as ContainerStatus
-from pycm.ports import Action, Event
+from pycm.ports import Action, Command, Event
 from support.fakes import FakeImages, FakeMetrics
 from support.served_agent import Listen
 
@@ -167,12 +168,55 @@ class FakeAttachment:
         self.closed = True
 
 
+class FakeSession:
+    """A command: a test puts output into `out` and `err` (b"" ends them) and its end into `code`; `asked` has what the client wanted."""
+
+    def __init__(self, command: Command) -> None:
+        self.command = command
+        self.streams: tuple[asyncio.Queue[bytes], ...] = (asyncio.Queue(), asyncio.Queue())
+        self.out, self.err = self.streams
+        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.asked: list[Any] = []
+        self.left = False
+
+    async def read(self, stream: int) -> bytes:
+        return await self.streams[stream].get()
+
+    async def write(self, data: bytes) -> None:
+        self.asked.append(data)
+
+    async def end_input(self) -> None:
+        self.asked.append("end of input")
+
+    async def resize(self, width: int, height: int) -> None:
+        self.asked.append((width, height))
+
+    async def signal(self, number: int) -> None:
+        self.asked.append(number)
+
+    async def exit_code(self) -> int:
+        return await self.code
+
+
 class FakeSessions:
-    """ports.Sessions: the attachments that were asked for, and what else was."""
+    """ports.Sessions: the attachments and commands that were asked for, and what else was. `failure`: of the next commands."""
 
     def __init__(self) -> None:
         self.attachments: list[FakeAttachment] = []
+        self.commands: list[FakeSession] = []
+        self.failure: PycmError | None = None
         self.asked: list[tuple[Any, ...]] = []
+
+    @asynccontextmanager
+    async def exec(self, command: Command) -> AsyncIterator[FakeSession]:
+        if self.failure is not None:
+            raise self.failure
+        session = FakeSession(command)
+        self.commands.append(session)
+        try:
+            yield session
+        finally:
+            session.left = True
 
     async def attach(self, container_id: str) -> FakeAttachment:
         self.attachments.append(FakeAttachment())

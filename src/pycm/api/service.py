@@ -32,6 +32,7 @@ from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
 from pycm.api.receiver import Receiver
 from pycm.errors import (
+    BusyError,
     ConflictError,
     InvalidInputError,
     NotFoundError,
@@ -66,6 +67,7 @@ STATUS = {
     InvalidInputError: Status.INVALID_ARGUMENT,
     NotFoundError: Status.NOT_FOUND,
     ConflictError: Status.FAILED_PRECONDITION,
+    BusyError: Status.RESOURCE_EXHAUSTED,
     OperationFailedError: Status.ABORTED,
     UnavailableError: Status.UNAVAILABLE,
 }

@@ -36,6 +36,7 @@ FLAGS = (
 MOST_ARGUMENTS = None
 #: What follows the container is the command, flags of its own included.
 INTERSPERSED = False
+#: Also for a line that is wrong (see `main`): any other code could be the command's.
 ENGINE_FAILED = 125
 
 

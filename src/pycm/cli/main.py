@@ -122,7 +122,14 @@ def _dispatch(program: str, argv: Sequence[str]) -> int:
         return 0
     if name == DAEMON and program == "pycm":
         return _daemon(rest)
-    line = parse_command(program, name, _command(program, name), rest)
+    command = _command(program, name)
+    try:
+        line = parse_command(program, name, command, rest)
+    except InvalidInputError as error:
+        if not hasattr(command, "ENGINE_FAILED"):
+            raise
+        sys.stderr.write(f"Error: {error}\n")
+        return int(command.ENGINE_FAILED)
     if line.values["help"]:
         sys.stdout.write(_command_help(program, name, line.command))
         return 0

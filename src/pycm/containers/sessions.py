@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pycm.containers.exec_session import ExecSession, check_command, check_size
 from pycm.containers.launch import find_user
-from pycm.errors import ConflictError, NotFoundError, PycmError
+from pycm.errors import BusyError, ConflictError, NotFoundError, PycmError
 from pycm.model.states import ALIVE, Status
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Sessions:
     def _counted(self, container_id: str) -> Iterator[None]:
         mine = self._commands.get(container_id, 0)
         if mine >= MOST_COMMANDS or sum(self._commands.values()) >= MOST_COMMANDS_AT_ALL:
-            raise ConflictError(
+            raise BusyError(
                 f"too many commands run already ({mine} in container {container_id}, {MOST_COMMANDS} are allowed;"
                 f" {MOST_COMMANDS_AT_ALL} in all containers together)"
             )

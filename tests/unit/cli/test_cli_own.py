@@ -160,3 +160,25 @@ def test_sizes_for_people(number: int, text: str) -> None:
 @pytest.mark.parametrize(("values", "text"), [([], "[]\n"), ([{"a": 1}], '[\n {"a": 1}\n]\n')])
 def test_a_list_is_always_a_list(values: list[object], text: str) -> None:
     assert tables.json_list(values) == text
+
+
+# ── exec ──
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((), "a container and a command are expected"),
+        (("box",), "a container and a command are expected"),
+        (("--bogus", "box", "true"), "unknown flag: --bogus"),
+        (("-t=maybe", "box", "true"), 'invalid argument "maybe" for "-t, --tty" flag'),
+        (("box", "true"), 'there is no container "box"'),
+    ],
+)
+def test_exec_says_by_its_code_that_it_was_not_the_command_that_failed(
+    own: Cli, words: tuple[str, ...], text: str
+) -> None:
+    result = own("exec", *words)
+    assert (result.code, result.out) == (125, "")
+    assert result.err.startswith(f"Error: {text}")
+    assert result.err.count("\n") == 1
