@@ -137,3 +137,21 @@ def test_a_tag_that_moved_is_followed_by_a_pull_and_by_nothing_else(
     third = agent.run_container(reference, "cat", "/v")
     agent.wait_for(third, exited=True, exit_code=0)
     assert [agent.logged(name) for name in (first, second, third)] == [["1"], ["1"], ["2"]]
+
+
+def test_a_container_keeps_the_image_that_it_was_made_from_when_its_tag_moves(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    def version(number: int) -> Image:
+        config = {"Cmd": ["cat", f"/v{number}"], "Env": ["PATH=/bin"]}
+        return Image(config=config, layers=[base_layer(), layer({f"v{number}": f"{number}\n".encode()})])
+
+    reference = registry.push(version(1), "kept/app", "latest")
+    container_id = agent.run_container(reference)
+    agent.wait_for(container_id, exited=True, exit_code=0)
+    registry.push(version(2), "kept/app", "latest")
+    assert agent.pycm("pull", reference).returncode == 0
+    assert agent.pycm("image", "prune").returncode == 0  # containerd collects what nobody holds
+    agent.cm("start", container_id)
+    wait_until(lambda: agent.logged(container_id) == ["1", "1"], 30, "the first version runs again")
+    agent.wait_for(container_id, exited=True, exit_code=0)

@@ -74,7 +74,7 @@ class FakeRuntime:
             await asyncio.sleep(0.005)
         return "fake"
 
-    async def image(self, reference: str) -> ImageConfig:
+    async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         self._called("image", reference)
         if not self.any_image and reference not in self.images:
             raise NotFoundError(f'failed to resolve reference "{reference}": not found')

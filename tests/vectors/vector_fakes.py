@@ -263,7 +263,7 @@ class FakeRuntime:
     async def connect(self) -> str:
         return "fake"
 
-    async def image(self, reference: str) -> ImageConfig:
+    async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         return ImageConfig(cmd=("/bin/app",))
 
     async def prepare(self, container_id: str, reference: str) -> None:

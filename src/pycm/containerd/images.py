@@ -184,6 +184,13 @@ class Images:
         except (NotFoundError, OperationFailedError):
             return None  # another platform's, left out at import; or no image at all
 
+    async def config_of(self, digest: str) -> ImageConfig:
+        """Of an image's configuration by its digest. NotFoundError if it is not here."""
+        size = await self._content.size(digest)
+        if size is None:
+            raise NotFoundError(f"content {digest} is not here")
+        return (await self._config(Descriptor(digest, size))).image
+
     async def _config(self, descriptor: Descriptor) -> image_format.Config:
         what = f"configuration {descriptor.digest}"
         return image_format.config(await self._document(descriptor, what), what)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pycm.containerd")
 
+#: On a container's snapshot: the configuration of its image, which containerd keeps as long as the snapshot.
+_CONFIG = "containerd.io/gc.ref.content.config"
+
 ADDRESS = "/run/containerd/containerd.sock"
 NAMESPACE = "kanto-cm"
 LEASE = "kanto-cm.lease"
@@ -100,8 +103,20 @@ class ContainerdRuntime:
 
     # ── images and snapshots ──
 
-    async def image(self, reference: str) -> ImageConfig:
+    async def image(self, reference: str, container_id: str = "") -> ImageConfig:
+        digest = await self._own_config(container_id) if container_id else ""
+        if digest:
+            with contextlib.suppress(NotFoundError):
+                return await self._images.config_of(digest)
         return (await self._images.get(reference)).config
+
+    async def _own_config(self, container_id: str) -> str:
+        """Of the image that the snapshot was made from: the name may mean another one by now. "" of those that Kanto made."""
+        request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=_key(container_id))
+        try:
+            return (await self._call(rpc.SNAPSHOT_STAT, request)).info.labels.get(_CONFIG, "")
+        except NotFoundError:
+            return ""
 
     async def prepare(self, container_id: str, reference: str) -> None:
         """Make the container's snapshot, for a container that was not there before.
@@ -111,7 +126,7 @@ class ContainerdRuntime:
         """
         image = await self._images.get(reference)
         try:
-            await self._prepare(container_id, image.top)
+            await self._prepare(container_id, image)
         except ConflictError:
             await self._discard_leftover(container_id)
             await self._unpack_and_prepare(container_id, image)
@@ -208,14 +223,18 @@ class ContainerdRuntime:
     async def _call(self, call: Call[Request, Reply], request: Request) -> Reply:
         return await self._client.call(call, request, lease=self._lease)
 
-    async def _prepare(self, container_id: str, parent: str) -> None:
-        key = _key(container_id)
-        request = snapshots_pb2.PrepareSnapshotRequest(snapshotter=self._snapshotter, key=key, parent=parent)
+    async def _prepare(self, container_id: str, image: Image) -> None:
+        request = snapshots_pb2.PrepareSnapshotRequest(
+            snapshotter=self._snapshotter,
+            key=_key(container_id),
+            parent=image.top,
+            labels={_CONFIG: image.config_digest},
+        )
         await self._call(rpc.SNAPSHOT_PREPARE, request)
 
     async def _unpack_and_prepare(self, container_id: str, image: Image) -> None:
         await self._images.unpack(image)
-        await self._prepare(container_id, image.top)
+        await self._prepare(container_id, image)
 
     async def _discard_leftover(self, container_id: str) -> None:
         if await self._task(container_id) or await self._has_record(container_id):

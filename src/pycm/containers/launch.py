@@ -59,7 +59,7 @@ class Launcher:
         return await self._network.connect(container)
 
     async def request(self, container: Container, io: TaskIO) -> TaskRequest:
-        image = await self._runtime.image(container.image.name)
+        image = await self._runtime.image(container.image.name, container.id)
         await asyncio.to_thread(_check_machine, container)
         config = container.config or ContainerConfiguration()
         user = await find_user(self._runtime, container.id, config.user or image.user)

@@ -158,8 +158,11 @@ class Runtime(Protocol):
     async def connect(self) -> str:
         """Wait until containerd answers (bounded by the caller), make namespace and lease; return its version."""
 
-    async def image(self, reference: str) -> ImageConfig:
-        """Configuration of a local image, this machine's platform. NotFoundError if the namespace has no such image."""
+    async def image(self, reference: str, container_id: str = "") -> ImageConfig:
+        """Configuration of a local image, this machine's platform. NotFoundError if the namespace has no such image.
+
+        With *container_id*: of the image that this container was made from, though the name may mean another one by now.
+        """
 
     async def prepare(self, container_id: str, reference: str) -> None:
         """Make the container's snapshot from the image, which is unpacked first if it was imported without."""

@@ -105,7 +105,7 @@ class Layout:
                             raise OperationFailedError(f"{self.name} has more than {MOST_MEMBERS} files")
                         if member.isreg():
                             yield member.name.removeprefix("./"), (member.offset_data, member.size)
-            except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
+            except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
                 raise OperationFailedError(
                     f"{self.name} is no tar archive, or is cut short (a compressed one has to be unpacked first): {error}"
                 ) from None

@@ -81,7 +81,7 @@ class RecordedNetwork(FakeNetwork):
 
 
 class PullingRuntime(FakeRuntime):
-    async def image(self, reference: str) -> ImageConfig:
+    async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         if reference == "invalid":
             raise NotFoundError('failed to resolve reference "invalid": object required')
         return await super().image(reference)
