@@ -130,6 +130,8 @@ def settings_of(config: Config) -> Settings:
         live_restore=config.manager.live_restore,
         image_verifier=config.containers.image_verifier_type,
         image_decryption=bool(config.containers.image_dec_keys or config.containers.image_dec_recipients),
+        sockets=(config.containers.address_path, config.grpc_server.address_path),
+        state=(config.manager.home_dir, config.manager.exec_root_dir),
     )
 
 

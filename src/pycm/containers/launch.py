@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pycm.containers import host_mounts
 from pycm.errors import ConflictError, InvalidInputError, shorten
 from pycm.model.container import Container, ContainerConfiguration, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 #: /etc/passwd and /etc/group of an image are read up to this size.
 MAX_USER_FILE = 1024 * 1024
 _SYSTEMD = "/run/systemd/system"
+log = logging.getLogger("pycm.containers")
 
 
 class Launcher:
@@ -35,6 +38,12 @@ class Launcher:
         self._settings = settings
         self._devices = devices or HostDevices()
         self._systemd = os.path.isdir(_SYSTEMD)
+
+    def admit(self, container: Container) -> None:
+        """As check_policy; what a new container may reach of the machine stands in the log."""
+        self.check_policy(container)
+        for mount in host_mounts.told(container, self._settings.sockets, self._settings.state):
+            log.warning("container %s mounts %s", container.id, mount)
 
     def check_policy(self, container: Container) -> None:
         """Refuse what would run unverified or undecryptable content."""

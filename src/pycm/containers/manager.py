@@ -183,7 +183,7 @@ class Manager:
             raise ConflictError(f"container with id = {container.id} already exists")
         validate(container)
         self._network.check(container)
-        self._launcher.check_policy(container)
+        self._launcher.admit(container)
         self._reserved.add(container.id)
         try:
             await self._undo_unfinished(container.id)

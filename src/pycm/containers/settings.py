@@ -14,6 +14,8 @@ class Settings:
 
     runc_binary: program of the runc runtimes, "" for runc itself. seccomp: whether containers get the default profile.
 
+    sockets, state: places of the agent's own that a mount into a container is told of (see host_mounts).
+
     live_restore: containers outlive the agent. image_verifier, image_decryption: set where the configuration asks for what this
     version cannot do; create and start are refused then, since unverified content must never run.
     """
@@ -26,6 +28,8 @@ class Settings:
     live_restore: bool = True
     image_verifier: str = "none"
     image_decryption: bool = False
+    sockets: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
 
 
 #: At most this many containers are started at once, by whomever, and looked at when containerd is back: each start runs programs.
