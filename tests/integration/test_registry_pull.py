@@ -147,3 +147,28 @@ async def test_a_server_that_falls_silent_counts_as_cut(
     assert stalls == [0]
     ranges = [seen.headers.get("range") for seen in registry.blob_requests() if "range" in seen.headers]
     assert ranges == ["bytes=200000-", "bytes=400000-"]
+
+
+async def test_everything_is_written_out_before_it_counts(
+    containerd: ContainerdServer, registry: HostileRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = registry.put(fresh(), "synced/app", "1")
+    synced: list[tuple[str, int, bool]] = []
+
+    def sync(directory: str) -> None:
+        """The directory, the snapshots that are there for good, and whether the image has its name already."""
+        committed = containerd.ctr("snapshots", "ls").count("Committed")
+        synced.append((directory.rpartition("/")[2], committed, reference in images(containerd)))
+
+    monkeypatch.setattr("pycm.registry.pull.sync_file_system", sync)
+    monkeypatch.setattr("pycm.containerd.images.sync_file_system", sync)
+    monkeypatch.setattr("pycm.registry.worker.write", lambda _: None)
+    before = containerd.ctr("snapshots", "ls").count("Committed")
+    job = Job(containerd.address, containerd.namespace, "overlayfs", "test", reference, access=INSECURE)
+    await pulling.pull(job, Reporter())
+    after = containerd.ctr("snapshots", "ls").count("Committed")
+    content, snapshots = "io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"
+    assert synced[0] == (content, before, False)  # all content, before anything is unpacked
+    layers = [(snapshots, before + number, False) for number in range(after - before)]
+    assert synced[1:] == layers  # each layer before it is committed
+    assert after > before
