@@ -15,6 +15,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KERNELS = ("vmlinuz", "Image", "Image.gz", "zImage")
@@ -127,8 +131,24 @@ def command(image: Image, disk: Path, *, keep: bool, ports: tuple[int, int], opt
     return [*words, "-initrd", str(image.initrd)] if image.initrd else words
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
+
+
+def number(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from *low* to *high*."""
+
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low} to {high}")
+        return int(text)
+
+    return parsed
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scripts/qemu-run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -138,9 +158,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "directory", nargs="?", type=Path, help="image to boot; default: the Debian test image"
     )
     parser.add_argument("--disk", type=Path, metavar="FILE", help="keep what the guest writes in FILE, made at first use; default: forget it")  # fmt: skip
-    parser.add_argument("--mqtt", type=int, default=1883, metavar="PORT", help="loop-back port for MQTT (1883, or a free one)")  # fmt: skip
-    parser.add_argument("--ssh", type=int, default=2222, metavar="PORT", help="loop-back port for ssh (2222, or a free one)")  # fmt: skip
-    parser.add_argument("--memory", type=int, default=1024, metavar="MIB", help="memory of the guest (1024)")
+    parser.add_argument("--mqtt", type=number(0, 65535), default=1883, metavar="PORT", help="loop-back port for MQTT (1883, or a free one)")  # fmt: skip
+    parser.add_argument("--ssh", type=number(0, 65535), default=2222, metavar="PORT", help="loop-back port for ssh (2222, or a free one)")  # fmt: skip
+    parser.add_argument(
+        "--memory", type=number(256, 65536), default=1024, metavar="MIB", help="memory of the guest (1024)"
+    )
     parser.add_argument("--network", action="store_true", help="let the guest out to the network; default: only the two ports in")  # fmt: skip
     parser.add_argument(
         "--append", default="", metavar="WORDS", help="more words for the kernel's command line"

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from block_device import Device, FlashError, Machine
 
@@ -263,8 +263,13 @@ def flash(options: argparse.Namespace, machine: Machine) -> None:
     print(f"done: {device.path} holds {image.path}, read back and compared")
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scripts/rpi-flash",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

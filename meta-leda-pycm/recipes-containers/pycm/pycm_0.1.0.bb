@@ -49,6 +49,11 @@ do_install:append() {
 do_install_ptest() {
     install -d ${D}${PTEST_PATH}/tests
     cp -r --no-preserve=ownership ${S}/tests/unit ${S}/tests/support ${S}/tests/vectors ${D}${PTEST_PATH}/tests/
+    # pages and files that tests compare with
+    cp -r --no-preserve=ownership ${S}/docs ${S}/conf ${D}${PTEST_PATH}/
+    # these are about the repository: its scripts, its source, its other tests
+    rm -r ${D}${PTEST_PATH}/tests/unit/scripts ${D}${PTEST_PATH}/tests/unit/agent
+    rm ${D}${PTEST_PATH}/tests/unit/containerd/test_containerd_proto.py
 }
 
 # The command line's files are all of pycm/cli but those that the agent's own program imports.
@@ -89,7 +94,7 @@ RDEPENDS:${PN} = "\
 "
 RDEPENDS:${PN}-cli = "${PN} python3-core"
 RDEPENDS:${PN}-kanto = "${PN} ${PN}-cli"
-RDEPENDS:${PN}-ptest += "${PN}-cli python3-hypothesis python3-pytest"
+RDEPENDS:${PN}-ptest += "${PN}-cli python3-hypothesis python3-pytest python3-pytest-asyncio"
 # run-ptest runs by itself, too: no need to build a runner (the class asks for one, each release in its own way).
 RDEPENDS:${PN}-ptest:remove = "ptest-runner"
 

@@ -144,3 +144,22 @@ def test_a_comma_in_a_files_name_does_not_end_qemus_option(tmp_path: Path) -> No
     directory = tmp_path / "a,b"
     directory.mkdir()
     assert "a,,b/root.ext4,format" in printed(make(directory, "vmlinuz", "root.ext4"))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--mqtt", "x"), "'x' is no number from 0 to 65535"),
+        (("--ssh", "65536"), "'65536' is no number"),
+        (("--memory", "-5"), "'-5' is no number from 256"),
+        (("--what",), "--what"),
+    ],
+)
+def test_a_bad_option_is_named_in_one_line(words: tuple[str, ...], named: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, tmp_path, *words], capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr

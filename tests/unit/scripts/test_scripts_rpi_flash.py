@@ -239,3 +239,11 @@ def test_without_the_program_zstd_it_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(rpi_flash.FlashError, match="apt-get install zstd"):
         rpi_flash.check_image(str(path))
+
+
+@pytest.mark.parametrize("words", [(), ("a.wic",), ("a.wic", "b", "c"), ("a.wic", "b", "--what")])
+def test_a_bad_command_line_is_one_line(words: tuple[str, ...]) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
