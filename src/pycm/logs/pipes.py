@@ -67,7 +67,6 @@ class ExecPipes:
                 self._waiting[stream] = True
                 loop = asyncio.get_running_loop()
                 await _ready(loop.add_reader, loop.remove_reader, descriptor)
-                self._waiting[stream] = False
             else:
                 self._at_end[stream] = self._waiting[stream] = not data
                 return data

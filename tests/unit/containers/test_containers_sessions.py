@@ -137,12 +137,16 @@ async def test_leaving_a_command_ends_it(room: Room) -> None:
     assert room.logs.made[0].closed
 
 
-async def test_output_that_was_not_read_yet_holds_up_the_end(room: Room) -> None:
+async def test_output_that_was_not_read_yet_holds_up_the_end(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exec_session, "QUIET", 0.002)
+    monkeypatch.setattr(exec_session, "STEP", 0.001)
     async with room.sessions.exec(command()) as session:
         room.runtime.codes.put_nowait(0)
         code = asyncio.ensure_future(session.exit_code())
         for _ in range(20):
-            await asyncio.sleep(exec_session.STEP / 10)
+            await asyncio.sleep(0.001)
         assert not code.done()
         room.logs.made[0].ended = True
         assert await asyncio.wait_for(code, WAIT) == 0
@@ -164,6 +168,7 @@ async def test_a_command_that_cannot_be_started_leaves_nothing(room: Room) -> No
         with pytest.raises(OperationFailedError, match="why"):
             await _begin(room, command())
     assert all(pipes.closed for pipes in room.logs.made)
+    assert room.sessions._commands == {}
 
 
 async def _begin(room: Room, wanted: Command) -> None:
