@@ -30,6 +30,7 @@ SOURCES = {
     ".service",
     ".conf",
     ".c",
+    ".md",
 }
 GENERATED = re.compile(r"_pb2\.pyi?$")
 RECORDED = REPOSITORY / "tests/vectors"
