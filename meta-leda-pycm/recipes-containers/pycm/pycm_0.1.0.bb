@@ -77,7 +77,7 @@ SYSTEMD_SERVICE:${PN} = "container-management.service"
 # Python's split packages for what the code imports: computed and compared by tests/yocto/test_yocto_dependencies.py.
 # Those of the older releases have moved to python3-core, or into the library, since.
 def pycm_python_packages(d):
-    names = "asyncio compression crypt ctypes datetime difflib email io json logging math netclient resource terminal"
+    names = "asyncio compression crypt ctypes difflib email io json logging math netclient resource terminal"
     older = {"3.10": " fcntl profile shell tomli", "3.12": " fcntl shell"}
     names += older.get(d.getVar("PYTHON_BASEVERSION"), "")
     return " ".join("python3-" + name for name in names.split())
