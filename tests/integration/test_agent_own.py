@@ -12,8 +12,15 @@ from pathlib import Path
 import pytest
 from agent_process import AgentProcess
 from containerd_server import ContainerdServer, private_containerd, wait_until
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
 from images import Image, write_archive
 from pty_process import PtyProcess
+
+from pycm.api.call import CallError
+from pycm.api.client import Client
+from pycm.api.methods import CONTAINERS
+from pycm.api.proto.api.services.containers import containers_pb2 as m
 
 pytestmark = pytest.mark.integration
 
@@ -188,6 +195,38 @@ def test_commands_of_a_killed_agent_are_ended_by_the_next(agent: AgentProcess, b
     wait_until(lambda: not list((agent.run / "exec").iterdir()), 30, "the command is ended")
     assert not (agent.run / "pipes").exists() or list((agent.run / "pipes").iterdir()) == []
     assert agent.state(box)["running"]
+
+
+# ── what Kanto's service has and does not do: Restart, ListStream ──
+
+
+def test_restart_ends_what_does_not_want_to_and_starts_it_again(agent: AgentProcess, box: str) -> None:
+    deaf = agent.run_container(
+        IMAGE, "/bin/sh", "-c", "trap '' TERM; " + FOREVER.partition("; ")[2], name="deaf"
+    )
+    for identifier in (box, deaf):
+        before = agent.state(identifier)["pid"]
+        agent.cm("restart", identifier)
+        after = agent.state(identifier)
+        assert after["running"]
+        assert after["pid"] not in (before, -1)
+        assert not agent.get(identifier)["manually_stopped"]
+    agent.cm("stop", box)
+    agent.cm("restart", "-n", "box")
+    assert agent.state(box)["running"]
+    with pytest.raises(CallError, match="no such container with id = nope exists"):
+        _service(agent, "Restart", m.RestartContainerRequest(id="nope"))
+    listed = [m.ListContainerMessage.FromString(one) for one in _service(agent, "ListStream", Empty())]
+    assert [one.container.id for one in listed] == agent.ids()
+    assert [one.container.state.status for one in listed] == ["Running", "Running"]
+
+
+def _service(agent: AgentProcess, method: str, request: Message) -> list[bytes]:
+    client = Client(str(agent.socket))
+    try:
+        return list(client.stream(CONTAINERS + method, request.SerializeToString()))
+    finally:
+        client.close()
 
 
 # ── events, wait, stats ──
