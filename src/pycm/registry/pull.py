@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pycm.registry.worker import Reporter
 
 #: Seconds between looks at the free space while a layer is unpacked.
-WATCH = 0.5
+WATCH = 0.05
 _FULL = "no space left on device"
 
 
