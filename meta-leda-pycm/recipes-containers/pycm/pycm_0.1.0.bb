@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "314b86d82ec11b44b7268565d9897d8fd2700865"
+SRCREV = "df2d4ae943f336c3a1d173ddca193a35e5a48e55"
 
 CVE_PRODUCT = "pycm"
 
