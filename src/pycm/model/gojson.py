@@ -15,6 +15,7 @@ from typing import Any
 _ESCAPES = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _SPECIAL = re.compile("[<>&\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 #: Go switches to exponents here.
 _SMALL, _LARGE = 1e-6, 1e21
 
@@ -48,3 +49,21 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     if _SURROGATE.search(text):
         text = _SURROGATE.sub("\ufffd", text)
     return text
+
+
+def without_surrogates(value: Any, text: str) -> Any:
+    """*value*, parsed from *text*, with U+FFFD for halves of surrogate pairs, as Go reads them.
+
+    They are no characters, and nothing that has them can be sent or stored.
+    """
+    return _replaced(value) if _SURROGATE_ESCAPE.search(text) else value
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_replaced(item) for item in value]
+    if isinstance(value, dict):
+        return {_replaced(key): _replaced(item) for key, item in value.items()}
+    return value

@@ -139,7 +139,7 @@ def parse(text: str | bytes) -> Any:
         raise InvalidInputError("not valid JSON: nested too deep") from None
     except ValueError:  # Python reads no number of more than 4300 digits
         raise InvalidInputError("not valid JSON: a number has too many digits") from None
-    return value
+    return gojson.without_surrogates(value, stripped)
 
 
 def _check_depth(text: str) -> None:

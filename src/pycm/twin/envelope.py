@@ -8,7 +8,6 @@ strict (numbers that no 64-bit float holds, nothing after the value), with bound
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,11 +64,7 @@ def parse(payload: bytes, limit: int = MAX_PAYLOAD) -> Any:
     except RecursionError:
         raise InvalidInputError(f"nested more than {MAX_DEPTH} levels deep") from None
     _check_depth(value)
-    return _without_surrogates(value) if _SURROGATE_ESCAPE.search(text) else value
-
-
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+    return gojson.without_surrogates(value, text)
 
 
 def _number(digits: str) -> int | float:
@@ -99,17 +94,6 @@ def _children(item: Any) -> Any:
     if isinstance(item, dict):
         return item.values()
     return item if isinstance(item, list) else ()
-
-
-def _without_surrogates(value: Any) -> Any:
-    """Halves of surrogate pairs are no characters, and nothing that has them can be sent."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_without_surrogates(item) for item in value]
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    return value
 
 
 def members(value: Any) -> dict[str, Any]:

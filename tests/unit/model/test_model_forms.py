@@ -62,6 +62,11 @@ def test_deep_nesting_is_refused_not_crashed_on() -> None:
         parse("[" * 10_000 + "]" * 10_000)
 
 
+def test_halves_of_surrogates_become_the_replacement_character() -> None:
+    text = '{"config": {"env": ["A=\\ud800"]}, "\\udfff": ["\\ud83d\\ude00", 1, null]}'
+    assert parse(text) == {"config": {"env": ["A=\ufffd"]}, "\ufffd": ["😀", 1, None]}
+
+
 def test_only_the_first_value_of_a_file_is_read() -> None:
     assert parse('{"a": 1} trailing') == {"a": 1}
 
