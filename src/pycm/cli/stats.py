@@ -9,7 +9,8 @@ import sys
 from pycm.cli import tables
 from pycm.cli.choose import by_word
 from pycm.config.flags import Flag
-from pycm.model.durations import MILLISECOND
+from pycm.errors import InvalidInputError
+from pycm.model.durations import MILLISECOND, format_duration
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
@@ -38,10 +39,14 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 def run(line: Line) -> None:
     as_json = tables.wants_json(line.values["format"])
+    interval = line.values["interval"] // MILLISECOND
+    if interval <= 0:  # 0 is the agent's default
+        raise InvalidInputError(
+            f"--interval: {format_duration(line.values['interval'])} cannot be: 500ms to 24h are possible"
+        )
     ids = [by_word(line.agent, word).id for word in line.rest]
     samples = 1 if line.values["no-stream"] else 0
     redraw = not as_json and not samples and tables.columns() > 0 and os.environ.get("TERM") != "dumb"
-    interval = max(line.values["interval"], 0) // MILLISECOND
     for sample in line.agent.own.stats(ids, interval_ms=interval, samples=samples):
         text = (
             tables.json_line(_object(sample)) if as_json else _table(sample, cut=not line.values["no-trunc"])

@@ -9,7 +9,7 @@ import time
 from pycm.cli.choose import by_word
 from pycm.config.flags import Flag, quote
 from pycm.errors import InvalidInputError
-from pycm.model.durations import SECOND
+from pycm.model.durations import SECOND, format_duration
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ def run(line: Line) -> None:
     condition = CONDITIONS.get(line.values["for"])
     if condition is None:
         raise InvalidInputError(f"--for: {quote(line.values['for'])} is none of {', '.join(CONDITIONS)}")
+    if "within" in line.given and line.values["within"] <= 0:
+        raise InvalidInputError(
+            f"--within: {format_duration(line.values['within'])} is no time to wait: more than 0s is needed"
+        )
     if not line.rest:
         raise InvalidInputError("the containers to wait for are missing")
     if line.values["for"] == "next-exit" and len(line.rest) > 1:
