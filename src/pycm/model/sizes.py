@@ -14,6 +14,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)*) ?([kKmMgG])", re.ASCII)
 _FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _CPUS = re.compile(r"\d{1,4}(?:\.\d{1,9})?", re.ASCII)
 _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
+#: The most that containerd can be told.
+_MOST_BYTES = 2**63 - 1
 #: Microseconds in which a container may use its quota of CPU time; what runc and Docker use.
 CPU_PERIOD = 100_000
 #: The kernel takes no less.
@@ -26,11 +28,14 @@ def size_to_bytes(text: str) -> int:
     try:
         if match is None:
             raise ValueError
-        return int(float(match[1]) * _FACTORS[match[2].lower()])
+        size = int(float(match[1]) * _FACTORS[match[2].lower()])
+        if size > _MOST_BYTES:
+            raise ValueError
     except (ValueError, OverflowError):
         raise InvalidInputError(
             f"invalid size {shorten(text)}: a number and one unit of K, M, G are wanted"
         ) from None
+    return size
 
 
 def cpu_quota(cpus: str) -> int:

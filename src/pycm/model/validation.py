@@ -8,6 +8,7 @@ capability names), the text says so in the same manner. Every failure is an Inva
 from __future__ import annotations
 
 import re
+from os.path import normpath
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, shorten
@@ -88,6 +89,8 @@ def validate(container: Container) -> None:
         raise InvalidInputError("the containers image configuration is invalid")
     check_name(container.name)
     _check_host_name(container.host_name)
+    _check_hosts_word("host_name", container.host_name)
+    _check_hosts_word("domain_name", container.domain_name)
     for hook in container.hooks:
         _check_hook(hook)
     for mount in container.mount_points:
@@ -122,6 +125,10 @@ def _check_mount(mount: MountPoint) -> None:
         raise InvalidInputError("source and destination must be set for a mount point")
     if mount.propagation_mode not in PROPAGATION_MODES:
         raise InvalidInputError("propagation mode must be set to one of the supported modes")
+    if normpath("/" + mount.destination).strip("/") == "":
+        raise InvalidInputError(
+            f"mount destination {shorten(mount.destination)} would hide the container's own files: name a directory below /"
+        )
 
 
 def _check_host_config(host: HostConfig) -> None:
@@ -223,6 +230,12 @@ def _check_host_name(name: str) -> None:
         raise InvalidInputError(
             f"host_name {shorten(name)} is longer than {LONGEST_HOST_NAME} bytes: give a shorter one"
         )
+
+
+def _check_hosts_word(field: str, name: str) -> None:
+    """The name stands in the hosts file, where a blank, a comment or a line feed would make other entries of it."""
+    if not name.isprintable() or " " in name or "#" in name:
+        raise InvalidInputError(f"{field} {shorten(name)} is not a name: no blanks, # and control characters")
 
 
 def _check_capability(name: str) -> None:

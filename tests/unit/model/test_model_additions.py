@@ -167,6 +167,18 @@ def test_a_health_check_that_makes_no_sense_is_refused(fields: dict[str, Any], s
             },
             "protocol 'icmp' is not tcp, udp or sctp",
         ),
+        ({"host_name": "a\n6.6.6.6 b"}, "host_name 'a\\n6.6.6.6 b' is not a name"),
+        ({"host_name": "a b"}, "host_name 'a b' is not a name"),
+        ({"domain_name": "a\t6.6.6.6"}, "domain_name 'a\\t6.6.6.6' is not a name"),
+        ({"domain_name": "a#"}, "domain_name 'a#' is not a name"),
+        (
+            {"mount_points": (MountPoint(source="/srv", destination="/", propagation_mode="rprivate"),)},
+            "mount destination '/' would hide the container's own files",
+        ),
+        (
+            {"mount_points": (MountPoint(source="/srv", destination="/a/../..", propagation_mode="shared"),)},
+            "mount destination '/a/../..' would hide",
+        ),
     ],
 )
 def test_what_the_kernel_would_refuse_is_refused_before(parts: dict[str, Any], said: str) -> None:
@@ -178,6 +190,7 @@ def test_what_the_kernel_would_refuse_is_refused_before(parts: dict[str, Any], s
 @pytest.mark.parametrize(
     ("resources", "said"),
     [
+        (Resources(memory="8589934592G"), "invalid format of memory - 8589934592G"),
         (Resources(cpus="0"), "cpus '0' is not a number of CPUs from 0.01 on"),
         (Resources(cpus="0.001"), "cpus '0.001'"),
         (Resources(cpus="1,5"), "cpus '1,5'"),
