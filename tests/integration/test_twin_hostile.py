@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from connector import THING, Connector
+from connector import EVENTS, THING, Connector
 from containerd_server import ContainerdServer, private_containerd, wait_until
 from images import Image, write_archive
 from mosquitto_server import MosquittoServer
@@ -156,3 +156,54 @@ def test_ten_thousand_hostile_commands_leave_the_agent_as_it_was(
         cloud.until(lambda: cloud.status(one)["name"] == "after-all", "the next valid command works")
         for container_id in agent.ids():
             assert container_id == one
+
+
+def fresh(cloud: Connector, agent: AgentProcess) -> list[str]:
+    """Three new containers, and none besides."""
+    for container_id in agent.ids():
+        cloud.ask(f"Container:{container_id}", "remove", True)  # after what the storm left to be done to it
+    cloud.until(
+        lambda: not any(name.startswith("Container:") for name in cloud.features),
+        "the twin shows no container",
+    )
+    return [cloud.create(IMAGE) for _ in range(3)]
+
+
+def test_ten_thousand_hostile_commands_against_containers_that_exist_leave_the_agent_as_it_was(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    """They may well start, stop and remove the containers: what counts is what the agent is like afterwards."""
+    seed = 20261126
+    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+        assert agent.process
+        pid = agent.process.pid
+        cloud.wait_for_twin()
+        chance = random.Random(seed)
+        storm_at_containers(cloud, agent, chance, 1000)  # caches fill
+        fresh(cloud, agent)
+        files, memory = open_files(pid), resident(pid)
+        reached = storm_at_containers(cloud, agent, chance, 10_000)
+        one = fresh(cloud, agent)[0]
+        wait_until(lambda: open_files(pid) <= files, 30, "files are closed again")
+        assert resident(pid) - memory < 1024, f"seed {seed}"
+        assert {"RUNNING", "STOPPED", "DEAD"} <= reached, f"seed {seed}: no container was touched"
+        assert agent.process.poll() is None
+        assert "Traceback" not in agent.text()
+        assert "a bug in" not in agent.text()
+        assert cloud.ask(f"Container:{one}", "start") == (204, None)
+        cloud.until(lambda: cloud.status(one)["state"]["status"] == "RUNNING", "the next valid command works")
+
+
+def storm_at_containers(cloud: Connector, agent: AgentProcess, chance: random.Random, count: int) -> set[str]:
+    """The states that the containers were seen in meanwhile."""
+    begin = len(cloud.seen)
+    for _ in range(count // 200):
+        ids = agent.ids()
+        ids += [cloud.create(IMAGE) for _ in range(3 - len(ids))]
+        storm(cloud, chance, chance.choice(ids), 200)
+    payloads = [message.payload for message in cloud.seen[begin:] if message.topic == EVENTS]
+    return {
+        payload["value"]["status"]
+        for payload in payloads
+        if payload["path"].startswith("/features/Container:") and payload["path"].endswith("/status/state")
+    }
