@@ -121,9 +121,10 @@ class Runner:
 
     def call(self, command: list[str]) -> tuple[int, str]:
         """Run in a session of its own, so that whatever it leaves behind can be ended with it."""
-        path = f"{os.path.dirname(command[0])}:{os.environ['PATH']}"
+        environ = {**os.environ, "PATH": f"{os.path.dirname(command[0])}:{os.environ['PATH']}"}
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the programs under test are started a thousand times
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, env={**os.environ, "PATH": path}, stdin=subprocess.DEVNULL,
+            command, cwd=REPOSITORY, env=environ, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self.active.add(process)
