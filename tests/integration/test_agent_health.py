@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
+from bridge_world import FOREVER as ON_THE_BRIDGE
+from bridge_world import SERVE, bridged
 from containerd_server import ContainerdServer, private_containerd, wait_until
 from images import Image, write_archive
+from network_world import private_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,3 +57,61 @@ def test_a_container_that_turns_unhealthy_is_restarted_and_comes_back_healthy(
     assert agent.state(container_id)["pid"] != first
     agent.cm("stop", container_id)
     assert "health" not in agent.state(container_id)
+
+
+def test_with_policy_no_an_unhealthy_container_is_shown_with_the_reason_and_left_running(
+    agent: AgentProcess,
+) -> None:
+    flags = ("--health-cmd", "exit 7", "--health-interval", "1s", "--health-retries", "2")
+    container_id = agent.run_container(IMAGE, "/bin/sh", "-c", FOREVER, flags=flags)
+    first = agent.wait_for(container_id, health="unhealthy")
+    assert (first["running"], first["health_error"]) == (True, "exit code 7")
+    agent.kill()
+    agent.start()
+    found = agent.wait_for(container_id, health="unhealthy")
+    assert found["pid"] == first["pid"]
+    agent.cm("stop", container_id)
+
+
+def test_a_check_that_takes_too_long_is_killed_with_all_it_started(agent: AgentProcess) -> None:
+    check = ("--health-cmd", "sleep 4711; true", "--health-timeout", "200ms", "--health-retries", "1")
+    container_id = agent.run_container(
+        IMAGE, "/bin/sh", "-c", FOREVER, flags=(*check, "--health-interval", "1s")
+    )
+    state = agent.wait_for(container_id, health="unhealthy")
+    assert "0.2 s" in state["health_error"]
+    pid = state["pid"]
+    agent.cm("pause", container_id)  # no check is being made now, nor will be
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        commands = [read_command(child) for child in file.read().split()]
+    assert not [command for command in commands if "4711" in command]
+    agent.cm("unpause", container_id)
+    agent.cm("stop", container_id)
+
+
+def read_command(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def test_a_port_on_the_bridge_is_healthy_while_it_takes_connections(
+    containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    with private_network() as machine, bridged(tmp_path, containerd, machine) as world:
+        for name, script in (("web", SERVE), ("deaf", ON_THE_BRIDGE)):
+            check = {"tcp": 80, "interval": "1s", "retries": 1}
+            description = {
+                "container_id": name,
+                "image": {"name": IMAGE},
+                "config": {"cmd": ["/bin/sh", "-c", script], "health_check": check},
+                "host_config": {"restart_policy": {"type": "no"}},
+            }
+            (tmp_path / f"{name}.json").write_text(json.dumps(description))
+            world.agent.cm("create", "--file", tmp_path / f"{name}.json")
+            world.agent.cm("start", name)
+        world.agent.wait_for("web", health="healthy")
+        state = world.agent.wait_for("deaf", health="unhealthy")
+        assert state["health_error"] == f"no connection to {world.address('deaf')}:80: Connection refused"

@@ -2,8 +2,8 @@
 """Commands that run in a container beside its first process.
 
 containerd keeps such a command until somebody deletes it. So each one is noted by an empty file while it exists; an agent that was
-killed, or lost containerd meanwhile, finds the note and ends the command. What a command starts inside the container is the
-container's and goes with it.
+killed, or lost containerd meanwhile, finds the note and ends the command. What a command starts inside the container in
+a session of its own is the container's and goes with it; all else is killed with the command.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pycm.errors import (
     shorten,
 )
 from pycm.failpoints import fail_point
+from pycm.ports import TaskStatus
 from pycm.waiting import within
 
 if TYPE_CHECKING:
@@ -158,11 +159,23 @@ class Execs:
         self._forget(container_id, exec_id)
 
     async def _kill(self, container_id: str, exec_id: str) -> None:
-        """SIGKILL, and wait until it is gone. One that was made and never started has nothing to kill."""
+        """SIGKILL to it and what it has started, and wait until it is gone. One that was never started has nothing to kill."""
         request = tasks_pb2.KillRequest(container_id=container_id, exec_id=exec_id, signal=signal.SIGKILL)
         with contextlib.suppress(NotFoundError, ConflictError, OperationFailedError):
+            await self._kill_group(container_id, exec_id)
             await self._call(rpc.TASK_KILL, request)
             await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id, exec_id=exec_id))
+
+    async def _kill_group(self, container_id: str, exec_id: str) -> None:
+        """The runtime makes a command the leader of a process group. containerd kills the leader alone, and its children, as those
+        of a health check's shell, would add up in the container.
+        """
+        request = tasks_pb2.GetRequest(container_id=container_id, exec_id=exec_id)
+        found = convert.task((await self._call(rpc.TASK_GET, request)).process)
+        if found.status is TaskStatus.RUNNING and found.pid > 1:
+            with contextlib.suppress(OSError):  # it has ended just now
+                if os.getpgid(found.pid) == found.pid:
+                    os.killpg(found.pid, signal.SIGKILL)
 
     # ── notes ──
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,10 @@ async def _connect(address: str, port: int, timeout: float) -> str:
     except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
         return f"no connection to {address}:{port} within {timeout:g} s"
     except OSError as error:
-        return f"no connection to {address}:{port}: {error.strerror or error}"
+        reason = (
+            os.strerror(error.errno) if error.errno else str(error)
+        )  # asyncio has a text of its own for strerror
+        return f"no connection to {address}:{port}: {reason}"
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()
