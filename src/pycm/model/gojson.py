@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON as Kanto's Go code writes it: compact, "<>&" and U+2028/9 escaped, floats in shortest form without ".0".
-
-The one difference left: Python begins exponents below 1e-4 (Go below 1e-6) and pads them to two digits; the numbers are equal.
+"""JSON as Kanto's Go code writes it: compact, "<>&" and U+2028/9 escaped, floats in shortest form without ".0", exponents below 1e-6 only.
 
 Files, twin messages and the command line's output are compared byte for byte by existing clients and tests.
 """
@@ -16,13 +14,29 @@ _ESCAPES = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _SPECIAL = re.compile("[<>&\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-#: Go switches to exponents here.
-_SMALL, _LARGE = 1e-6, 1e21
+#: Go switches to exponents here, and below 10 to the -6.
+_LARGE, _SMALL_POWER = 1e21, 6
+#: A number that Python writes with a negative exponent: whether there may be one, and each beside the strings that look like it.
+_SMALL = re.compile(r"(?:^|[:,\[\s])-?\d(?:\.\d+)?e-\d")
+_SMALL_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d(?:\.\d+)?e-\d+')
 
 
 def _number(value: float) -> float | int:
     """Whole floats as int, so that json prints 1073741824 and not 1073741824.0."""
     return int(value) if value.is_integer() and abs(value) < _LARGE else value
+
+
+def _small(match: re.Match[str]) -> str:
+    """Python begins exponents below 1e-4 and pads them to two digits."""
+    text = match.group()
+    if text.startswith('"'):
+        return text
+    mantissa, _, exponent = text.partition("e-")
+    power = int(exponent)
+    if power > _SMALL_POWER:
+        return f"{mantissa}e-{power}"
+    sign = "-" if mantissa.startswith("-") else ""
+    return f"{sign}0.{'0' * (power - 1)}{mantissa.lstrip('-').replace('.', '')}"
 
 
 def _plain(value: Any) -> Any:
@@ -44,6 +58,8 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     text = json.dumps(
         _plain(value), ensure_ascii=False, allow_nan=False, separators=separators, indent=indent
     )
+    if _SMALL.search(text):
+        text = _SMALL_OR_STRING.sub(_small, text)
     if _SPECIAL.search(text):
         text = _SPECIAL.sub(lambda match: _ESCAPES[match.group()], text)
     if _SURROGATE.search(text):

@@ -99,6 +99,18 @@ def test_whole_floats_lose_their_point_and_nan_is_refused() -> None:
         gojson.dumps(float("nan"))
 
 
+def test_exponents_begin_below_a_millionth() -> None:
+    """An idle container's cpu.utilization is as small."""
+    numbers = [0.0001, 0.00005, -1.25e-05, 1e-06, 9.9e-07, 1.5e-7, 2e-10, 1e-300]
+    assert gojson.dumps(numbers) == "[0.0001,0.00005,-0.0000125,0.000001,9.9e-7,1.5e-7,2e-10,1e-300]"
+    assert gojson.dumps(5e-05) == "0.00005"
+    assert (
+        gojson.dumps({"a": "1e-05", 'b\\"': ",1e-05", "c": 2e-05})
+        == '{"a":"1e-05","b\\\\\\"":",1e-05","c":0.00002}'
+    )
+    assert gojson.dumps([1e-05], indent=3) == "[\n   0.00001\n]"
+
+
 def test_retry_timeout_is_nanoseconds_in_json() -> None:
     host = HostConfig(restart_policy=RestartPolicy(type="always", retry_timeout=30 * 10**9))
     assert encode(host)["restart_policy"] == {
