@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -187,9 +188,10 @@ def main() -> int:
         raise RunError(f"{options.disk} is the image itself: name another file")
     ports = (free_port(options.mqtt), free_port(options.ssh))
     if options.only_print:
-        print(
-            *command(image, options.disk or image.disk, keep=bool(options.disk), ports=ports, options=options)
+        words = command(
+            image, options.disk or image.disk, keep=bool(options.disk), ports=ports, options=options
         )
+        print(shlex.join(words))
         return 0
     if shutil.which("qemu-system-aarch64") is None:
         raise RunError("qemu-system-aarch64 is missing: apt-get install qemu-system-arm")

@@ -177,13 +177,21 @@ def plain_file(path: str) -> Device:
     return Device(path, status.st_size or sys.maxsize, "a file")
 
 
-def write(image: Image, device: Device) -> None:
-    """Every byte, then fsync. O_EXCL: the kernel refuses a disk that somebody began to use since it was checked."""
+def opened(device: Device) -> int:
+    """O_EXCL: the kernel refuses a disk that somebody began to use since it was checked."""
     is_new = device.size == sys.maxsize
     flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if is_new else 0)
-    if not is_new and stat.S_ISBLK(os.stat(device.path).st_mode):
-        flags |= os.O_EXCL
-    descriptor = os.open(device.path, flags, 0o644)
+    try:
+        if not is_new and stat.S_ISBLK(os.stat(device.path).st_mode):
+            flags |= os.O_EXCL
+        return os.open(device.path, flags, 0o644)
+    except OSError as error:
+        raise FlashError(f"{device.path} cannot be written to: {describe(error)}; nothing was written") from error  # fmt: skip
+
+
+def write(image: Image, device: Device) -> None:
+    """Every byte, then fsync."""
+    descriptor = opened(device)
     try:
         progress, written = Progress("writing", image.size), 0
         with unpacked(image.path) as stream:
@@ -239,14 +247,18 @@ def ask(image: Image, device: Device) -> None:
     print(f"All that is on it will be lost. {image.path} ({size(image.size)}) will be written to it.")
     if not sys.stdin.isatty():
         raise FlashError("nobody is there to ask: add --yes")
-    if input("Type yes to go on: ").strip() != "yes":
+    print("Type yes to go on: ", end="", flush=True)
+    # not input(), for which the end of the input (Ctrl-D) is an error
+    if sys.stdin.readline().strip() != "yes":
         raise FlashError("nothing was written")
 
 
 def flash(options: argparse.Namespace, machine: Machine) -> None:
     """Look at the device first: that is quick; and once more after the image was checked, which takes minutes."""
     find = plain_file if options.force_file else machine.whole_disk
-    find(options.device)
+    device = find(options.device)
+    if os.path.exists(device.path) and not os.access(device.path, os.R_OK | os.W_OK):
+        raise FlashError(f"{device.path} may not be written to by this user: run this as root")
     image = check_image(options.image)
     device = find(options.device)
     if os.path.exists(device.path) and os.path.samefile(image.path, device.path):

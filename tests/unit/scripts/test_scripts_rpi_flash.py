@@ -179,7 +179,9 @@ def test_nobody_is_asked_where_nobody_is(image: Path, card: Path) -> None:
     assert set(card.read_bytes()) == {0xFF}
 
 
-@pytest.mark.parametrize(("answer", "code"), [("yes\n", 0), ("y\n", 1), ("\n", 1), ("YES please\n", 1)])
+@pytest.mark.parametrize(
+    ("answer", "code"), [("yes\n", 0), ("y\n", 1), ("\n", 1), ("YES please\n", 1), ("\x04", 1)]
+)
 def test_only_a_whole_yes_on_a_terminal_starts_the_writing(
     image: Path, card: Path, answer: str, code: int
 ) -> None:
@@ -193,6 +195,8 @@ def test_only_a_whole_yes_on_a_terminal_starts_the_writing(
         os.close(theirs)
     assert done.returncode == code, done.stderr
     assert "will be lost" in done.stdout
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == code
+    assert "Traceback" not in done.stderr
     assert (card.read_bytes()[: 9 * MIB] == content()[: 9 * MIB]) == (code == 0)
 
 
@@ -247,3 +251,19 @@ def test_a_bad_command_line_is_one_line(words: tuple[str, ...]) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_who_may_not_write_is_told_before_the_image_is_read(
+    rpi_flash: Any, tmp_path: Path, card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    options = argparse.Namespace(
+        image=str(tmp_path / "away.wic"), device=str(card), yes=True, force_file=True
+    )
+    with pytest.raises(rpi_flash.FlashError, match="may not be written to by this user: run this as root"):
+        rpi_flash.flash(options, rpi_flash.Machine())
+
+
+def test_what_cannot_be_opened_is_not_called_spoilt(image: Path, tmp_path: Path) -> None:
+    message = refusal(image, tmp_path / "away/card", "--force-file", "--yes")
+    assert message.endswith("away/card cannot be written to: No such file or directory; nothing was written")
