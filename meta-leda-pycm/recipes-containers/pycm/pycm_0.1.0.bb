@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "df2d4ae943f336c3a1d173ddca193a35e5a48e55"
+SRCREV = "d4bd7835d4e0145c1bee46b23f456d53da3d4fac"
 
 CVE_PRODUCT = "pycm"
 
