@@ -4,13 +4,14 @@
 pycm and the libraries that it imports are installed into a temporary directory, for arm64, in the versions of the release (pins-*.txt),
 as the recipes do it with pycm.inc: byte code without source, without tests or tools of libraries. Sizes are of files, rounded up to blocks of 4 KiB.
 
-Not from PyPI: the CNI plugins, Go programs of virtualization-layer; their size is for an image to tell. kirkstone links python3-protobuf
+Beside the sum: the four CNI plugins that are used, Go programs of virtualization-layer, in Debian's build for this machine. kirkstone links python3-protobuf
 with a libprotobuf of its own package; the wheel that stands for it here has that library inside.
 """
 
 from __future__ import annotations
 
 import compileall
+import os
 import struct
 import subprocess
 import sys
@@ -44,6 +45,8 @@ MACHINE = {("psutil", "kirkstone"): "x86_64", ("psutil", "scarthgap"): "x86_64"}
 """What there are no arm64 wheels of."""
 LIMIT = 8 << 20
 BLOCK = 4096
+CNI = Path("/usr/lib/cni")
+PLUGINS = ("bridge", "firewall", "host-local", "portmap")
 SOURCE = (".py", ".pyi", ".proto")
 TOOLS = ("grpclib/plugin", "bin", "psutil/tests")
 """Packaged apart by the recipes."""
@@ -127,6 +130,8 @@ def main() -> int:
             total += files + code
             print(f"{name:24}{files >> 10:8}{code >> 10:12}{(files + code) >> 10:8}  {part}".rstrip())
     print(f"{'together':44}{total >> 10:8}: {total / (1 << 20):.1f} MiB of {LIMIT >> 20}")
+    plugins = sum(-(-stripped(CNI / name) // BLOCK) * BLOCK for name in PLUGINS)
+    print(f"{'beside it: CNI plugins, ' + os.uname().machine:44}{plugins >> 10:8}  network")
     return int(total > LIMIT)
 
 

@@ -53,7 +53,8 @@ class Launcher:
                 f"image verification ({verifier}) is configured and not supported yet: {container.image.name} is not"
                 " used unverified; unset containers.image_verifier_type to go without"
             )
-        if self._settings.image_decryption or container.image.decrypt_config is not None:
+        decrypt = container.image.decrypt_config
+        if self._settings.image_decryption or (decrypt and (decrypt.keys or decrypt.recipients)):
             raise ConflictError(
                 f"image decryption is configured and not supported yet: {container.image.name} cannot be used"
             )

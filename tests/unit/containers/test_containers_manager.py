@@ -11,6 +11,8 @@ from pycm.errors import ConflictError, InvalidInputError, NotFoundError, Operati
 from pycm.model import times
 from pycm.model.container import (
     Container,
+    DecryptConfig,
+    Image,
     Resources,
     RestartPolicy,
     State,
@@ -19,7 +21,7 @@ from pycm.model.container import (
 )
 from pycm.model.states import Status
 from pycm.ports import TaskOOM, TaskStatus
-from support.fakes import FakeRuntime
+from support.fakes import IMAGE, FakeRuntime
 from support.managers import described, started, world
 
 
@@ -86,6 +88,16 @@ async def test_content_that_should_be_verified_or_decrypted_is_never_used(policy
         with pytest.raises(ConflictError, match="not supported yet"):
             await w.manager.create(described())
         assert not w.runtime.snapshots
+
+
+async def test_a_decryption_with_keys_is_refused_and_an_empty_one_asks_for_nothing() -> None:
+    async with world() as w:
+        keyed = Image(name=IMAGE, decrypt_config=DecryptConfig(keys=("key.pem",)))
+        with pytest.raises(ConflictError, match="not supported yet"):
+            await w.manager.create(replace(described("c1"), image=keyed))
+        await w.manager.create(
+            replace(described("c2"), image=Image(name=IMAGE, decrypt_config=DecryptConfig()))
+        )
 
 
 async def test_start_records_pid_time_and_that_it_worked() -> None:
