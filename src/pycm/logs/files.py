@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 #: As the defaults of the model, for records that lack them.
 DEFAULT_FILES, DEFAULT_SIZE = 2, 100 * 1024 * 1024
-#: Of the non-blocking mode; a smaller buffer would not hold the parts of a long line.
-DEFAULT_BUFFER, LEAST_BUFFER = 1024 * 1024, 64 * 1024
+#: Of the non-blocking mode. A smaller buffer would not hold the parts of a long line; a larger one fills memory, where it lies.
+DEFAULT_BUFFER, LEAST_BUFFER, MOST_BUFFER = 1024 * 1024, 64 * 1024, 64 * 1024 * 1024
 #: Files of one log that are read back at most: each is open meanwhile.
 MOST_READ = 100
 #: Records that a worker reads before the event loop sends them.
@@ -329,9 +329,9 @@ def _buffer(container_id: str, config: LogConfiguration | None) -> int:
     if mode is None or mode.mode != "non-blocking":
         return 0
     try:
-        return (
-            max(size_to_bytes(mode.max_buffer_size), LEAST_BUFFER) if mode.max_buffer_size else DEFAULT_BUFFER
-        )
+        if not mode.max_buffer_size:
+            return DEFAULT_BUFFER
+        return min(max(size_to_bytes(mode.max_buffer_size), LEAST_BUFFER), MOST_BUFFER)
     except InvalidInputError as error:
         log.warning("container %s: max_buffer_size of its log: %s; 1M is used", container_id, error)
         return DEFAULT_BUFFER
