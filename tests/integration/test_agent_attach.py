@@ -74,6 +74,8 @@ def test_a_shell_at_a_terminal_from_start_to_exit(agent: AgentProcess) -> None:
         terminal.until("# ")
         terminal.type("trap 'echo caug''ht' INT; echo rea''dy; cat\n")
         terminal.until("ready\r\n")
+        terminal.type("on\n")
+        terminal.until("on\r\non\r\n")  # cat runs: an interrupt before that would wait for its end
         terminal.type("\x03")  # Ctrl-C is for the container
         terminal.until("caught\r\n")
         terminal.type("exit 7\n")

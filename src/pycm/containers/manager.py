@@ -409,8 +409,10 @@ class Manager:
                 await self._lifecycle.reconcile(entry, tasks.get(entry.id))
 
     async def _boot_starts(self) -> None:
-        due = (entry.container for entry in self._catalog if self._lifecycle.due_at_boot(entry.container))
-        groups, circle = boot_order(due)
+        due = [entry for entry in self._catalog if self._lifecycle.due_at_boot(entry.container)]
+        for entry in due:  # in their order, however soon the back-off of a lost task would end
+            entry.cancel_restart()
+        groups, circle = boot_order(entry.container for entry in due)
         if circle:
             names = ", ".join(container.name for container in circle)
             log.warning(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,11 @@ from support.fakes import FakeRuntime
 from support.managers import described, world
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pytest
+
+    from pycm.ports import TaskRequest
 
 
 def named(name: str, *providers: str, number: int = 0) -> Container:
@@ -93,3 +98,37 @@ async def test_after_a_reboot_providers_start_first(caplog: pytest.LogCaptureFix
     assert started == ["c", "b", "a", "x", "y"]
     told = [record.message for record in caplog.records if "circle" in record.message]
     assert told == ["extra_hosts of x name each other in a circle: they start in the order of creation"]
+
+
+class SlowProvider(FakeRuntime):
+    """The start of c lasts until `gate` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
+        if request.id == "c":
+            await self.gate.wait()
+        return await super().start(request, created)
+
+
+async def test_the_end_of_a_back_off_does_not_overtake_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that a reboot took count as failures, and each alone would be restarted after its delay."""
+    monkeypatch.setattr("pycm.containers.lifecycle.restart.next_delay", lambda *_: 0.0)
+    runtime = SlowProvider()
+    runtime.snapshots = {"b", "c"}
+    alive = State(status=Status.RUNNING, running=True, pid=4711)
+    containers = [
+        replace(stored("b", "c", number=1), state=alive),
+        replace(stored("c", number=2), state=alive),
+    ]
+    async with world(*containers, runtime=runtime) as w:
+        await w.until(lambda: w.state("b").exited and w.state("c").exited)
+        for _ in range(100):  # turns of the loop
+            await asyncio.sleep(0)
+        assert not w.state("b").running
+        runtime.gate.set()
+        await w.until(lambda: w.state("b").running)
+    started = [container_id for method, container_id in runtime.calls if method == "start"]
+    assert started == ["c", "b"]
