@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "d4bd7835d4e0145c1bee46b23f456d53da3d4fac"
+SRCREV = "bbd79c02be801df85608f6fb9f790d0be0d33dd9"
 
 CVE_PRODUCT = "pycm"
 
