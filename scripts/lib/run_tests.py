@@ -37,7 +37,7 @@ SEPARATE = {
 """What runs once; every other test under tests/ is a unit test and runs with each Python."""
 PINNED = {"kirkstone": 10, "scarthgap": 12}
 """Sets of versions as Yocto releases have them, and the minor version of Python that goes with each."""
-RUN_LIMIT = 30 * 60
+RUN_LIMIT = 45 * 60
 """Seconds after which a run is ended and counted as failed."""
 NO_TESTS = 5
 """pytest's exit code when it found nothing to run."""
