@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from layer_support import HERE, LAYER, RECIPE, RELEASES, REPOSITORY, TASKS, Built, Release, git, run
+from layer_support import (
+    HERE,
+    LAYER,
+    RECIPE,
+    RELEASES,
+    REPOSITORY,
+    TASKS,
+    Built,
+    Release,
+    as_repository,
+    git,
+    run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,9 +72,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
             target = place / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, target)
-    git("init", "-q", "-b", "main", cwd=place)
-    git("add", "--all", cwd=place)
-    git("commit", "-q", "-m", "work tree", cwd=place)
+    as_repository(place)
     return place
 
 

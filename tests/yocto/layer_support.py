@@ -42,6 +42,15 @@ def git(*words: str, cwd: Path) -> str:
     return run("git", *identity, *words, cwd=cwd)
 
 
+def as_repository(place: Path) -> str:
+    """Makes all files in *place* one commit there, on top of those it has, and returns it."""
+    if not (place / ".git").exists():
+        git("init", "-q", "-b", "main", cwd=place)
+    git("add", "--all", "--force", cwd=place)
+    git("commit", "-q", "-m", "work tree", cwd=place)
+    return git("rev-parse", "HEAD", cwd=place).strip()
+
+
 @dataclass
 class Built:
     """A recipe that was read, and perhaps built."""

@@ -1,93 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RDEPENDS computed: what the code imports, as packages of each release, is what the recipe names; no more, no less.
-
-python_packages.json says which of Python's split packages a module is in, for kirkstone, scarthgap and wrynose; what it does not name is
-in python3-core. It was made from openembedded-core's python3-manifest.json of the three.
-"""
+"""RDEPENDS computed: what the code imports, as packages of each release, is what the recipe names; no more, no less."""
 
 from __future__ import annotations
 
-import ast
-import json
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from layer_support import HERE, RELEASES, REPOSITORY
+from layer_support import RECIPE, REPOSITORY
+from python_imports import LIBRARIES, imported, needed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from layer_support import Built, Release
+    from layer_support import Built
 
-SPLIT = json.loads((HERE / "python_packages.json").read_text())
-LIBRARIES = {
-    "cgroupspy": "python3-cgroupspy",
-    "google": "python3-protobuf",
-    "grpclib": "python3-grpclib",
-    "h2": "python3-h2",
-    "hpack": "python3-hpack",
-    "paho": "python3-paho-mqtt",
-    "psutil": "python3-psutil",
-    "rich": "python3-rich",
-}
-PROGRAMS = {"virtual-containerd", "virtual-runc", "cni", "iptables"}
-"""Not imported but called."""
-
-
-def guarded(node: ast.AST) -> bool:
-    """`if TYPE_CHECKING:` is never run."""
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def walk(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if guarded(child):
-            assert isinstance(child, ast.If)
-            for other in child.orelse:
-                yield from walk(other)
-            continue
-        yield child
-        yield from walk(child)
-
-
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            found.add(node.module)
-    return found
-
-
-def package_of(module: str, release: Release) -> str:
-    """The package that has *module*; KeyError for one that nobody has a package for."""
-    top = module.partition(".")[0]
-    if top in {"tomllib", "tomli"}:
-        # one or the other, as the code asks for them: part of Python from 3.11 on
-        return "python3-tomli" if release.python == "3.10" else "python3-core"
-    if top not in sys.stdlib_module_names:
-        return LIBRARIES[top]
-    parts = module.split(".")
-    for length in range(len(parts), 0, -1):
-        packages = SPLIT.get(".".join(parts[:length]))
-        if packages:
-            return f"python3-{packages[RELEASES.index(release)]}"
-    return "python3-core"
-
-
-def needed(release: Release) -> set[str]:
-    modules = set().union(*(imports(path) for path in (REPOSITORY / "src").rglob("*.py")))
-    return {package_of(module, release) for module in modules if module.partition(".")[0] != "pycm"}
+SOURCES = REPOSITORY / "src"
 
 
 def test_what_is_imported_is_what_the_recipe_depends_on(built: Built) -> None:
     named = set(built.words("RDEPENDS:pycm"))
-    wanted = needed(built.release) | {"python3-core"} | PROGRAMS
+    wanted = needed(built.release, SOURCES)
     assert sorted(wanted - named) == [], "imported, not in RDEPENDS"
     assert sorted(named - wanted) == [], "in RDEPENDS, not imported"
+
+
+def test_every_library_that_a_package_is_known_for_is_imported() -> None:
+    assert sorted(set(LIBRARIES) - {module.partition(".")[0] for module in imported(SOURCES)}) == []
 
 
 def test_the_command_line_needs_nothing_that_the_agent_does_not(built: Built) -> None:
@@ -106,8 +44,6 @@ def test_the_command_line_needs_nothing_that_the_agent_does_not(built: Built) ->
 def test_an_optional_part_that_is_left_out_takes_its_dependencies_with_it(
     part: str, package: str, read: Callable[..., Built], built: Built
 ) -> None:
-    from layer_support import RECIPE
-
     parts = {"cgroup1", "host-figures", "network", "twin"} - {part}
     smaller = read(
         built.release, RECIPE, "RDEPENDS:pycm", variables={"PACKAGECONFIG:pn-pycm": " ".join(sorted(parts))}

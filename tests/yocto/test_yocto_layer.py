@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from layer_support import LAYER, RECIPE, RELEASES, REPOSITORY, git, run
+from layer_support import LAYER, RECIPE, RELEASES, REPOSITORY, run
 
 from pycm.config.types import DefaultBridge
 from pycm.network.conf import needed
@@ -126,11 +126,3 @@ def test_every_repository_of_the_kas_files_is_pinned_to_a_commit(tools: Path) ->
         pins = lock["overrides"]["repos"]
         assert set(pins) == fetched
         assert all(re.fullmatch("[0-9a-f]{40}", pin["commit"]) for pin in pins.values())
-
-
-def test_the_pinned_commit_is_one_of_this_repository() -> None:
-    found = re.search(r'^SRCREV = "([0-9a-f]{40})"$', RECIPE.read_text(), re.MULTILINE)
-    assert found
-    shallow = git("rev-parse", "--is-shallow-repository", cwd=REPOSITORY).strip() == "true"
-    # a clone without history cannot know; anywhere else the commit must be there
-    assert shallow or git("cat-file", "-t", found[1], cwd=REPOSITORY).strip() == "commit"
