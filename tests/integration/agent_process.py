@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -131,7 +132,7 @@ class AgentProcess:
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(HANGS)
 
     def kill(self) -> None:
         self.end(signal.SIGKILL)
@@ -178,13 +179,19 @@ class AgentProcess:
         return state
 
     def wait_for(self, container_id: str, **wanted: Any) -> dict[str, Any]:
-        """The state once it has all *wanted* values."""
+        """The state once it has all *wanted* values. After the end of a run, its output has been read to the last line."""
 
         def reached() -> bool:
             state = self.state(container_id)
             return all(state[key] == value for key, value in wanted.items())
 
         wait_until(reached, 30, f"container {container_id} reaches {wanted}")
+        fifos = self.run / "fifo" / container_id
+        wait_until(
+            lambda: not fifos.exists() or self.state(container_id)["running"],
+            30,
+            f"{container_id} is read out",
+        )
         return self.state(container_id)
 
     def run_container(self, image: str, *command: str, name: str = "", flags: tuple[str, ...] = ()) -> str:
@@ -196,11 +203,20 @@ class AgentProcess:
     def logged(self, container_id: str) -> list[str]:
         """What the container wrote, line by line, rotated files included; without a record that is being written just now."""
         directory = self.home / "containers" / container_id
-        files = sorted(
-            directory.glob("json.log*"), key=lambda p: int(p.suffix[1:]) if p.suffix[1:].isdigit() else 0
-        )
-        lines = []
-        for file in reversed(files):
-            whole = file.read_text().split("\n")[:-1]
-            lines += [json.loads(line)["log"].rstrip("\n") for line in whole]
-        return lines
+        while True:
+            with contextlib.suppress(FileNotFoundError):  # a rotation renames them just now
+                files = log_files(directory)
+                texts = [file.read_text() for _, file in reversed(files)]
+                if log_files(directory) == files:
+                    break
+        records = [json.loads(line) for text in texts for line in text.split("\n")[:-1]]
+        return [record["log"].rstrip("\n") for record in records]
+
+
+def log_files(directory: Path) -> list[tuple[int, Path]]:
+    """The files of a container's log with their inodes, the youngest first."""
+
+    def age(file: Path) -> int:
+        return int(file.suffix[1:]) if file.suffix[1:].isdigit() else 0
+
+    return [(file.stat().st_ino, file) for file in sorted(directory.glob("json.log*"), key=age)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEVICE = {"deviceId": "acme.test:gw-01", "tenantId": "tenant-a", "policyId": "acme.test:gw-01"}
 THING = "acme.test:gw-01:edge:containers"
 EVENTS = f"e/tenant-a/{THING}"
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Machine:
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*self.inside, *command], capture_output=True, text=True, check=False, timeout=60
+            [*self.inside, *command], capture_output=True, text=True, check=False, timeout=120
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Sequence
 
-WAIT = 30.0
+WAIT = 120.0
 
 
 class PtyProcess:

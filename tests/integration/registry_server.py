@@ -82,7 +82,7 @@ class RegistryServer:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            process.wait(10)
+            process.wait(120)
 
     @property
     def log(self) -> str:

@@ -177,8 +177,8 @@ def test_two_clients_see_the_same_and_a_killed_one_leaves_input_open(agent: Agen
     third = attached(agent, container_id)
     assert third.stdin
     third.stdin.write("end\n")
-    assert third.wait(30) == 5
-    assert second.communicate(timeout=30)[0].endswith("got end\n")
+    assert third.wait(120) == 5
+    assert second.communicate(timeout=120)[0].endswith("got end\n")
     assert second.returncode == 5
     third.communicate()
 
@@ -208,7 +208,7 @@ def test_ctrl_c_detaches_from_pipes(agent: AgentProcess) -> None:
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(120) == 130
     process.stdout.close()
     assert agent.state(container_id)["running"]
 
@@ -233,7 +233,7 @@ def test_the_container_never_waits_for_a_client_that_does_not_read(agent: AgentP
         agent.command("start", "--a", container_id), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     agent.wait_for(container_id, status=5, exit_code=0)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert b"reads too slowly" in errors
     assert process.returncode == 1
 

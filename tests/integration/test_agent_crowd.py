@@ -89,7 +89,7 @@ def test_at_the_limit_of_open_files_a_start_is_refused_and_all_else_goes_on(
         assert "Too many open files" in done.stderr
         assert done.stderr.count("\n") == 1
         clients = [agent.popen("list", "-q") for _ in range(20)]  # more than there are descriptors for
-        assert {client.communicate(timeout=60)[0] for client in clients} == {
+        assert {client.communicate(timeout=120)[0] for client in clients} == {
             f"{' '.join([*running, container_id])}\n"
         }
         spoken = {one: len(agent.logged(one)) for one in running}

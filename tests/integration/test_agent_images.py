@@ -84,7 +84,7 @@ def test_creation_that_waits_for_its_image_holds_up_nothing_else(
         assert agent.ids() == [container_id]
         assert waiting.poll() is None
         assert agent.end() == 0  # an agent that ends does not wait for registries
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=120)
         assert waiting.returncode == 1
     agent.start()
     agent.call("remove", container_id)

@@ -62,7 +62,7 @@ def restarted(agent: AgentProcess, point: str) -> None:
 def dies(agent: AgentProcess, *command: str) -> None:
     agent.call(*command)
     assert agent.process
-    assert agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    assert agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
     agent.start()
 
 
@@ -115,7 +115,7 @@ def test_killed_while_it_creates(agent: AgentProcess, containerd: ContainerdServ
     restarted(agent, point)
     assert not create(agent)
     assert agent.process
-    assert agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    assert agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
     agent.start()
     if agent.ids() == []:
         wait_until(lambda: not list((agent.home / "containers").iterdir()), 20, "the half of it is undone")
@@ -223,7 +223,7 @@ def test_killed_while_it_runs_a_command_in_a_container(
     restarted(agent, point)
     agent.cm("start", container_id)
     assert agent.process
-    assert agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    assert agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
     left = programs("sleep", "77013")
     agent.start()
     wait_until(lambda: len(programs("sleep", "77013")) == 1, 30, "one check runs")

@@ -113,7 +113,7 @@ def test_the_last_output_is_there_though_the_reader_is_slow(agent: AgentProcess,
     assert process.stdout
     time.sleep(1)  # not for luck: the reader is to be late
     out = process.stdout.read()
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     process.stdout.close()
     assert len(out) == 100 * 65536 + 6
     assert out.endswith(b"\nlast\n")
@@ -156,7 +156,7 @@ def test_the_command_ends_with_its_client(agent: AgentProcess, box: str, number:
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    assert process.wait(30) == (130 if number is signal.SIGINT else -9)
+    assert process.wait(120) == (130 if number is signal.SIGINT else -9)
     process.communicate()
     wait_until(lambda: not list((agent.run / "exec").iterdir()), 30, "the command is ended")
     wait_until(lambda: descriptors(agent) == before, 30, "descriptors are as before")
@@ -188,7 +188,7 @@ def test_commands_of_a_killed_agent_are_ended_by_the_next(agent: AgentProcess, b
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     agent.kill()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 125
     assert "closed the connection" in err
     agent.start()
@@ -247,7 +247,7 @@ def test_events_tell_a_containers_life(agent: AgentProcess) -> None:
         seen.append(json.loads(process.stdout.readline()))
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         process.stdout.close()
     mine = [event for event in seen if event["container_id"] == container_id]
     assert [event["action"] for event in mine] == ["created", "running", "exited", "removed"]

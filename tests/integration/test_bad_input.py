@@ -145,7 +145,7 @@ class World:
     def by_grpc(self, case: Case) -> str:
         base = {"image": {"name": IMAGE}, "host_config": {"network_mode": "host"}, "io_config": {}}
         container = json_form.decode(Container, {**base, **_lenient(case.grpc)})
-        agent = Agent(str(self.agent.socket), timeout=30)
+        agent = Agent(str(self.agent.socket), timeout=120)
         try:
             return agent.create(_with_numbers(container, case.grpc)).id
         finally:
@@ -164,7 +164,7 @@ class World:
         return _one_line(done.returncode, done.stdout, done.stderr)
 
     def start_by_grpc(self, container_id: str) -> str:
-        agent = Agent(str(self.agent.socket), timeout=30)
+        agent = Agent(str(self.agent.socket), timeout=120)
         try:
             agent.start(container_id)
         finally:

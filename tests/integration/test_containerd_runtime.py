@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 PACKED = "localhost/pycm/packed:1"  # imported with --no-unpack
 OURS = re.compile(r"\bc1\b|unpack")  # c1 as a word: a digest may have these two digits in it
 BUSYBOX = "localhost/pycm/busybox:1"
-SECONDS = 30.0
+SECONDS = 120.0
 RUNC = "io.containerd.runc.v2"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/demo"
-LIMIT = 120
+LIMIT = 300
 """Seconds for a whole run of the demo; the first one also makes its environment."""
 
 

@@ -16,7 +16,7 @@ from pycm.model.container import LogConfiguration, LogDriverConfiguration
 
 pytestmark = pytest.mark.integration
 
-LIMIT = 30.0
+LIMIT = 120.0
 LINES = 5000
 CONFIG = LogConfiguration(
     driver_config=LogDriverConfiguration(type="json-file", max_files=2, max_size="100M")

@@ -173,7 +173,7 @@ def at_once(world: World, *commands: tuple[str, ...]) -> None:
         for command in commands
     ]
     for process in running:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (0, "")
 
 

@@ -82,7 +82,7 @@ def restarted(world: World, point: str) -> None:
 def dies(world: World, *command: str) -> None:
     world.agent.call(*command)
     assert world.agent.process
-    assert world.agent.process.wait(30) == -signal.SIGKILL, "the fail point was not reached"
+    assert world.agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
     world.agent.start()
 
 
@@ -201,7 +201,7 @@ def test_a_plugin_that_outlives_its_agent_is_waited_for(
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as client:
             wait_until((tmp_path / "begun").exists, 20, "the plugin runs")
             agent.kill()
-            client.wait(30)
+            client.wait(120)
         agent.start()
         wait_until(lambda: "are waited for" in agent.text(), 20, "the next agent sees it")
         (tmp_path / "go").touch()

@@ -102,7 +102,7 @@ def test_process_1_sees_what_an_agent_with_a_hardened_view_makes(tmp_path: Path)
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [{"own": "nsfs", "init": "nsfs"}, {"own": "", "init": ""}]

@@ -61,7 +61,7 @@ def refuses(directory: Path, containerd: ContainerdServer, machine: Machine, bri
     lines = f"[network.default_bridge]\n{bridge}"
     agent = AgentProcess(directory, containerd, network=lines, inside=machine.inside)
     command = [*machine.inside, sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(agent.config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     return line

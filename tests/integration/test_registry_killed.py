@@ -120,7 +120,7 @@ def test_a_pull_ends_with_its_killed_agent_and_the_next_agent_knows_nothing_of_t
         wait_until(lambda: bool(stalling.blob_requests()), 30, "the pull waits for a blob")
         (worker,) = workers(agent)
         agent.kill()
-        waiting.communicate(timeout=30)
+        waiting.communicate(timeout=120)
         assert waiting.returncode == 1
         wait_until(lambda: not Path(f"/proc/{worker}").exists(), 30, "the worker ends")
         stalling.answer = lambda _: False

@@ -56,7 +56,7 @@ def test_a_container_of_the_cloud_has_its_image_fetched_and_other_operations_go_
         slow = registry.put(Image(layers=[base_layer(), layer({"slow": b"x"})]), "cloud/slow", "1")
         go = threading.Event()
         held = max(registry.blobs, key=lambda digest: b"slow" in registry.blobs[digest][:100])
-        registry.answer = lambda request: request.path.endswith(held) and not go.wait(60)
+        registry.answer = lambda request: request.path.endswith(held) and not go.wait(600)
         cloud = Cloud(broker, tmp_path / "cloud")
         try:
             cloud.publish("edge/thing/response", DEVICE)

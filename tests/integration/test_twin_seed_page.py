@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 import pytest
-from mosquitto_server import MosquittoServer
+from mosquitto_server import PATIENCE, MosquittoServer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "vectors"))
 
@@ -41,6 +41,14 @@ HOSTILE = [
 ]
 
 
+async def until(condition):
+    async def look():
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(look(), PATIENCE)
+
+
 class Sub:
     """Lines of mosquitto_sub, parsed as they come."""
 
@@ -48,13 +56,13 @@ class Sub:
         self.process = broker.subscribe(topic, "-q", "1")
 
     async def next(self):
-        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), 10)
+        line = await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), PATIENCE)
         topic, _, text = line.partition(" ")
         return topic, json.loads(text)
 
     def end(self):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         self.process.stdout.close()
 
 
@@ -68,10 +76,7 @@ async def world(tmp_path):
         mqtt = MqttClient(MqttSettings(broker_url=broker.url))
         twin = TwinService(mqtt, containers, metrics, TwinSettings(home_dir=str(tmp_path / "things")))
         await twin.start()
-        for _ in range(1000):
-            if mqtt.connected:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: mqtt.connected)
         await twin.idle()
         subs = []
 
@@ -122,11 +127,7 @@ async def test_the_commands_of_the_page_work_as_they_stand(world):
 
 async def subscribed(broker):
     """The last step of a registration."""
-    for _ in range(1000):
-        if any(line.endswith(f"{THING}/req/#") for line in broker.log_lines()):
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("the agent does not listen to commands")
+    await until(lambda: any(line.endswith(f"{THING}/req/#") for line in broker.log_lines()))
 
 
 async def test_after_everything_that_is_wrong_the_next_command_works_and_each_is_logged_in_one_line(

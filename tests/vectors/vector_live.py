@@ -45,12 +45,12 @@ from pycm.twin.service import TwinService, TwinSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
-#: Seconds for one vector, whatever happens.
-LIMIT = 30.0
+#: Seconds for one vector beside the wait for what may be missing, whatever happens.
+LIMIT = 120.0
 #: Seconds after which what is missing is missing.
 PATIENCE = 5.0
 #: Seconds for one step of the preparation.
-STEP = 10.0
+STEP = 60.0
 _LOOK = 0.01
 _MARKER = "vector-runner/marker"
 
@@ -325,7 +325,7 @@ async def _play_bounded(broker: MosquittoServer, vector: Mapping[str, Any], pati
     with tempfile.TemporaryDirectory(prefix="pycm-vector-") as home:
         try:
             return await asyncio.wait_for(
-                LivePlayer(broker, pathlib.Path(home), vector, patience).play(), LIMIT
+                LivePlayer(broker, pathlib.Path(home), vector, patience).play(), LIMIT + patience
             )
         except (TimeoutError, asyncio.TimeoutError) as error:
             return f"time limit: {error}"
