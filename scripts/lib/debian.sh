@@ -46,7 +46,7 @@ apt_install() (
     local options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
     log=$(mktemp)
     trap 'allow_services; rm -f "$log"' EXIT
-    trap 'exit 130' INT TERM HUP
+    trap 'echo stopped >&2; exit 130' INT TERM HUP
     forbid_services
     export DEBIAN_FRONTEND=noninteractive
     if ! { apt-get "${options[@]}" update && apt-get "${options[@]}" install --yes --no-install-recommends "$@"; } \

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Boot an arm64 image under QEMU (emulated, never KVM), with its console here and MQTT and ssh forwarded to loop-back ports.
 
-The image is a directory: what Yocto leaves in tmp/deploy/images/MACHINE, or what scripts/qemu-image makes. Without one the latter is
-made and booted. QEMU takes this program's place, so whoever has its process id can cut the power.
+The image is a directory: what Yocto leaves in tmp/deploy/images/MACHINE, or what scripts/qemu-image makes; or one disk of several in
+there. Without one the test image is made and booted. QEMU takes this program's place, so whoever has its process id can cut the power.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +30,10 @@ FIRMWARE = ("u-boot.bin", "u-boot-qemuarm64.bin")
 CONSOLE = "console=ttyAMA0 panic=-1 psi=1"
 TEST_IMAGE = "quiet mitigations=off rw init=/lib/systemd/systemd systemd.show_status=0 systemd.unified_cgroup_hierarchy=1"
 YOCTO = "root=/dev/vda rw"
+TIMESTAMP = re.compile(r"-\d{14}\b")
+"""In the name of a build of Yocto's; the newest has a link without it."""
+STOPPED = 130
+"""As the shell says that Ctrl-C ended something."""
 
 
 class RunError(Exception):
@@ -47,16 +53,25 @@ class Image:
     def is_test_image(self) -> bool:
         return self.kernel is not None and self.kernel.name == "vmlinuz"
 
+    @property
+    def is_bare(self) -> bool:
+        """Yocto's root file system alone, with none of the other partitions of a disk."""
+        return self.firmware is None and not self.is_test_image
 
-def find(directory: Path) -> Image:
-    """The image in *directory*. A disk with partitions (wic) brings its own kernel, which U-Boot loads; all else needs one beside it."""
-    if not directory.is_dir():
-        raise RunError(f"no such directory: {directory}")
-    disk = first(directory, DISKS)
-    if disk is None:
-        raise RunError(f"no root disk in {directory}: looked for {', '.join(DISKS)}")
-    firmware = first(directory, FIRMWARE)
+
+def find(place: Path) -> Image:
+    """The image at *place*, a directory or a disk in one. A disk with partitions (wic) brings its own kernel, which U-Boot loads; all else
+    needs one beside it.
+    """
+    directory = place
+    if place.is_file():
+        disk, directory = place, place.parent
+    elif place.is_dir():
+        disk = root_disk(place)
+    else:
+        raise RunError(f"no such directory: {place}")
     if ".wic" in disk.name:
+        firmware = first(directory, FIRMWARE)
         if firmware is None:
             raise RunError(f"{disk.name} needs a boot loader beside it: {' or '.join(FIRMWARE)}")
         return Image(disk, firmware=firmware)
@@ -66,13 +81,29 @@ def find(directory: Path) -> Image:
     return Image(disk, kernel, first(directory, ("initrd.gz",)))
 
 
-def first(directory: Path, patterns: tuple[str, ...]) -> Path | None:
-    """The first pattern that something matches; of several matches the shortest name, which is Yocto's link to the newest build."""
-    for pattern in patterns:
-        found = sorted(directory.glob(pattern), key=lambda path: (len(path.name), path.name))
-        if found:
-            return found[0]
-    return None
+def root_disk(directory: Path) -> Path:
+    """The one disk there: of the first pattern that something matches, without the older builds of the same."""
+    for pattern in DISKS:
+        found = sorted(directory.glob(pattern))
+        newest = [path for path in found if not TIMESTAMP.search(path.name)] or found
+        if len(newest) > 1:
+            names = ", ".join(path.name for path in newest[:5]) + (", ..." if len(newest) > 5 else "")
+            raise RunError(f"{len(newest)} root disks in {directory}: {names}; give the path of one")
+        if newest:
+            return newest[0]
+    raise RunError(f"no root disk in {directory}: looked for {', '.join(DISKS)}")
+
+
+def first(directory: Path, names: tuple[str, ...]) -> Path | None:
+    return next((directory / name for name in names if (directory / name).is_file()), None)
+
+
+def check_kept(kept: Path) -> None:
+    """Said before an image is made for it, which takes minutes."""
+    if kept.is_dir():
+        raise RunError(f"--disk {kept} is a directory: name a file")
+    if not kept.parent.is_dir():
+        raise RunError(f"no such directory: {kept.parent} (for --disk {kept.name})")
 
 
 def prepare_disk(image: Image, kept: Path | None) -> tuple[Path, bool]:
@@ -81,11 +112,17 @@ def prepare_disk(image: Image, kept: Path | None) -> tuple[Path, bool]:
         return image.disk, False
     if not kept.exists():
         part = kept.with_name(kept.name + ".part")
-        # holes stay holes; a copy that is cut short is never taken for a disk
-        subprocess.run(
-            ["cp", "--sparse=always", "--reflink=auto", str(image.disk.resolve()), str(part)], check=True
-        )
-        os.rename(part, kept)
+        try:
+            # holes stay holes; a copy that is cut short is never taken for a disk
+            done = subprocess.run(
+                ["cp", "--sparse=always", "--reflink=auto", str(image.disk.resolve()), str(part)],
+                stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                raise RunError(f"cannot make {kept}: {' '.join(done.stderr.split())}")
+            os.rename(part, kept)
+        finally:
+            part.unlink(missing_ok=True)
     return kept, True
 
 
@@ -156,7 +193,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "directory", nargs="?", type=Path, help="image to boot; default: the Debian test image"
+        "directory",
+        nargs="?",
+        type=Path,
+        help="image to boot, or a disk in it; default: the Debian test image",
     )
     parser.add_argument("--disk", type=Path, metavar="FILE", help="keep what the guest writes in FILE, made at first use; default: forget it")  # fmt: skip
     parser.add_argument("--mqtt", type=number(0, 65535), default=1883, metavar="PORT", help="loop-back port for MQTT (1883, or a free one)")  # fmt: skip
@@ -175,14 +215,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def test_image() -> Path:
     """Made by the script of its own, which installs what it needs."""
-    done = subprocess.run([REPOSITORY / "scripts/qemu-image"], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
+    # Ctrl-C at the terminal would come to all programs at once; like this it goes from each to the one that it waits for.
+    with subprocess.Popen(
+        [REPOSITORY / "scripts/qemu-image"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as maker:
+        try:
+            printed, _ = maker.communicate()
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            os.killpg(maker.pid, signal.SIGINT)
+            # it removes what it has made so far, and says so
+            if maker.wait() == STOPPED:
+                sys.exit(STOPPED)
+            raise
+    if maker.returncode:
         raise RunError("there is no test image")
-    return Path(done.stdout.splitlines()[-1])
+    return Path(printed.splitlines()[-1])
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
+    if options.disk is not None:
+        check_kept(options.disk)
     image = find(options.directory or test_image())
     if options.disk is not None and image.disk.resolve() == options.disk.resolve():
         raise RunError(f"{options.disk} is the image itself: name another file")
@@ -198,6 +252,11 @@ def main() -> int:
     disk, keep = prepare_disk(image, options.disk)
     words = command(image, disk, keep=keep, ports=ports, options=options)
     print(f"disk: {disk}{'' if keep else ' (what is written is forgotten)'}")
+    if image.is_bare:
+        print(
+            "note: a root file system alone: an image of Leda's lacks its partition /data here, without which containerd and pycm"
+            " do not start; boot the .wic.qcow2 of sdv-image-all"
+        )
     print(
         f"MQTT: mosquitto_sub -h 127.0.0.1 -p {ports[0]} -v -t '#'    (if the image's broker listens beyond its own loop-back)"
     )
@@ -212,8 +271,16 @@ def main() -> int:
     raise AssertionError("execvp does not come back")
 
 
-if __name__ == "__main__":
+def run() -> int:
     try:
-        sys.exit(main())
-    except (RunError, OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"error: {error}")
+        return main()
+    except (RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return STOPPED
+
+
+if __name__ == "__main__":
+    sys.exit(run())

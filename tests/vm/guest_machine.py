@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -25,6 +26,8 @@ EXACT_CPU_TIME = "nohz_full=1 skew_tick=1"
 What is to be capped must run on CPU 0: without ticks a cap is enforced up to a second late, and what is missed is lost."""
 RESULTS_SIZE = 64 * 1024 * 1024
 """Room on the disk on which the guest returns its results; a guest that writes more fails."""
+ENDS_WITHIN = 30.0
+"""Seconds that a program has to tidy up when it is interrupted."""
 
 
 def cache_dir() -> Path:
@@ -59,19 +62,33 @@ def build(wanted: Path) -> None:
 
 
 def run(command: list[str], timeout: float) -> str:
-    """Run a program to its end; if it fails, the error shows what it printed last."""
-    done = subprocess.run(
+    """Run a program to its end; if it fails, the error shows what it printed last. Ctrl-C is handed on to it, and waited for."""
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=timeout,
-        check=False,
-    )
-    text = done.stdout.decode(errors="replace")
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{text[-4000:]}")
+        start_new_session=True,
+    ) as child:
+        try:
+            printed, _ = child.communicate(timeout=timeout)
+        except BaseException:
+            end(child)
+            raise
+    text = printed.decode(errors="replace")
+    if child.returncode:
+        raise RuntimeError(f"{command[0]} ended with {child.returncode}:\n{text[-4000:]}")
     return text
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Interrupt a program with all that it started, and wait: it removes what it made. One that does not listen is killed."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=ENDS_WITHIN)
+            return
 
 
 def qemu_command(image_dir: Path, app: Path, results: Path) -> list[str]:

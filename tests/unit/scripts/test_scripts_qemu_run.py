@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -68,6 +69,44 @@ def test_a_disk_with_partitions_boots_by_its_boot_loader(tmp_path: Path) -> None
     assert f"-bios {tmp_path}/u-boot.bin" in line
     assert "format=qcow2" in line
     assert "-kernel" not in line
+
+
+def test_of_several_root_disks_one_has_to_be_named(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "Image",
+        "full-qemuarm64.ext4",
+        "data-qemuarm64.ext4",
+        "data-qemuarm64.rootfs-20260101000000.ext4",
+    )
+    said = refusal(tmp_path)
+    assert "2 root disks" in said
+    assert "data-qemuarm64.ext4, full-qemuarm64.ext4" in said
+    assert f"file={tmp_path}/full-qemuarm64.ext4," in printed(tmp_path / "full-qemuarm64.ext4")
+
+
+def test_of_builds_without_a_link_one_is_enough_and_more_have_to_be_chosen_from(tmp_path: Path) -> None:
+    make(tmp_path, "Image", "pycm-20260101000000.rootfs.ext4")
+    assert "20260101000000" in printed(tmp_path)
+    make(tmp_path, "pycm-20260102000000.rootfs.ext4")
+    assert "2 root disks" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("names", "told"), [(("Image", "a.ext4"), True), (("u-boot.bin", "a.wic"), False)])
+def test_a_root_file_system_alone_is_said_to_lack_ledas_data(
+    tmp_path: Path, names: tuple[str, ...], told: bool
+) -> None:
+    program = tmp_path / "bin/qemu-system-aarch64"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, make(tmp_path, *names)],
+        env={**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert ("/data" in done.stdout) == told
 
 
 @pytest.mark.parametrize(
@@ -138,6 +177,23 @@ def test_a_kept_disk_is_made_once_and_the_image_is_left_alone(tmp_path: Path, qe
 def test_the_image_itself_is_not_taken_for_a_kept_disk(tmp_path: Path) -> None:
     make(tmp_path, "vmlinuz", "root.ext4")
     assert "is the image itself" in refusal(tmp_path, "--disk", tmp_path / "root.ext4")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("away/disk", "no such directory: "), (".", "is a directory")])
+def test_a_place_that_no_kept_disk_can_have_is_told_in_one_line_before_an_image_is_made(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    # without a directory the test image would be made now
+    assert reason in refusal("--disk", tmp_path / name)
+
+
+def test_a_copy_that_fails_is_one_line_and_leaves_nothing(tmp_path: Path, qemu_run: Any) -> None:
+    image = qemu_run.find(make(tmp_path, "vmlinuz", "root.ext4"))
+    image.disk.unlink()
+    with pytest.raises(qemu_run.RunError, match=r"cannot make .*kept: cp: ") as error:
+        qemu_run.prepare_disk(image, tmp_path / "kept")
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vmlinuz"]
 
 
 def test_a_comma_in_a_files_name_does_not_end_qemus_option(tmp_path: Path) -> None:
