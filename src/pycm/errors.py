@@ -10,7 +10,14 @@ from __future__ import annotations
 
 
 class PycmError(Exception):
-    """Base of all expected failures. Never raised itself."""
+    """Base of all expected failures. Never raised itself.
+
+    `masked`: the text for those who must not see values of environment variables (logs, a masked twin); mostly the text itself.
+    """
+
+    def __init__(self, text: str = "", *, masked: str = "") -> None:
+        super().__init__(text)
+        self.masked = masked or text
 
 
 class InvalidInputError(PycmError):

@@ -44,7 +44,11 @@ class CorePlayer:
         self.given = given
         self.containers = FakeContainers(given.get("containers") or [])
         self.metrics = FakeMetrics(given.get("stats") or {})
-        self.core = Twin(self.containers.list, given.get("features", DEFAULT_FEATURES))
+        self.core = Twin(
+            self.containers.list,
+            given.get("features", DEFAULT_FEATURES),
+            mask_env=given.get("mask_env", False),
+        )
         self.containers.subscribe(lambda event: self.carry_out(self.core.event(event)))
         self.seen: list[Seen] = []
         self.remembered: dict[str, list[str]] = {}

@@ -27,7 +27,7 @@ def carry_out(operation: ops.Operation, containers: FakeContainers, given: Mappi
     try:
         return _DOERS[type(operation)](operation, containers, given)
     except PycmError as error:
-        return ops.Failed(str(error))
+        return ops.Failed(str(error), error.masked)
 
 
 def _existing(containers: FakeContainers, container_id: str, kind: Kind | None = None) -> Container:

@@ -25,6 +25,7 @@ T = TypeVar("T", bound=Record)
 MAX_DEPTH = 64
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
+_INDEX = re.compile(r"\[\d+\]")
 #: Spellings that Leda's manifests use (proto names) beside those of the original's loader.
 ALIASES = {"protocol": "proto", "mounts": "mount_points", "id": "container_id", "name": "container_name"}
 
@@ -82,7 +83,10 @@ def _find(name: str, rest: Mapping[str, Any], folded: Mapping[str, str], *, alia
 
 
 def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
-    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}")
+    """Of an environment, which may hold secrets, logs and a masked twin get no value."""
+    secret = _INDEX.sub("", path).endswith(("config.env", "hooks.env"))
+    masked = f"{path}: *** is not {wanted}" if secret else ""
+    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}", masked=masked)
 
 
 def _decode_value(form: Form, value: Any, path: str, *, aliases: bool) -> Any:

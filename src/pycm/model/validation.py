@@ -66,6 +66,14 @@ def is_identifier(text: str) -> bool:
     return len(text) <= _ID_MAX and _ID.fullmatch(text) is not None
 
 
+def masked_variable(variable: str) -> str:
+    """A variable of an environment, NAME=VALUE, without its value. What has no name as it should be may be a part of a value."""
+    name, equals, _ = variable.partition("=")
+    if not _ENV.fullmatch(name):
+        return "***"
+    return f"{name}=***" if equals else name
+
+
 def check_id(identifier: str) -> None:
     """Before an id is used as a path or in containerd."""
     if not is_identifier(identifier):
@@ -111,13 +119,17 @@ def _check_texts(container: Container) -> None:
     for field, values in (
         ("host_name", (container.host_name, container.domain_name)),
         ("mount_points", tuple(m.source + m.destination for m in container.mount_points)),
-        ("config", (*config.cmd, *config.env, config.user, config.working_dir)),
-        ("hooks", tuple(text for hook in container.hooks for text in (hook.path, *hook.args, *hook.env))),
+        ("config", (*config.cmd, config.user, config.working_dir)),
+        ("hooks", tuple(text for hook in container.hooks for text in (hook.path, *hook.args))),
         ("health_check", config.health_check.exec if config.health_check else ()),
+        ("config.env", config.env),
+        ("hooks.env", tuple(variable for hook in container.hooks for variable in hook.env)),
     ):
         for value in values:
             if "\0" in value:
-                raise InvalidInputError(f"{field}: {shorten(value)} contains a NUL character")
+                end = " contains a NUL character"
+                masked = f"{field}: {masked_variable(value)}{end}" if field.endswith(".env") else ""
+                raise InvalidInputError(f"{field}: {shorten(value)}{end}", masked=masked)
 
 
 def _check_mount(mount: MountPoint) -> None:
@@ -337,11 +349,10 @@ def _check_swap(resources: Resources, memory: int) -> None:
 
 
 def _check_config(config: ContainerConfiguration) -> None:
-    for entry in config.env:
+    for number, entry in enumerate(config.env):
         if not _ENV.fullmatch(entry):
-            raise InvalidInputError(
-                f"invalid environmental variable declaration provided : {_env_shown(entry)}"
-            )
+            what = "invalid environmental variable declaration provided : "
+            raise InvalidInputError(what + _shown(entry), masked=f"{what}{masked_variable(entry)} (config.env[{number}])")
     if config.user and not _USER.fullmatch(config.user):
         raise InvalidInputError(f"user {shorten(config.user)} is not of the form user or user:group")
     if config.working_dir and not config.working_dir.startswith("/"):
@@ -377,8 +388,3 @@ def _check_duration(field: str, text: str, least: int) -> None:
         raise InvalidInputError(
             f"health_check.{field} {text} is not between {format_duration(least)} and {format_duration(LONGEST_HEALTH)}"
         )
-
-
-def _env_shown(entry: str) -> str:
-    """The declaration as it came: a message to the one who sent it, kept out of logs by the fronts."""
-    return entry if entry.isprintable() and len(entry) <= 256 else shorten(entry)

@@ -83,11 +83,11 @@ def container_in(data: bytes) -> Container:
     try:
         container = descriptor_policy(decode(Container, parse(data), aliases=True))
     except InvalidInputError as error:
-        raise Failed(str(error)) from None
+        raise Failed(str(error), error.masked) from None
     try:
         filled = fill_defaults(container)
         check_id(filled.id)
         validate(filled)
     except InvalidInputError as error:
-        raise Rejected(str(error)) from None
+        raise Rejected(str(error), error.masked) from None
     return container

@@ -100,7 +100,7 @@ class Twin:
         self._stale: frozenset[str] = frozenset()
         self._left_over: frozenset[str] = frozenset()
         self._metrics = Metrics(self._containers.values)
-        self._software = SoftwareUpdatable(self._containers.values, self._exists)
+        self._software = SoftwareUpdatable(self._containers.values, self._exists, mask_env=mask_env)
         self._jobs = Jobs()
         self._recent = Recent()
         #: The thing that request, statuses and published features belong to; it outlives a loss of the connection.
@@ -116,6 +116,7 @@ class Twin:
         enabled = frozenset(features)
         self._features = {name: feature for name, feature in available.items() if name in enabled}
         self._container_feature = ContainerFeature(OPERATIONS, mask_env=mask_env)
+        self._mask_env = mask_env
         self._system = _system_metrics() if system_metrics else None
 
     def _exists(self, container_id: str) -> bool:
@@ -332,10 +333,10 @@ class Twin:
     def _finished(self, command: Command, thing: Thing | None, outcome: Any) -> list[Decision]:
         """The answer. Without a session it waits for the next one of the same thing."""
         if isinstance(outcome, Problem):
-            answer = command.refuse(outcome)
+            answer = command.refuse(outcome.without_secrets() if self._mask_env else outcome)
             if answer is None:
                 path = f"{command.feature_id} {command.operation}"
-                text = f"command failed, {shorten(path)}: {shorten(outcome.message, 300)}"
+                text = f"command failed, {shorten(path)}: {shorten(outcome.masked, 300)}"
                 return [Note(logging.WARNING, text)]
         else:
             answer = command.answer(outcome)

@@ -84,7 +84,7 @@ class Jobs:
             except StopIteration as end:
                 decisions += job.finish(end.value)
             except Failed as failure:
-                decisions += job.finish(Problem(Kind.FAILED, failure.message))
+                decisions += job.finish(Problem(Kind.FAILED, failure.message, failure.masked))
             except Problem as problem:
                 decisions += job.finish(problem)
             else:

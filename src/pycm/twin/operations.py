@@ -20,11 +20,12 @@ INTERNAL = "internal runtime error"
 
 
 class Failed(Exception):  # noqa: N818  the outcome of an operation, raised inside the steps that asked for it
-    """The operation was tried, or refused, and this is why."""
+    """The operation was tried, or refused, and this is why. `masked`: without values of environment variables."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, masked: str = "") -> None:
         super().__init__(message)
         self.message = message
+        self.masked = masked or message
 
 
 @dataclass(frozen=True)

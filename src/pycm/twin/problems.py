@@ -22,10 +22,15 @@ class Kind(enum.Enum):
 class Problem(Exception):  # noqa: N818  it is what the answer says, not a failure of ours
     """Raised by the handler of an operation; becomes the answer."""
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    def __init__(self, kind: Kind, message: str, masked: str = "") -> None:
+        """*masked*: the message without values of environment variables, if it has some."""
         super().__init__(message)
         self.kind = kind
         self.message = message
+        self.masked = masked or message
+
+    def without_secrets(self) -> Problem:
+        return Problem(self.kind, self.masked)
 
     def as_value(self) -> dict[str, Any]:
         name, status = self.kind.value

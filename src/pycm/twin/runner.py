@@ -36,7 +36,7 @@ async def carry_out(operation: Operation, containers: Containers, downloads: Dow
             return await downloads.fetch(operation.url, operation.limit)
         return await _manage(operation, containers)
     except PycmError as error:
-        return Failed(str(error))
+        return Failed(str(error), error.masked)
     except Exception:
         log.exception("a bug in %s", type(operation).__name__)
         return Failed(INTERNAL)

@@ -31,7 +31,7 @@ class Arguments:
     def _get(self, name: str, kind: type, wanted: str, absent: Any) -> Any:
         value = self._found.get(name.lower(), absent)
         if not isinstance(value, kind):
-            raise _wrong(self._path(name), value, wanted)
+            raise _wrong(self._path(name), value, wanted, secret=name == "env")
         return value
 
     def __contains__(self, name: str) -> bool:
@@ -65,7 +65,7 @@ class Arguments:
         items = self._get(name, list, "a list of strings", [])
         for index, item in enumerate(items):
             if not isinstance(item, (str, type(None))):
-                raise _wrong(f"{self._path(name)}[{index}]", item, "a string")
+                raise _wrong(f"{self._path(name)}[{index}]", item, "a string", secret=name == "env")
         return tuple(item or "" for item in items)
 
     def child(self, name: str) -> Arguments | None:
@@ -81,5 +81,6 @@ class Arguments:
         return [Arguments(item, f"{self._path(name)}[{index}]") for index, item in enumerate(items)]
 
 
-def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
-    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}")
+def _wrong(path: str, value: Any, wanted: str, *, secret: bool = False) -> InvalidInputError:
+    masked = f"{path}: *** is not {wanted}" if secret else ""
+    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}", masked=masked)

@@ -55,4 +55,4 @@ class Feature:
         try:
             return handler(feature_id, argument)
         except InvalidInputError as error:
-            raise Problem(Kind.INVALID, str(error)) from None
+            raise Problem(Kind.INVALID, str(error), error.masked) from None

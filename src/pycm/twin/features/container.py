@@ -27,6 +27,7 @@ from pycm.model.container import (
     RestartPolicy,
 )
 from pycm.model.states import OOM_TEXT, Status
+from pycm.model.validation import masked_variable
 from pycm.twin.features.base import Feature
 from pycm.twin.names import CONTAINER_PREFIX
 
@@ -153,12 +154,6 @@ def masked(key: str) -> str:
     """A key specification ("FILE", "FILE:PASSWORD", "FILE:pass=PASSWORD") without what may be a password."""
     file, colon, _ = key.partition(":")
     return f"{file}:***" if colon else key
-
-
-def masked_variable(variable: str) -> str:
-    """NAME=VALUE without its value."""
-    name, equals, _ = variable.partition("=")
-    return f"{name}=***" if equals else variable
 
 
 def _restart_policy(policy: RestartPolicy | None) -> dict[str, Any] | None:

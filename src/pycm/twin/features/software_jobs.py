@@ -127,8 +127,8 @@ def interrupted(last: Mapping[str, Any]) -> dict[str, Any] | None:
 # ── install ──
 
 
-def install(argument: Modules, path: str) -> Steps:
-    """Returns whether every module was installed."""
+def install(argument: Modules, path: str, *, mask_env: bool) -> Steps:
+    """Returns whether every module was installed. *mask_env*: no message has a value of an environment variable."""
     tell = Teller(path, argument.correlation_id)
     succeeded = True
     for module in argument.modules:
@@ -137,10 +137,10 @@ def install(argument: Modules, path: str) -> Steps:
             yield from _install_one(module, tell, about)
         except Rejected as failure:
             succeeded = False
-            yield from tell.failed(REJECTED, about, failure.message)
+            yield from tell.failed(REJECTED, about, failure.masked if mask_env else failure.message)
         except Failed as failure:
             succeeded = False
-            yield from tell.failed(ERROR, about, failure.message)
+            yield from tell.failed(ERROR, about, failure.masked if mask_env else failure.message)
     return succeeded
 
 

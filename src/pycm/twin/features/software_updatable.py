@@ -41,11 +41,18 @@ class SoftwareUpdatable(Feature):
     unsupported = "unsupported operation called [operationId = {operation}]"
     once = frozenset({"install"})
 
-    def __init__(self, containers: Callable[[], Iterable[Container]], known: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        containers: Callable[[], Iterable[Container]],
+        known: Callable[[str], bool],
+        *,
+        mask_env: bool = False,
+    ) -> None:
         super().__init__()
         self.operations = {"install": self._install, "remove": self._remove}
         self._containers = containers
         self._known = known
+        self._mask_env = mask_env
         #: The last told statuses by name; they outlive a loss of the connection and, by the core's Keep, the agent.
         self.told: dict[str, Any] = {}
 
@@ -75,7 +82,7 @@ class SoftwareUpdatable(Feature):
         from pycm.twin.features.software_jobs import Modules, install  # the first job pays for it
 
         modules = Modules.read(Arguments(argument))
-        return Reaction(task=Task(ID, install(modules, STATUS_PATH)))
+        return Reaction(task=Task(ID, install(modules, STATUS_PATH, mask_env=self._mask_env)))
 
     def _remove(self, _: str, argument: Any) -> Reaction:
         from pycm.twin.features.software_jobs import Software, remove
