@@ -72,7 +72,10 @@ class Truth:
 
     def check(self, cloud: Connector, container_id: str) -> None:
         """The twin shows what is so."""
-        shown, known = cloud.status(container_id), self._agent.get(container_id)
+        known = self._agent.get(container_id)
+        name = known["host_name"]  # told after the state
+        cloud.until(lambda: cloud.status(container_id)["config"]["hostName"] == name, "the host name is told")
+        shown = cloud.status(container_id)
         state, task = shown["state"], self.task(container_id)
         assert shown["name"] == known["container_name"]
         assert shown["imageRef"] == known["image"]["name"]
@@ -124,7 +127,9 @@ def test_a_scripted_cloud_and_the_life_of_a_container(
         assert (status, agent.ids()) == (200, [one])
         feature = f"Container:{one}"
         state_is(cloud, one, "RUNNING")
+        machine = Path("/proc/sys/kernel/hostname").read_text().strip()
         truth.check(cloud, one)
+        assert cloud.status(one)["config"]["hostName"] == machine
         _steps(cloud, truth, feature, one)
         _figures(cloud, one)
         _end(cloud, truth, feature, one)

@@ -352,7 +352,9 @@ def _check_config(config: ContainerConfiguration) -> None:
     for number, entry in enumerate(config.env):
         if not _ENV.fullmatch(entry):
             what = "invalid environmental variable declaration provided : "
-            raise InvalidInputError(what + _shown(entry), masked=f"{what}{masked_variable(entry)} (config.env[{number}])")
+            raise InvalidInputError(
+                what + _shown(entry), masked=f"{what}{masked_variable(entry)} (config.env[{number}])"
+            )
     if config.user and not _USER.fullmatch(config.user):
         raise InvalidInputError(f"user {shorten(config.user)} is not of the form user or user:group")
     if config.working_dir and not config.working_dir.startswith("/"):

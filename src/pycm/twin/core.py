@@ -45,6 +45,7 @@ from pycm.twin.kept import Kept
 from pycm.twin.problems import Problem
 from pycm.twin.recent import RUNNING, Recent, mark_of
 from pycm.twin.session import Input, Session, Step
+from pycm.twin.telling import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,21 +64,6 @@ DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
 MAX_LATE_ANSWERS = 100
 #: Things that were ours and whose features could not be deleted yet.
 MAX_LEFT = 4
-
-_STATE = ("state",)
-#: What a container event is told with, in this order; the order within a feature is the original's.
-TOLD: Mapping[Action, tuple[str, ...]] = {
-    Action.CREATED: ("remember", "feature", "dependencies", "state"),
-    Action.RUNNING: (*_STATE, "baseline"),
-    Action.PAUSED: _STATE,
-    Action.RESUMED: _STATE,
-    Action.STOPPED: _STATE,
-    Action.EXITED: _STATE,
-    Action.RENAMED: ("name",),
-    Action.UPDATED: ("config",),
-    Action.HEALTH: _STATE,
-    Action.REMOVED: ("state", "dependencies", "delete", "remember"),
-}
 
 
 class Twin:
@@ -352,8 +338,8 @@ class Twin:
         if thing != self._owner:
             return []
         self._software.told[changed.path.rpartition("/")[2]] = changed.value
-        told = [self._modify(changed.path, changed.value)] if self._session.registered else []
-        return [*told, self._keep()]
+        news = [self._modify(changed.path, changed.value)] if self._session.registered else []
+        return [*news, self._keep()]
 
     def done(self, ticket: int, outcome: Any) -> list[Decision]:
         """What came of a Run: its result, or Failed."""
@@ -382,17 +368,17 @@ class Twin:
             self._recent.removed(container.id)
         if not self._session.registered:
             return []
-        known = container.id in self._containers
+        before = self._containers.get(container.id)
         if action is Action.REMOVED:
-            if not known:
+            if before is None:
                 return []
             del self._containers[container.id]
         else:
             self._containers[container.id] = container
-            action = action if known else Action.CREATED
+            action = action if before else Action.CREATED
         decisions: list[Decision] = []
-        for told in TOLD[action]:
-            decisions += self._TELLERS[told](self, container, action)
+        for name in told(action, before, container):
+            decisions += self._TELLERS[name](self, container, action)
         return decisions
 
     def _tell_feature(self, container: Container, _: Action) -> list[Decision]:

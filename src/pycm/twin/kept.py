@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pycm.twin")
 
 FILE = "twin_state.json"
+#: Suffix under which a file that cannot be used is kept, once.
+DAMAGED = ".damaged"
 MODE = 0o600
 #: Longest file that is read; a request and two statuses are each shorter than a payload may be.
 MAX_SIZE = 4 << 20
@@ -90,11 +92,23 @@ class KeptFile:
             kept_from(state)
         except FileNotFoundError:
             return {}
-        except (OSError, InvalidInputError) as error:
-            log.warning("%s cannot be used, it is written anew: %s", self._path, error)
+        except OSError as error:
+            log.warning("%s cannot be read, it is written anew: %s", self._path, error.strerror)
+            return {}
+        except InvalidInputError as error:
+            self._set_aside(error)
             return {}
         self._written = data
         return state
+
+    def _set_aside(self, error: InvalidInputError) -> None:
+        """It may stay there for long: without a request and statuses nothing is written."""
+        aside = self._path + DAMAGED
+        log.warning("%s cannot be used: %s; kept as %s, the twin begins without it", self._path, error, aside)
+        try:
+            os.replace(self._path, aside)
+        except OSError as failure:
+            log.error("cannot rename %s: %s", self._path, failure.strerror)
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Nothing is written if that is what the file says already."""

@@ -212,6 +212,22 @@ def test_a_removed_container_is_told_dead_and_deleted_and_the_last_one_leaves_nu
     assert world.took() == []
 
 
+def test_a_host_name_that_a_start_has_changed_is_told_once():
+    world = World([container()])
+    one = replace(world.containers.all[C1], host_name="machine")
+    path = f"/features/Container:{C1}/properties/status"
+    for action in (Action.RUNNING, Action.STOPPED):
+        world.containers.tell(action, one)
+    assert world.took() == [
+        ("modify", f"{path}/state"),
+        ("modify", f"{path}/config"),
+        ("modify", f"{path}/state"),
+    ]
+    world.containers.tell(Action.UPDATED, replace(one, host_name="other"))
+    world.containers.tell(Action.REMOVED, replace(one, host_name="third"))
+    assert [what for what in world.took() if what[1] == f"{path}/config"] == [("modify", f"{path}/config")]
+
+
 def test_a_container_that_was_not_known_is_told_whole_at_its_first_event():
     world = World()
     world.containers.tell(Action.RUNNING, DATABROKER)

@@ -352,10 +352,21 @@ def test_what_is_kept_is_read_back(tmp_path):
         b"[" * 9999,
     ],
 )
-def test_a_damaged_file_is_named_and_counts_as_none(tmp_path, caplog, content):
+def test_a_damaged_file_is_named_once_kept_aside_and_counts_as_none(tmp_path, caplog, content):
     (tmp_path / FILE).write_bytes(content)
     assert KeptFile(str(tmp_path)).read() == {}
     assert FILE in caplog.text
+    assert (tmp_path / "twin_state.json.damaged").read_bytes() == content
+    caplog.clear()
+    assert KeptFile(str(tmp_path)).read() == {}
+    assert caplog.text == ""
+
+
+def test_a_file_that_cannot_be_read_stays_where_it_is(tmp_path, caplog):
+    (tmp_path / FILE).mkdir()
+    assert KeptFile(str(tmp_path)).read() == {}
+    assert f"{FILE} cannot be read" in caplog.text
+    assert (tmp_path / FILE).is_dir()
 
 
 @pytest.mark.parametrize(
