@@ -108,10 +108,16 @@ class ExecSession:
         return await asyncio.shield(self._run)
 
     async def aclose(self) -> None:
-        if self._run is not None:
-            self._run.cancel()
-            await asyncio.gather(self._run, return_exceptions=True)
-        self._pipes.close()
+        """A caller may be cancelled once more meanwhile, as by the reset of its call and the end of its connection."""
+        try:
+            if self._run is not None:
+                self._run.cancel()
+                await asyncio.gather(self._run, return_exceptions=True)
+        finally:
+            if self._run is None or self._run.done():
+                self._pipes.close()
+            else:
+                self._run.add_done_callback(lambda _: self._pipes.close())
 
 
 def check_size(width: int, height: int) -> None:

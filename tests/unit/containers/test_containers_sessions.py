@@ -60,12 +60,13 @@ class Logs(FakeLogs):
 
 
 class Runtime(FakeRuntime):
-    """Its commands end when a test says so: `codes`."""
+    """Its commands end when a test says so: `codes`. `slow_end`: a cancelled one has to be cancelled again."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codes: asyncio.Queue[int] = asyncio.Queue()
         self.cancelled = 0
+        self.slow_end = False
 
     async def exec(
         self, request: ExecRequest, timeout: float | None = None, listener: ExecListener | None = None
@@ -79,6 +80,8 @@ class Runtime(FakeRuntime):
             await listener.exited()
         except asyncio.CancelledError:
             self.cancelled += 1
+            if self.slow_end:
+                await asyncio.Event().wait()
             raise
         return code
 
@@ -137,6 +140,25 @@ async def test_leaving_a_command_ends_it(room: Room) -> None:
     assert room.logs.made[0].closed
 
 
+async def test_a_client_that_goes_away_twice_leaves_no_pipes_open(room: Room) -> None:
+    """Its call is cancelled by the reset, and while the command is being ended by the end of the connection."""
+    room.runtime.slow_end = True
+    call = asyncio.ensure_future(_begin(room, command(), stay=True))
+    while not room.logs.made or not room.logs.made[0].begun:
+        await asyncio.sleep(0)
+    call.cancel()
+    while not room.runtime.cancelled:
+        await asyncio.sleep(0)
+    assert not room.logs.made[0].closed
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert call.cancelled()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert room.logs.made[0].closed
+    assert room.sessions._commands == {}
+
+
 async def test_output_that_was_not_read_yet_holds_up_the_end(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,9 +193,10 @@ async def test_a_command_that_cannot_be_started_leaves_nothing(room: Room) -> No
     assert room.sessions._commands == {}
 
 
-async def _begin(room: Room, wanted: Command) -> None:
+async def _begin(room: Room, wanted: Command, *, stay: bool = False) -> None:
     async with room.sessions.exec(wanted):
-        pass
+        if stay:
+            await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.RUNNING])
