@@ -54,7 +54,7 @@ class World:
         return container.state
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(2000):
+        for _ in range(12_000):
             if condition():
                 return
             await asyncio.sleep(0.005)

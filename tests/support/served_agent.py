@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-WAIT = 10.0
+WAIT = 60.0
 
 
 class Listen:

@@ -24,7 +24,7 @@ from pycm.api.call import DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, UNKNOWN, Cal
 from pycm.api.client import Client
 from pycm.errors import InvalidInputError, UnavailableError
 
-WAIT = 10.0
+WAIT = 60.0
 OK = [(":status", "200"), ("content-type", "application/grpc")]
 Script = Callable[["Peer"], None]
 

@@ -44,7 +44,7 @@ def program(
         [sys.executable, "-c", code, *argv],
         text=True,
         encoding="utf-8",
-        timeout=30,
+        timeout=120,
         check=False,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
@@ -106,7 +106,7 @@ def test_closed_output_is_no_crash(agent: ServedAgent) -> None:
     inner = "import sys; from pycm.cli.main import pycm; sys.exit(pycm())"
     result = subprocess.run(
         [sys.executable, "-c", code, "-c", inner, "--host", agent.path, "list"],
-        stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+        stderr=subprocess.PIPE, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
 

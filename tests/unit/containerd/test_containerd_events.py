@@ -21,7 +21,7 @@ from pycm.ports import RuntimeConnected, RuntimeLost, TaskExited, TaskOOM, TaskS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 def envelope(topic: str, message: Any, namespace: str = "ns") -> events_pb2.Envelope:

@@ -220,14 +220,14 @@ async def test_a_container_that_started_though_containerd_did_not_say_so_keeps_i
 
 
 async def test_an_exit_that_was_missed_is_found_by_the_stop_that_waits_for_it() -> None:
-    async with world(stop_timeout=5) as w:
+    async with world(stop_timeout=300) as w:
         await started(w, policy="unless-stopped")
         w.runtime.stubborn.add("c1")
         stop = asyncio.create_task(w.manager.stop("c1"))
         await w.until(lambda: ("signal", "c1") in w.runtime.calls)
         w.runtime.end("c1", 9, quietly=True)
         w.runtime.emit(RuntimeConnected(tuple(w.runtime.live.values())))
-        await asyncio.wait_for(stop, 2)
+        await asyncio.wait_for(stop, 60)
         assert (w.state("c1").status, w.state("c1").exit_code) == (Status.STOPPED, 9)
 
 

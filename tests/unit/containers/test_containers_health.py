@@ -68,7 +68,8 @@ async def run(w: World, container: Container) -> None:
 async def test_a_check_that_passes_makes_a_container_healthy_and_tells_once() -> None:
     async with world() as w:
         await run(w, with_check())
-        assert w.state("c1").health == STARTING
+        running = next(event.container.state for event in w.events if event.action.value == "running")
+        assert running.health == STARTING
         await w.until(lambda: len(w.runtime.execs) > 3)
         assert w.state("c1").health == HEALTHY
         assert w.actions.count("health") == 1

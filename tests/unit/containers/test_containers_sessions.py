@@ -21,7 +21,7 @@ from pycm.model.states import Status
 from pycm.ports import Command, ExecListener, ExecRequest, TaskIO
 from support.fakes import FakeLogs, FakeRuntime
 
-WAIT = 10.0
+WAIT = 60.0
 
 
 class Pipes:

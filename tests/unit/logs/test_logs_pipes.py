@@ -12,7 +12,7 @@ from pycm.errors import OperationFailedError
 from pycm.logs.files import JsonFileLogs
 from pycm.logs.pipes import ExecPipes
 
-WAIT = 10.0
+WAIT = 60.0
 
 
 class Command:

@@ -17,7 +17,7 @@ from pycm.model.container import LogConfiguration, LogDriverConfiguration
 
 JSON = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file", max_files=2, max_size="100M"))
 NONE = LogConfiguration(driver_config=LogDriverConfiguration(type="none"))
-WAIT = 10
+WAIT = 60.0
 
 
 class Room:

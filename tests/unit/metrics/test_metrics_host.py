@@ -22,7 +22,7 @@ def figures(host, originator, ids):
 def test_the_machine_has_all_figures_in_order_once_there_is_a_baseline():
     host = Host()
     assert [name for name, _ in figures(host, SYSTEM, SYSTEM_IDS)] == list(SYSTEM_IDS[1:])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(found := figures(host, SYSTEM, SYSTEM_IDS)) < len(SYSTEM_IDS):
         assert time.monotonic() < deadline  # the kernel counts in ticks
     assert [name for name, _ in found] == list(SYSTEM_IDS)
@@ -59,7 +59,7 @@ def test_a_process_is_found_by_its_name_and_left_out_once_it_has_ended(named):
     name, process = named
     now = [0.0]
     host = Host(clock=lambda: now[0])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (found := figures(host, name, PROCESS_IDS)):
         assert time.monotonic() < deadline  # the fork has not become the program yet
         now[0] += LOOK_AGAIN

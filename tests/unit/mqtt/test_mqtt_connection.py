@@ -17,7 +17,7 @@ from support.mqtt_listener import Listener
 
 
 async def until(condition):
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 60
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "not within 10 s"
         await asyncio.sleep(0.005)
