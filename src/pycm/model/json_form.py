@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model import gojson
@@ -134,7 +134,7 @@ def parse(text: str | bytes) -> Any:
     stripped = text.lstrip("\ufeff \t\r\n")
     _check_depth(stripped)
     try:
-        value, _ = json.JSONDecoder().raw_decode(stripped)
+        value, _ = _DECODER.raw_decode(stripped)
     except json.JSONDecodeError as error:
         raise InvalidInputError(
             f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"
@@ -144,6 +144,21 @@ def parse(text: str | bytes) -> Any:
     except ValueError:  # Python reads no number of more than 4300 digits
         raise InvalidInputError("not valid JSON: a number has too many digits") from None
     return gojson.without_surrogates(value, stripped)
+
+
+def _number(digits: str) -> float:
+    number = float(digits)
+    if number in (float("inf"), float("-inf")):
+        raise InvalidInputError(f"not valid JSON: the number {digits[:20]} is out of range")
+    return number
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise InvalidInputError(f"not valid JSON: {word} is no JSON value")
+
+
+#: Python would read NaN and Infinity, which could not be stored.
+_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_no_constant)
 
 
 def _check_depth(text: str) -> None:

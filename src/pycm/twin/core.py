@@ -175,6 +175,8 @@ class Twin:
         for old, container_ids in self._left.items():
             gone = [*map(feature_id, sorted(container_ids)), *self._features]
             cleared += [self._delete(f"/features/{name}", old) for name in gone]
+            if self._system and old.id != thing.id:
+                cleared.append(self._system.delete(old.id.removesuffix(names.THING_SUFFIX)))
             cleared.append(Forget(old, file=old.id != thing.id))
         return [*cleared, Recall(thing)]
 

@@ -82,7 +82,13 @@ class SystemMetrics:
         topic = f"{self._ditto()}/things/twin/commands/modify"
         payload = ditto.encode(topic, headers, f"/features/{ID}", {"definition": [Metrics.definition]})
         key = f"{EVENTS}/features/{ID}"
-        return [Publish(EVENTS, payload, key), Subscribe(COMMANDS), *self._measure()]
+        return [Subscribe(COMMANDS), Publish(EVENTS, payload, key), *self._measure()]
+
+    def delete(self, device_id: str) -> Publish:
+        """The device is not ours any more."""
+        topic = f"{device_id.replace(':', '/', 1)}/things/twin/commands/delete"
+        headers = {"response-required": False, "correlation-id": self._new_id()}
+        return Publish(EVENTS, ditto.encode(topic, headers, f"/features/{ID}"), f"{EVENTS} {device_id}")
 
     def end(self) -> list[Decision]:
         self._device = None
@@ -100,7 +106,7 @@ class SystemMetrics:
     # ── requests ──
 
     def message(self, topic: str, payload: bytes) -> list[Decision]:
-        """What is not a request for this device is dropped without an answer, as the original does."""
+        """What is not a request for this device is dropped without an answer, as the original does: others listen there, too."""
         try:
             envelope = ditto.decode(payload)
         except InvalidInputError as error:
@@ -111,9 +117,10 @@ class SystemMetrics:
             or len(parts) != 6
             or not envelope.topic.startswith(f"{self._ditto()}/things/")
         ):
-            return [_dropped(topic, "it is not for this device")]
+            return [_dropped(topic, "it is not for this device", logging.DEBUG)]
         if envelope.path != _REQUEST_PATH:
-            return [_dropped(topic, f"its path {shorten(envelope.path)} is not that of a request")]
+            reason = f"its path {shorten(envelope.path)} is not that of a request"
+            return [_dropped(topic, reason, logging.DEBUG)]
         try:
             self._accept(envelope.value, envelope.text_header("correlation-id"))
         except InvalidInputError as error:
@@ -166,5 +173,5 @@ def _answer(request_id: str, envelope: Envelope, problem: Problem | None = None)
     return [Publish(f"command///res/{request_id}/{status}", payload)]
 
 
-def _dropped(topic: str, reason: str) -> Note:
-    return Note(logging.WARNING, f"message ignored, {shorten(topic)}: {shorten(reason, 300)}")
+def _dropped(topic: str, reason: str, level: int = logging.WARNING) -> Note:
+    return Note(level, f"message ignored, {shorten(topic)}: {shorten(reason, 300)}")

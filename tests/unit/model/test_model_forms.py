@@ -67,6 +67,12 @@ def test_halves_of_surrogates_become_the_replacement_character() -> None:
     assert parse(text) == {"config": {"env": ["A=\ufffd"]}, "\ufffd": ["😀", 1, None]}
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_could_not_be_stored_again_is_refused(word: str) -> None:
+    with pytest.raises(InvalidInputError, match=word):
+        parse(f'{{"container_id": "a", "odd": {word}}}')
+
+
 def test_only_the_first_value_of_a_file_is_read() -> None:
     assert parse('{"a": 1} trailing') == {"a": 1}
 

@@ -2,6 +2,7 @@
 """Figures of the machine: beside those of containers when a filter names them, and as the component system-metrics serves them."""
 
 import json
+import logging
 
 import pytest
 from twin_world import C1, DEVICE, World, container
@@ -134,7 +135,21 @@ def test_the_feature_is_shown_on_the_device_and_its_commands_are_listened_to():
     assert payload["value"] == {"definition": ["com.bosch.iot.suite.edge.metric:Metrics:1.0.0"]}
     assert payload["headers"]["response-required"] is False
     assert len(payload["headers"]["correlation-id"]) == 36
-    assert "command///req/#" in [one.topic for one in machine.decided if type(one).__name__ == "Subscribe"]
+    topics = [one.topic for one in machine.decided if type(one).__name__ in ("Subscribe", "Publish")]
+    assert topics.index("command///req/#") < topics.index("e")  # who sees the feature may ask at once
+
+
+def test_the_feature_is_deleted_on_a_device_that_is_not_ours_any_more():
+    machine = Machine()
+    machine.decided = machine.core.message(
+        "edge/thing/response", json.dumps({"deviceId": "acme.test:gw-02", "tenantId": "t"}).encode()
+    )
+    [gone] = [json.loads(one.payload) for one in machine.published() if one.topic == "e"]
+    assert gone["topic"] == "acme.test/gw-01/things/twin/commands/delete"
+    assert gone["path"] == "/features/Metrics"
+    assert "value" not in gone
+    machine.decided = machine.edge({"deviceId": "acme.test:gw-02", "tenantId": "other"})
+    assert not [one for one in machine.published() if b"/delete" in one.payload and one.topic == "e"]
 
 
 def test_a_request_is_answered_and_its_correlation_id_stands_in_the_data():
@@ -203,6 +218,15 @@ def test_what_is_no_request_for_the_device_is_dropped_with_one_line(more):
     machine = Machine()
     assert machine.ask({"frequency": "1s"}, **more) == []
     assert [type(one).__name__ for one in machine.decided] == ["Note"]
+
+
+def test_commands_for_others_on_the_shared_topic_fill_no_log():
+    machine = Machine()
+    machine.ask({}, path="/features/SoftwareUpdatable/inbox/messages/install")
+    [note] = machine.decided
+    assert note.level == logging.DEBUG
+    machine.ask(5)
+    assert [one.level for one in machine.decided if type(one).__name__ == "Note"] == [logging.WARNING]
 
 
 def test_nobody_is_answered_who_does_not_ask_for_it():
