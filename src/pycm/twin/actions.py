@@ -29,11 +29,19 @@ class Unsubscribe:
 
 @dataclass(frozen=True)
 class Publish:
-    """`key`: the path in the twin whose value this is; a newer value supersedes an older one. "" for answers, which nothing supersedes."""
+    """`key`: the path in the twin whose value this is; a newer value supersedes an older one. "" for answers, which nothing supersedes.
+
+    `again`: an answer whose first sending failed.
+    """
 
     topic: str
     payload: bytes
     key: str = ""
+    again: bool = False
+
+    @property
+    def is_answer(self) -> bool:
+        return not self.key
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +193,13 @@ class Twin:
         self._recent.clear()
         if self._system:
             self._system.forget()
+
+    def unsent(self, answers: Iterable[Publish]) -> None:
+        """Their sending failed: they are given after the next registration, once, since one of them may be why it failed."""
+        mine = names.response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
+        for answer in answers:
+            if not answer.again and answer.topic.partition("/res/")[0] == mine:
+                self._late.append(replace(answer, again=True))
 
     def forgotten(self, thing: Thing) -> None:
         """The answer to Forget: everything before it was sent."""

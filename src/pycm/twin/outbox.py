@@ -45,13 +45,16 @@ class Outbox:
         self._answers -= _is_answer(item)
         return item
 
-    def clear(self) -> None:
+    def clear(self) -> list[Publish]:
+        """Drop all; returns the answers among them, which nothing tells anew."""
+        answers = [item for item in self._pending if isinstance(item, Publish) and item.is_answer]
         self._pending.clear()
         self._answers = 0
+        return answers
 
 
 def _is_answer(item: Ordered) -> bool:
-    return isinstance(item, Publish) and not item.key
+    return isinstance(item, Publish) and item.is_answer
 
 
 def _supersedes(new: Ordered, old: Ordered) -> bool:

@@ -172,7 +172,7 @@ class TwinService:
 
     def mqtt_disconnected(self) -> None:
         self._online = False
-        self._outbox.clear()
+        self._core.unsent(self._outbox.clear())
         self._cancel_retry()
         self._idle.set()
         self._decided(self._core.disconnected())
@@ -254,7 +254,11 @@ class TwinService:
         except InvalidInputError as error:
             log.error("a message was left out: %s", error)
         except PycmError as error:
+            if isinstance(item, Publish) and item.is_answer:
+                self._core.unsent([item])
             self._failed(error)
+        except Exception:
+            log.exception("a bug: the twin may be out of step until the next connection")
 
     async def _carry_out(self, item: Ordered) -> None:
         if isinstance(item, Publish):
@@ -287,7 +291,7 @@ class TwinService:
         """The twin may now show less than the truth: all is told anew, after a pause or with the next connection."""
         if not self._online:
             return
-        self._outbox.clear()
+        self._core.unsent(self._outbox.clear())
         if self._retry_timer is not None:
             return
         log.warning("the twin is out of step, it is told anew in %g s: %s", self._retry_pause, error)

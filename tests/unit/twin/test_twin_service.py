@@ -326,6 +326,54 @@ async def test_a_pull_delays_neither_a_stop_nor_the_end(world, monkeypatch, capl
     assert not world.twin._operations
 
 
+async def test_an_answer_that_was_on_its_way_at_a_loss_of_the_connection_is_given_with_the_next(world):
+    await world.register()
+    world.mqtt.sent.clear()
+    world.mqtt.gate.clear()
+    for number in range(3):
+        one = command("request", {"frequency": "0s"}, "Metrics")
+        world.twin.mqtt_message(f"command//{THING}/req/r{number}/x", json.dumps(one).encode())
+    await asyncio.sleep(0)  # the worker has the first in its hands
+    world.twin.mqtt_disconnected()
+    world.mqtt.failing = lambda _: UnavailableError("lost")
+    world.mqtt.gate.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    world.mqtt.failing = lambda _: None
+    await world.register()
+    answers = [topic for _, topic, _ in world.mqtt.sent if "/res/" in topic]
+    assert sorted(answers) == [f"command//{THING}/res/r{number}/204" for number in range(3)]
+    await world.tell("edge/thing/response", {**DEVICE, "policyId": "other:policy"})
+    assert [topic for _, topic, _ in world.mqtt.sent if "/res/" in topic] == answers
+
+
+async def test_an_answer_that_ends_each_connection_is_not_given_for_ever(world):
+    await world.register()
+    tried = []
+    world.mqtt.failing = lambda topic: (
+        (tried.append(topic), UnavailableError("no"))[1] if "/res/" in topic else None
+    )
+    for _ in range(4):
+        one = command("request", {"frequency": "0s"}, "Metrics")
+        if not tried:
+            await world.tell(f"command//{THING}/req/r/x", one)
+        world.twin.mqtt_disconnected()
+        await world.register()
+    assert len(tried) == 2
+
+
+async def test_a_bug_in_what_is_sent_does_not_end_the_sending(world, caplog):
+    await world.register()
+    world.mqtt.sent.clear()
+    bugs = [RuntimeError("a bug")]
+    world.mqtt.failing = lambda _: bugs.pop() if bugs else None
+    for name in ("one", "two"):
+        world.containers.rename_now(C1, name)
+    await world.twin.idle()
+    assert [json.loads(payload)["value"] for _, _, payload in world.mqtt.sent] == ["two"]
+    assert "a bug: the twin may be out of step" in caplog.text
+
+
 async def test_the_request_goes_on_with_a_new_agent(world):
     await world.register()
     value = {"frequency": "1s"}
