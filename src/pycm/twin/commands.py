@@ -74,6 +74,12 @@ class Command:
     argument: Any
     address: Address
     envelope: Envelope
+    #: Bytes of the payload.
+    size: int
+
+    def without_argument(self) -> Command:
+        """As much as an answer needs: it may have to wait for long."""
+        return replace(self, argument=None, envelope=replace(self.envelope, value=None))
 
     def answer(self, value: Any = ditto.ABSENT) -> Publish | None:
         """The handler succeeded; *value* absent: 204."""
@@ -117,7 +123,7 @@ def accept(address: Address, payload: bytes, known: Known) -> Command | Refusal:
     feature_id, operation = match.groups()
     feature = known.feature(feature_id)
     assert feature is not None
-    return Command(feature, feature_id, operation, envelope.value, address, envelope)
+    return Command(feature, feature_id, operation, envelope.value, address, envelope, len(payload))
 
 
 # ── the steps ──

@@ -9,7 +9,6 @@ feature.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,7 @@ from pycm.twin.features.metrics import Due, Metrics, data_value
 from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
 from pycm.twin.jobs import Jobs, Task
 from pycm.twin.kept import Kept
+from pycm.twin.outbox import LateAnswers
 from pycm.twin.problems import Problem
 from pycm.twin.recent import RUNNING, Recent, mark_of
 from pycm.twin.session import Input, Session, Step
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
 
-#: Answers to operations that ended while there was no session; the oldest are dropped.
-MAX_LATE_ANSWERS = 100
 #: Things that were ours and whose features could not be deleted yet.
 MAX_LEFT = 4
 
@@ -93,7 +91,7 @@ class Twin:
         #: The thing that request, statuses and published features belong to; it outlives a loss of the connection.
         self._owner: Thing | None = None
         self._left: dict[Thing, frozenset[str]] = {}
-        self._late: deque[Publish] = deque(maxlen=MAX_LATE_ANSWERS)
+        self._late = LateAnswers()
         #: In the order of registration: the list first, then the containers, then the figures.
         available: dict[str, Feature] = {
             software_updatable.ID: self._software,
@@ -189,7 +187,7 @@ class Twin:
             self._left.pop(next(iter(self._left)))
         self._owner, self._metrics.request = None, None
         self._software.told = {}
-        self._late.clear()
+        self._late.take()
         self._recent.clear()
         if self._system:
             self._system.forget()
@@ -199,7 +197,7 @@ class Twin:
         mine = names.response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
         for answer in answers:
             if not answer.again and answer.topic.partition("/res/")[0] == mine:
-                self._late.append(replace(answer, again=True))
+                self._late.add(replace(answer, again=True))
 
     def forgotten(self, thing: Thing) -> None:
         """The answer to Forget: everything before it was sent."""
@@ -210,9 +208,7 @@ class Twin:
         if self._session.listening == self.thing:
             return []
         self._session.listening = self.thing
-        late = list(self._late)
-        self._late.clear()
-        return [Subscribe(self.thing.commands), *late]
+        return [Subscribe(self.thing.commands), *self._late.take()]
 
     def _pause(self) -> list[Decision]:
         return [Measure(None), *(self._system.end() if self._system else [])]
@@ -288,13 +284,15 @@ class Twin:
             return [note, *([found.answer] if found.answer else [])]
         if found.operation in found.feature.once:
             return self._run_once(found, mark_of(topic, payload))
-        return self._run(found, partial(self._finished, found, self.thing), None)
+        return self._run(found, partial(self._finished, found.without_argument(), self.thing), None)
 
     def _run_once(self, command: Command, mark: bytes) -> list[Decision]:
         """The second copy of a command gets the answer of the first, in whose place it may be."""
         if mark not in self._recent:
             self._recent.begin(mark)
-            return self._run(command, partial(self._ended_once, mark, command, self.thing), mark)
+            return self._run(
+                command, partial(self._ended_once, mark, command.without_argument(), self.thing), mark
+            )
         value = self._recent.value(mark)
         return [] if value is RUNNING else self._finished(command, self.thing, value)
 
@@ -318,9 +316,9 @@ class Twin:
         try:
             reaction = command.feature.run(command.feature_id, command.operation, command.argument)
             if isinstance(reaction, Task):
-                return self._jobs.begin(reaction, finish, changed)
+                return self._jobs.begin(reaction, finish, changed, command.size)
             ended = partial(self._job_ended, mark)
-            begun = self._jobs.begin(reaction.task, ended, changed) if reaction.task else []
+            begun = self._jobs.begin(reaction.task, ended, changed, command.size) if reaction.task else []
         except Problem as problem:
             return finish(problem)
         keep = [self._keep()] if self._metrics.request != before else []
@@ -339,7 +337,7 @@ class Twin:
         if answer is None or thing not in (self._owner, self.thing):
             return []
         if self.thing is None:
-            self._late.append(answer)
+            self._late.add(answer)
             return []
         return [answer]
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from pycm.twin.operations import Steps
 
-#: Jobs that run or wait; a further one is refused.
+#: Jobs that run or wait, and bytes of the commands that asked for them; a further one is refused.
 MAX_JOBS = 256
+MAX_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Job:
     steps: Steps
     finish: Callable[[Any], list[Decision]]
     changed: Callable[[Property], list[Decision]]
+    size: int = 0
 
 
 class Jobs:
@@ -51,6 +53,7 @@ class Jobs:
         self._lanes: dict[str, deque[Job]] = {}
         self._running: dict[int, Job] = {}
         self._tickets = count(1)
+        self._bytes = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes.values()))
@@ -60,13 +63,18 @@ class Jobs:
         task: Task,
         finish: Callable[[Any], list[Decision]],
         changed: Callable[[Property], list[Decision]],
+        size: int = 0,
     ) -> list[Decision]:
-        """Errors: Problem, if too many wait already."""
+        """*size*: bytes of the command. Errors: Problem, if too many wait already."""
         if len(self) >= MAX_JOBS:
             raise Problem(Kind.FAILED, f"{MAX_JOBS} operations wait already, try again later")
+        if self._bytes + size > MAX_BYTES:
+            text = f"operations of {self._bytes} bytes wait already, {MAX_BYTES} are allowed, try again later"
+            raise Problem(Kind.FAILED, text)
+        self._bytes += size
         name = task.lane or min(self.FREE_LANES, key=lambda free: len(self._lanes.get(free, ())))
         lane = self._lanes.setdefault(name, deque())
-        job = Job(name, task.steps, finish, changed)
+        job = Job(name, task.steps, finish, changed, size)
         lane.append(job)
         return self._advance(job, None) if len(lane) == 1 else []
 
@@ -101,6 +109,7 @@ class Jobs:
     def _successor(self, ended: Job) -> Job | None:
         lane = self._lanes[ended.lane]
         lane.popleft()
+        self._bytes -= ended.size
         if lane:
             return lane[0]
         del self._lanes[ended.lane]

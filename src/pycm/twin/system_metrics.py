@@ -36,11 +36,10 @@ DEFAULT = (Filter(SYSTEM, frozenset(), (CPU_UTILIZATION, MEMORY_UTILIZATION)),)
 
 @dataclass(frozen=True)
 class Asked:
-    """`correlation_id` of the request stands in each data message; `argument` is what the request is restored from."""
+    """`correlation_id` of the request stands in each data message."""
 
     request: Request
     correlation_id: str
-    argument: Any
 
 
 class SystemMetrics:
@@ -56,7 +55,9 @@ class SystemMetrics:
     @property
     def kept(self) -> dict[str, Any] | None:
         asked = self._asked
-        return {"argument": asked.argument, "correlation": asked.correlation_id} if asked else None
+        return (
+            {"argument": asked.request.as_argument(), "correlation": asked.correlation_id} if asked else None
+        )
 
     def restore(self, kept: Any) -> None:
         """After a start of the agent: the request goes on."""
@@ -133,7 +134,7 @@ class SystemMetrics:
         whole_seconds = request.period // durations.SECOND * durations.SECOND  # the original's clock ticks so
         filters = tuple(map(_of_machine, request.filters)) if request.filters is not None else DEFAULT
         request = Request(whole_seconds, filters)
-        self._asked = Asked(request, correlation_id, argument) if whole_seconds > 0 else None
+        self._asked = Asked(request, correlation_id) if whole_seconds > 0 else None
 
     # ── figures ──
 

@@ -3,6 +3,7 @@
 
 import json
 import re
+import tracemalloc
 
 import pytest
 from twin_world import C1, C2, DEVICE, EVENTS, VECTORS, World, container
@@ -126,6 +127,36 @@ def test_beyond_the_bound_an_operation_is_refused_and_later_ones_are_taken_again
     assert len(world.core._jobs) == 0
     assert world.ask(f"{ONE}/rename", "x") == []
     assert world.operations() == [Rename(C1, "x")]
+
+
+def test_operations_that_wait_are_bounded_in_bytes_too():
+    world = HeldWorld([container(status="RUNNING")])
+    junk = {"name": "x", "imageRef": "a:1", "junk": ["x" * 500_000]}
+    for number in range(4):
+        assert world.ask(f"{FACTORY}/createWithConfig", junk, request=f"r{number}") == []
+    [(status, payload)] = world.ask(f"{FACTORY}/createWithConfig", junk, request="last")
+    assert status == 500
+    assert "bytes wait already" in payload["value"]["message"]
+    for _ in range(4):
+        world.end(world.runs[0], Failed("no"))
+    assert len(world.answers()) == 4
+    assert world.ask(f"{FACTORY}/createWithConfig", junk, request="last") == []
+
+
+def test_what_an_operation_does_not_need_is_not_kept_while_it_waits():
+    world = HeldWorld([container(status="RUNNING")])
+    tracemalloc.start()
+    try:
+        for number in range(3):
+            junk = {"imageRef": f"a:{number}", "junk": [{} for _ in range(200_000)]}
+            world.ask(f"{FACTORY}/create", junk, request=f"r{number}")
+            world.ask("/features/Metrics/inbox/messages/request", {"frequency": "1h", **junk})
+            junk.clear()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(world.core._jobs) == 3
+    assert kept < 4_000_000
 
 
 def test_an_outcome_that_nobody_waits_for_changes_nothing():

@@ -15,7 +15,7 @@ from pycm.twin import outbox, service
 from pycm.twin.actions import Publish, Remember, Subscribe
 from pycm.twin.memory import Memory, file_name
 from pycm.twin.names import Thing
-from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, Outbox
+from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, LateAnswers, Outbox
 from pycm.twin.service import TwinService, TwinSettings
 from pycm.twin.ticker import Ticker
 
@@ -425,6 +425,19 @@ def test_answers_are_bounded_and_counted_down_again():
     box.clear()
     assert len(box) == 0
     assert box.add(answer)
+
+
+def test_answers_are_bounded_in_bytes_too():
+    box = Outbox()
+    answer = Publish("command//t/res/r/204", b"x" * 1_000_000)
+    assert [box.add(answer) for _ in range(6)] == [True] * 4 + [False] * 2
+    box.take()
+    assert box.add(answer)
+    late = LateAnswers()
+    for number in range(6):
+        late.add(Publish(f"command//t/res/{number}/204", b"x" * 400_000))
+    assert [answer.topic for answer in late.take()] == ["command//t/res/4/204", "command//t/res/5/204"]
+    assert late.take() == []
 
 
 def test_subscriptions_are_never_dropped(monkeypatch):

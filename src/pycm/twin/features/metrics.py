@@ -68,6 +68,13 @@ class Request:
     period: int
     filters: tuple[Filter, ...] | None = None
 
+    def as_argument(self) -> dict[str, Any]:
+        """What the same request can be read from again; it has nothing that was not asked for."""
+        found: dict[str, Any] = {"frequency": durations.format_duration(self.period)}
+        if self.filters is not None:
+            found["filter"] = [{"originator": f.originator, "id": list(f.texts)} for f in self.filters]
+        return found
+
     def accepted(self, container_id: str) -> frozenset[str] | None:
         """Ids of the figures wanted of this container; None for the standard ones."""
         if self.filters is None:
@@ -178,12 +185,11 @@ class Metrics(Feature):
         self.operations = {"request": self._request}
         self._containers = containers
         self.request: Request | None = None
-        self._argument: Any = None
 
     @property
-    def argument(self) -> Any:
-        """What asked for the present request, to be restored from; None if there is none."""
-        return self._argument if self.request else None
+    def argument(self) -> dict[str, Any] | None:
+        """What the present request is restored from; None if there is none."""
+        return self.request.as_argument() if self.request else None
 
     def restore(self, argument: Any) -> None:
         """After a start of the agent: the request goes on."""
@@ -194,7 +200,7 @@ class Metrics(Feature):
 
     def _accept(self, argument: Any) -> None:
         request = decode_request(argument)
-        self.request, self._argument = (request, argument) if request.period > 0 else (None, None)
+        self.request = request if request.period > 0 else None
 
     def _request(self, _: str, argument: Any) -> Reaction:
         self._accept(argument)
