@@ -38,9 +38,9 @@ THING = f"{DEVICE}:edge:containers"
 EVENTS = f"e/{TENANT}/{THING}"
 CONTAINERS = {"busy": "while :; do :; done", "quiet": "while :; do sleep 1; done"}
 READY = "demo/ready"
-START_LIMIT = 30.0
+START_LIMIT = 60.0
 """Seconds for each program to be ready."""
-SILENCE_LIMIT = 15.0
+SILENCE_LIMIT = 30.0
 """Seconds without figures after which the demo says that something is wrong."""
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64"}
 

@@ -69,7 +69,7 @@ def test_a_shell_at_a_terminal_from_start_to_exit(agent: AgentProcess) -> None:
         terminal.resize(101, 33)
         terminal.signal(signal.SIGWINCH)
         terminal.until("# ")
-        terminal.type("sleep 0.5; stty size\n")
+        terminal.type("while [ \"$(stty size)\" = '31 91' ]; do sleep 0.05; done; stty size\n")
         terminal.until("33 101")
         terminal.until("# ")
         terminal.type("trap 'echo caug''ht' INT; echo rea''dy; cat\n")
@@ -250,4 +250,4 @@ def test_descriptors_and_clients_are_as_before_when_all_have_gone(agent: AgentPr
         for client in clients:
             client.kill()
             client.communicate()
-        wait_until(lambda: len(list(fds.iterdir())) == before, 30, "descriptors are as before")
+        wait_until(lambda: len(list(fds.iterdir())) <= before, 30, "descriptors are as before")

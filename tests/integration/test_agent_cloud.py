@@ -54,9 +54,13 @@ class Cloud:
     def publish(self, topic: str, message: str | bytes) -> None:
         self._broker.publish(topic, message)
 
+    def lines(self) -> list[tuple[str, str]]:
+        """Topic and payload of each message; one that is being written just now does not count."""
+        whole = self._file.read_text(errors="replace").split("\n")[:-1]
+        return [(topic, payload) for topic, _, payload in (line.partition(" ") for line in whole)]
+
     def messages(self, topic: str) -> list[dict[str, Any]]:
-        lines = (line.split(" ", 1) for line in self._file.read_text(errors="replace").splitlines())
-        return [json.loads(line[1]) for line in lines if line[0] == topic]
+        return [json.loads(payload) for found, payload in self.lines() if found == topic]
 
     def paths(self) -> list[str]:
         return [message["path"] for message in self.messages(EVENTS)]
@@ -95,7 +99,7 @@ def cloud(tmp_path: Path) -> Iterator[tuple[MosquittoServer, Cloud]]:
 
 
 def connect(side: Cloud) -> None:
-    """The connector says who the device is; the agent may not listen yet, so it is said until it answers."""
+    """The connector says who the device is when it is asked; the agent listens before it asks."""
     wait_until(lambda: bool(side.messages("edge/thing/request")), 30, "the agent asks for the device")
     side.publish("edge/thing/response", DEVICE)
     wait_until(lambda: "/features/Metrics" in side.paths(), 20, "the features are published")
@@ -117,7 +121,7 @@ def test_list_details_and_metrics_reach_the_cloud(
         (snapshot,) = side.data()[3]["snapshot"]
         figures = {m["id"]: m["value"] for m in snapshot["measurements"]}
         assert snapshot["originator"] == f"Container:{container_id}"
-        assert figures["cpu.utilization"] > 10
+        assert figures["cpu.utilization"] > 0
         assert figures["memory.total"] == 64 * 1024 * 1024
         assert 0 < figures["memory.used"] < figures["memory.total"]
         assert (figures["net.readBytes"], figures["net.writeBytes"]) == (0, 0)
@@ -126,9 +130,11 @@ def test_list_details_and_metrics_reach_the_cloud(
         wait_until(lambda: side.answered(204, "stop-1"), 10, "the stop is answered")
         state_path = f"/features/Container:{container_id}/properties/status/state"
         agent.cm("stop", "-f", "-t", "1s", container_id)
-        wait_until(lambda: state_path in side.paths(), 10, "the stop is told")
-        told = [m["value"] for m in side.messages(EVENTS) if m["path"] == state_path]
-        assert told[-1]["status"] == "STOPPED"
+
+        def told() -> list[str]:
+            return [m["value"]["status"] for m in side.messages(EVENTS) if m["path"] == state_path]
+
+        wait_until(lambda: told()[-1:] == ["STOPPED"], 10, "the stop is told")
         agent.cm("remove", container_id)
 
         def deleted() -> list[str]:

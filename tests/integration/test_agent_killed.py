@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,11 @@ def dies(agent: AgentProcess, *command: str) -> None:
     assert agent.process
     assert agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
     agent.start()
+
+
+def speaks(agent: AgentProcess) -> None:
+    """Its script runs: a first process that has no trap yet ignores the signal to end."""
+    wait_until(lambda: agent.logged(ID) == ["begun"], 10, "its output is logged")
 
 
 def keepers(agent: AgentProcess) -> list[str]:
@@ -166,6 +172,7 @@ def test_killed_while_it_starts(agent: AgentProcess, containerd: ContainerdServe
 def test_killed_while_it_stops(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
     assert create(agent)
     agent.cm("start", ID)
+    speaks(agent)
     restarted(agent, point)
     dies(agent, "stop", ID)
     agent.call("stop", ID)  # refused where the container is found to have ended
@@ -193,6 +200,7 @@ def test_killed_while_it_stops(agent: AgentProcess, containerd: ContainerdServer
 def test_killed_while_it_removes(agent: AgentProcess, containerd: ContainerdServer, point: str) -> None:
     assert create(agent)
     agent.cm("start", ID)
+    speaks(agent)
     restarted(agent, point)
     dies(agent, "remove", "-f", ID)
     agent.call("remove", "-f", ID)  # refused where the removal is found to be finished
@@ -217,21 +225,23 @@ def test_killed_while_it_runs_a_command_in_a_container(
     agent: AgentProcess, containerd: ContainerdServer, point: str
 ) -> None:
     """The command of a health check: the next agent ends what the dead one left, and checks again."""
-    flags = ("--health-cmd", "sleep 77013", "--health-interval", "1s", "--health-timeout", "120s")
+    seconds = str(random.randint(10**6, 10**9))  # others on this machine may run the same test
+    flags = ("--health-cmd", f"sleep {seconds}", "--health-interval", "1s", "--health-timeout", "120s")
     command = ("/bin/sh", "-c", FOREVER)
     container_id = agent.cm("create", "--network", "host", "--rp", "no", *flags, IMAGE, *command)
     restarted(agent, point)
     agent.cm("start", container_id)
     assert agent.process
     assert agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
-    left = programs("sleep", "77013")
+    left = programs("sleep", seconds)
     agent.start()
-    wait_until(lambda: len(programs("sleep", "77013")) == 1, 30, "one check runs")
-    assert programs("sleep", "77013") != left
+    wait_until(lambda: programs("sleep", seconds) not in ([], left), 30, "a check runs")
+    wait_until(lambda: len(programs("sleep", seconds)) == 1, 10, "and no other")
+    assert programs("sleep", seconds) != left
     assert len(list((agent.run / "exec").iterdir())) == 1
     agent.cm("remove", "-f", container_id)
     wait_until(lambda: not list((agent.run / "exec").iterdir()), 10, "nothing is noted any more")
-    assert not programs("sleep", "77013")
+    assert not programs("sleep", seconds)
     assert_stopped(agent, containerd)
 
 

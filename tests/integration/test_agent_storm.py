@@ -60,7 +60,7 @@ def test_two_hundred_thousand_lines_survive_five_kills_of_the_agent(
         container_id = agent.run_container(IMAGE, "/bin/sh", "-c", STORM, flags=flags)
         pid = agent.state(container_id)["pid"]
         for number in range(1, KILLS + 1):
-            goal = number * LINES // (KILLS + 2)
+            goal = number * LINES // (2 * KILLS)  # it speaks on while it is away for the last time
             wait_until(lambda: written(agent, container_id) >= goal, 60, f"line {goal} is logged")  # noqa: B023
             agent.kill()
             assert Path(f"/proc/{pid}").exists(), "the container was killed too, or had no agent to wait for"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from contextlib import aclosing
 from pathlib import Path
@@ -69,6 +70,22 @@ async def until(condition: object) -> None:
     await asyncio.wait_for(poll(), SECONDS)
 
 
+@pytest.fixture
+def seconds() -> str:
+    """An argument of sleep by which its process is known; others on this machine may run the same test."""
+    return str(random.randint(10**6, 10**9))
+
+
+class Started(asyncio.Event):
+    """An ExecListener that tells when the command runs, and containerd knows of it."""
+
+    def started(self) -> None:
+        self.set()
+
+    async def exited(self) -> None:
+        pass
+
+
 def notes(tmp_path: Path) -> list[str]:
     return os.listdir(tmp_path / "exec")
 
@@ -106,21 +123,23 @@ async def test_output_goes_to_the_fifos_that_are_given(runtime: ContainerdRuntim
 
 
 async def test_a_command_that_does_not_end_in_time_is_killed(
-    runtime: ContainerdRuntime, tmp_path: Path
+    runtime: ContainerdRuntime, seconds: str, tmp_path: Path
 ) -> None:
     with pytest.raises(OperationFailedError, match=r"did not end within 0\.5 s"):
-        await runtime.exec(ExecRequest("c1", ("/bin/sleep", "77001")), timeout=0.5)
-    assert processes("77001") == []
+        await runtime.exec(ExecRequest("c1", ("/bin/sleep", seconds)), timeout=0.5)
+    assert processes(seconds) == []
     assert notes(tmp_path) == []
 
 
-async def test_a_command_whose_caller_goes_away_is_killed(runtime: ContainerdRuntime, tmp_path: Path) -> None:
-    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", "77002"))))
-    await until(lambda: processes("77002"))
+async def test_a_command_whose_caller_goes_away_is_killed(
+    runtime: ContainerdRuntime, seconds: str, tmp_path: Path
+) -> None:
+    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", seconds))))
+    await until(lambda: processes(seconds))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()
-    await until(lambda: not processes("77002") and not notes(tmp_path))
+    await until(lambda: not processes(seconds) and not notes(tmp_path))
 
 
 async def test_what_cannot_be_started_says_why(runtime: ContainerdRuntime, tmp_path: Path) -> None:
@@ -132,27 +151,30 @@ async def test_what_cannot_be_started_says_why(runtime: ContainerdRuntime, tmp_p
 
 
 async def test_a_command_that_a_dead_agent_left_is_ended_by_the_next_one(
-    runtime: ContainerdRuntime, server: ContainerdServer, tmp_path: Path
+    runtime: ContainerdRuntime, seconds: str, server: ContainerdServer, tmp_path: Path
 ) -> None:
     """The first runtime plays the dead agent: the second one knows of its command by the note alone."""
-    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", "77003"))))
-    await until(lambda: processes("77003"))
+    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", seconds))))
+    await until(lambda: processes(seconds))
     assert len(notes(tmp_path)) == 1
     (tmp_path / "exec" / "gone@pycm-1").touch()  # of a container that is gone
     second = ContainerdRuntime(server.address, namespace=server.namespace, exec_dir=str(tmp_path / "exec"))
     async with aclosing(second.events()) as events:  # type: ignore[type-var]
         assert isinstance(await events.__anext__(), RuntimeConnected)
     await second.close()
-    assert processes("77003") == []
+    assert processes(seconds) == []
     assert notes(tmp_path) == []
     assert await task == 128 + signal.SIGKILL
 
 
 async def test_a_lost_containerd_is_told_and_the_command_is_ended_when_it_is_back(
-    runtime: ContainerdRuntime, server: ContainerdServer, tmp_path: Path
+    runtime: ContainerdRuntime, seconds: str, server: ContainerdServer, tmp_path: Path
 ) -> None:
-    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", "77004"))))
-    await until(lambda: processes("77004"))
+    listener = Started()
+    command = ExecRequest("c1", ("/bin/sleep", seconds))
+    task = asyncio.ensure_future(runtime.exec(command, listener=listener))
+    await asyncio.wait_for(listener.wait(), SECONDS)
+    assert len(processes(seconds)) == 1
     server.kill()
     try:
         with pytest.raises(UnavailableError):
@@ -164,7 +186,7 @@ async def test_a_lost_containerd_is_told_and_the_command_is_ended_when_it_is_bac
         async for event in events:
             if isinstance(event, RuntimeConnected):
                 break
-    assert processes("77004") == []
+    assert processes(seconds) == []
     assert notes(tmp_path) == []
 
 
@@ -181,11 +203,11 @@ async def test_the_end_of_a_command_is_no_end_of_the_container(
 
 
 async def test_commands_in_one_container_are_bounded(
-    runtime: ContainerdRuntime, monkeypatch: pytest.MonkeyPatch
+    runtime: ContainerdRuntime, seconds: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execs, "MOST", 1)
-    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", "77005"))))
-    await until(lambda: processes("77005"))
+    task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", seconds))))
+    await until(lambda: processes(seconds))
     with pytest.raises(ConflictError, match="runs 1 commands already"):
         await runtime.exec(sh("exit 0"))
     task.cancel()

@@ -84,7 +84,8 @@ class Told:
         wait_until(lambda: self._lines()[-1]["container_name"] == name, 30, "the last event is told")
 
     def _lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._file.read_text().splitlines()]
+        """Those that are written to their end."""
+        return [json.loads(line) for line in self._file.read_text().split("\n")[:-1]]
 
     @property
     def actions(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import time
 
 import pytest
@@ -119,10 +120,11 @@ def test_a_container_that_ends_is_measured_no_more_and_nothing_is_logged(server,
 
 
 def test_a_kill_for_want_of_memory_is_counted_while_the_task_is_not_deleted(server, container, sampler):
-    script = "sleep 0.2; dd if=/dev/zero of=/dev/shm/file bs=1M count=64"
+    script = "until [ -e /tmp/go ]; do sleep 0.05; done; dd if=/dev/zero of=/dev/shm/file bs=1M count=64"
     pid = container("greedy", script, options=("--memory-limit", str(8 << 20), "--net-host"))
     sampler.open("greedy", pid)
-    assert sampler.oom_kills("greedy") in (0, 1)
+    assert sampler.oom_kills("greedy") == 0
+    pathlib.Path(f"/proc/{pid}/root", "tmp/go").touch()
     wait_until(lambda: _is_stopped(server, "greedy"), 20, "the container ends")
     assert sampler.oom_kills("greedy") >= 1
 
@@ -140,4 +142,5 @@ def test_utilization_is_a_share_of_all_cores(container, sampler):
     sampler.open("share", pid)
     sampler.baseline(["share"])
     time.sleep(1)  # the length of the measurement, not a wait for something to happen
-    assert 0 < sample(sampler, "share")[ids.CPU_UTILIZATION] <= 100 / (os.cpu_count() or 1) * 1.1
+    # one core; half of one more is for a busy machine, which may stop us between the reading of the clock and of the file
+    assert 0 < sample(sampler, "share")[ids.CPU_UTILIZATION] <= 100 / (os.cpu_count() or 1) * 1.5

@@ -39,8 +39,7 @@ def ask(cloud: Cloud, number: int, path: str, value: object) -> None:
 
 
 def answers(cloud: Cloud, number: int) -> list[dict[str, object]]:
-    lines = (line.split(" ", 1) for line in cloud._file.read_text(errors="replace").splitlines())
-    return [json.loads(text) for topic, text in lines if f"/res/{number}/" in topic]
+    return [json.loads(text) for topic, text in cloud.lines() if f"/res/{number}/" in topic]
 
 
 def test_a_container_of_the_cloud_has_its_image_fetched_and_other_operations_go_on(tmp_path: Path) -> None:
@@ -59,10 +58,13 @@ def test_a_container_of_the_cloud_has_its_image_fetched_and_other_operations_go_
         registry.answer = lambda request: request.path.endswith(held) and not go.wait(600)
         cloud = Cloud(broker, tmp_path / "cloud")
         try:
-            cloud.publish("edge/thing/response", DEVICE)
-            wait_until(
-                lambda: "ContainerFactory" in cloud._file.read_text(errors="replace"), 30, "the twin shows"
-            )
+
+            def shown() -> bool:
+                """The agent may not listen yet, so it is said until it is heard; the same again changes nothing."""
+                cloud.publish("edge/thing/response", DEVICE)
+                return any("ContainerFactory" in text for _, text in cloud.lines())
+
+            wait_until(shown, 30, "the twin shows")
             ask(cloud, 1, f"{create}WithConfig", {"imageRef": slow, "start": False, **host})
             wait_until(
                 lambda: any(seen.path.endswith(held) for seen in registry.requests), 30, "it is pulled"
