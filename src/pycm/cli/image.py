@@ -31,9 +31,10 @@ def run(line: Line) -> None:
     as_json = tables.wants_json(line.values["format"])
     actions = {"list": _list, "pull": _pull, "remove": _remove, "prune": _prune}
     word, *rest = line.rest or [""]
+    if not word:
+        raise InvalidInputError(f"image: what to do is missing: {USAGE}")
     if word not in actions:
-        what = quote(word) if word else "nothing"
-        raise InvalidInputError(f"image: {what} is none of {', '.join(actions)}")
+        raise InvalidInputError(f"image: {quote(word)} is none of {', '.join(actions)}")
     actions[word](line, rest, as_json)
 
 

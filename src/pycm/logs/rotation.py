@@ -73,7 +73,10 @@ class LogFile:
             self.size = 0
             return
         path = self._target.path
-        for number in range(self._target.max_files - 1, 1, -1):
+        # up to the first number that is free: there may be millions that are allowed, and all containers wait for this thread
+        last = self._target.max_files - 1
+        free = next((number for number in range(1, last) if not os.path.lexists(f"{path}.{number}")), last)
+        for number in range(free, 1, -1):
             with suppress(FileNotFoundError):
                 os.rename(f"{path}.{number - 1}", f"{path}.{number}")
         with suppress(FileNotFoundError):

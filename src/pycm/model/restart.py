@@ -52,6 +52,6 @@ def wants_restart(policy: RestartPolicy | None, ended: Ended) -> bool:
 
 def next_delay(policy: RestartPolicy, previous: float, ran_for: float) -> float:
     """Seconds to wait: 0.1 first or after a long run, then twice the *previous* delay, at most the policy's retry_timeout."""
-    cap = policy.retry_timeout / NANOSECONDS or LONGEST_DELAY
+    cap = policy.retry_timeout / NANOSECONDS if policy.retry_timeout > 0 else LONGEST_DELAY
     delay = FIRST_DELAY if previous <= 0 or ran_for >= LONG_RUN else previous * 2
     return min(delay, cap)

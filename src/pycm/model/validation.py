@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
+    HOOK_TYPES,
     Container,
     ContainerConfiguration,
     DeviceMapping,
@@ -56,6 +57,7 @@ MOST_PIDS = 4_194_304
 #: The kernel's bound.
 LONGEST_HOST_NAME = 64
 _PERMISSIONS = re.compile(r"[rwm]{1,3}")
+_RUNTIME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)+")
 _USER = re.compile(r"[^\s:]+(:[^\s:]+)?")
 LONGEST_HEALTH = 24 * 3600 * SECOND
 MOST_HEALTH_RETRIES = 1000
@@ -162,6 +164,7 @@ def _check_host_config(host: HostConfig) -> None:
     for port in host.port_mappings:
         _check_port(port)
     _check_ulimits(host.ulimits)
+    _check_runtime(host.runtime)
     if host.seccomp_profile not in ("", UNCONFINED):
         raise InvalidInputError(
             f"unsupported seccomp profile {_shown(host.seccomp_profile)}: {UNCONFINED}, or none for the default one"
@@ -218,6 +221,14 @@ def _check_port(port: PortMapping) -> None:
         )
 
 
+def _check_runtime(name: str) -> None:
+    """containerd would take a path for the program of a runtime, whoever names it."""
+    if name and not _RUNTIME.fullmatch(name):
+        raise InvalidInputError(
+            f"runtime {shorten(name)} is not the name of a runtime of containerd, such as io.containerd.runc.v2"
+        )
+
+
 def _check_device(device: DeviceMapping) -> None:
     if not device.path_on_host or not device.path_in_container:
         raise InvalidInputError(
@@ -235,6 +246,11 @@ def _check_device(device: DeviceMapping) -> None:
 def _check_hook(hook: Hook) -> None:
     if not hook.path.startswith("/"):
         raise InvalidInputError(f"hook path {shorten(hook.path)} is not an absolute path")
+    if not 0 <= hook.type < len(HOOK_TYPES) - 1:
+        known = ", ".join(HOOK_TYPES[:-1])
+        raise InvalidInputError(f"hook {shorten(hook.path)}: its type is none of {known}: it would never run")
+    if hook.timeout < 0:
+        raise InvalidInputError(f"hook {shorten(hook.path)}: timeout {hook.timeout} is negative; 0 is none")
 
 
 def _check_host_name(name: str) -> None:
@@ -293,12 +309,11 @@ def check_restart_policy(policy: RestartPolicy | None) -> None:
     """A known type; retries only with on-failure, and none negative."""
     if policy is None or policy.type not in RESTART_TYPES:
         raise InvalidInputError(f"unsupported restart policy type {_shown(policy.type) if policy else ''}")
-    if policy.type != "on-failure":
-        if policy.maximum_retry_count:
-            raise InvalidInputError(f"cannot use max retry count when the restart policy is {policy.type}")
-        return
+    if policy.type != "on-failure" and policy.maximum_retry_count:
+        raise InvalidInputError(f"cannot use max retry count when the restart policy is {policy.type}")
     if policy.maximum_retry_count < 0:
         raise InvalidInputError("restart policy max retry count cannot be negative")
+    # the cap of every type's delays: below zero, one restart would follow the other
     if policy.retry_timeout < 0:
         raise InvalidInputError("restart policy retry timeout cannot be negative")
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pycm.errors import InvalidInputError, NotFoundError, shorten
 
 REFERENCE_LIMIT = 512
+HIGHEST_PORT = 65535
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_PORT = re.compile(r":([0-9]+)$")
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -54,6 +56,8 @@ def parse_reference(text: str) -> Reference:
         why = f"longer than {REFERENCE_LIMIT} characters"
     elif not slash or not _HOST.fullmatch(host):
         why = "it must begin with the registry's host, as in registry.example/app:1.0"
+    elif (port := _PORT.search(host)) and not 0 < int(port[1]) <= HIGHEST_PORT:
+        why = f"port {port[1]} is not between 1 and {HIGHEST_PORT}"
     elif not _PATH.fullmatch(path):
         why = f"{shorten(path)} is no repository: small letters, digits and single . _ - between them"
     elif colon and not _TAG.fullmatch(tag):

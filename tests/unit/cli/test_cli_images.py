@@ -66,7 +66,7 @@ def test_prune_prints_what_went(agent: ServedAgent, own: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("image",), "image: nothing is none of list, pull, remove, prune"),
+        (("image",), "image: what to do is missing: image list|pull|remove|prune [<image>...] [flags]"),
         (("image", "rm", "x"), 'image: "rm" is none of list, pull, remove, prune'),
         (("image", "remove"), "the images to remove are missing"),
         (("image", "prune", "x"), 'image prune takes no image, "x" is given'),

@@ -401,3 +401,29 @@ def test_a_line_without_end_does_not_keep_a_container_behind(make_bench):
     bench = make_bench(buffer=BUFFER)
     bench.write(b"no newline yet")
     assert not bench.sink.behind
+
+
+def test_a_log_with_any_number_of_files_is_rotated_by_as_many_renames_as_it_has(tmp_path, monkeypatch):
+    looked_at = []
+    there = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: looked_at.append(path) or there(path))
+    bench = Bench(tmp_path, max_size=1, max_files=10**12)
+    for number in range(4):
+        bench.write(b"%d\n" % number)
+    bench.close()
+    assert [name.name for name in sorted(bench.path.parent.iterdir())] == [
+        "json.log", "json.log.1", "json.log.2", "json.log.3",
+    ]  # fmt: skip
+    assert json.loads(bench.path.with_suffix(".log.3").read_text())["log"] == "0\n"
+    assert len(looked_at) < 10
+
+
+def test_a_gap_between_rotated_files_is_closed_first(tmp_path):
+    bench = Bench(tmp_path, max_size=1, max_files=4)
+    bench.write(b"live\n")
+    bench.path.with_suffix(".log.1").write_text("first")
+    bench.path.with_suffix(".log.3").write_text("third")
+    bench.write(b"next\n")
+    bench.close()
+    assert bench.path.with_suffix(".log.2").read_text() == "first"
+    assert bench.path.with_suffix(".log.3").read_text() == "third"

@@ -12,7 +12,7 @@ import pytest
 
 from pycm.errors import ConflictError, InvalidInputError
 from pycm.model import restart, states, times
-from pycm.model.container import Container, HostConfig, Image, Resources, RestartPolicy, State
+from pycm.model.container import Container, Hook, HostConfig, Image, Resources, RestartPolicy, State
 from pycm.model.defaults import descriptor_policy, fill_defaults, fill_swap
 from pycm.model.json_form import decode, encode
 from pycm.model.parse import parse_device, parse_mount, parse_port
@@ -286,6 +286,43 @@ def test_the_delay_doubles_to_its_cap_and_starts_over_after_a_long_run() -> None
     assert delays[-1] == 60
     assert restart.next_delay(policy, 60, ran_for=10) == 0.1
     assert restart.next_delay(replace(policy, retry_timeout=10**9), 60, ran_for=1) == 1
+    assert restart.next_delay(replace(policy, retry_timeout=-1), 60, ran_for=1) == 60  # of an old record
+
+
+@pytest.mark.parametrize("policy", ["no", "always", "unless-stopped", "on-failure"])
+def test_a_negative_cap_of_the_back_off_is_refused_whatever_the_policy(policy: str) -> None:
+    with pytest.raises(InvalidInputError, match="retry timeout cannot be negative"):
+        validate(fill_defaults(container_of({"restart_policy": {"type": policy, "retry_timeout": -1}})))
+
+
+@pytest.mark.parametrize("name", ["../../x", "/bin/sh", "x", "io.containerd.runc.v2\n", "a/b.v1", "runc v1"])
+def test_a_runtime_that_is_no_name_is_refused(name: str) -> None:
+    """containerd runs what a path names."""
+    with pytest.raises(InvalidInputError, match=r"runtime .* is not the name of a runtime of containerd"):
+        validate(fill_defaults(_with_host(runtime=name)))
+
+
+@pytest.mark.parametrize("name", ["io.containerd.runsc.v1", "io.containerd.kata.v2", "io.containerd.own.v1"])
+def test_other_runtimes_are_left_to_containerd(name: str) -> None:
+    validate(fill_defaults(_with_host(runtime=name)))
+
+
+def _with_host(**host: Any) -> Container:
+    return Container(id="c1", image=Image(name="registry.test/a:1"), host_config=HostConfig(**host))
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (Hook(path="/bin/x", type=3), "its type is none of Prestart, Poststart, Poststop"),
+        (Hook(path="/bin/x", type=-1), "its type is none of"),
+        (Hook(path="/bin/x", timeout=-5), "timeout -5 is negative"),
+    ],
+)
+def test_a_hook_that_would_never_run_is_refused(hook: Hook, said: str) -> None:
+    container = fill_defaults(replace(_with_host(), hooks=(hook,)))
+    with pytest.raises(InvalidInputError, match=said):
+        validate(container)
 
 
 def test_times_are_written_without_trailing_zeros_and_sort_by_time() -> None:

@@ -39,6 +39,8 @@ DIGEST = "sha256:" + "a1" * 32
         (f"r.test/app@{DIGEST}", ("r.test", "app", "", DIGEST)),
         (f"r.test/app:1@{DIGEST}", ("r.test", "app", "1", DIGEST)),
         ("[::1]:5000/app:1", ("[::1]:5000", "app", "1", "")),
+        ("[::1]/app:1", ("[::1]", "app", "1", "")),
+        ("99999/app:1", ("99999", "app", "1", "")),
         ("docker.io/library/hello-world:latest", ("docker.io", "library/hello-world", "latest", "")),
     ],
 )
@@ -65,6 +67,8 @@ def test_without_tag_and_digest_the_words_are_kantos(text: str) -> None:
         ("/app:1", "must begin with the registry's host"),
         ("-r/app:1", "must begin with the registry's host"),
         ("user@host/app:1", "must begin with the registry's host"),
+        ("r.test:99999/app:1", 'reference "r.test:99999/app:1": port 99999 is not between 1 and 65535'),
+        ("r.test:0/app:1", "port 0 is not between"),
         ("r.test/App:1", "is no repository"),
         ("r.test/../etc:1", "is no repository"),
         ("r.test/a//b:1", "is no repository"),
