@@ -22,8 +22,14 @@ _SMALL_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d(?:\.\d+)?e-\d+')
 
 
 def _number(value: float) -> float | int:
-    """Whole floats as int, so that json prints 1073741824 and not 1073741824.0."""
-    return int(value) if value.is_integer() and abs(value) < _LARGE else value
+    """Whole floats as int, so that json prints 1073741824 and not 1073741824.0: with the digits that tell the float, then zeros."""
+    if not value.is_integer() or abs(value) >= _LARGE:
+        return value
+    mantissa, _, power = repr(value).partition("e+")
+    if not power:
+        return int(value)
+    before, _, after = mantissa.partition(".")
+    return int(f"{before}{after}{'0' * (int(power) - len(after))}")
 
 
 def _small(match: re.Match[str]) -> str:

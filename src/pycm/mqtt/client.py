@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pycm.errors import UnavailableError, shorten
 from pycm.mqtt.backoff import CAP, Backoff
@@ -98,8 +98,7 @@ class MqttClient:
         # the loss wakes this task before those that wait for acknowledgements: listeners know of it when their calls fail
         await asyncio.wait({link.lost})
         self._link = None
-        for listener in self._listeners:
-            listener.mqtt_disconnected()
+        self._tell("mqtt_disconnected")
         return f"connection lost: {link.lost.result()}"
 
     def _look_at_login(self) -> None:
@@ -115,8 +114,7 @@ class MqttClient:
         self._backoff.reset()
         self._reported = ""
         log.info("connected to the MQTT broker at %s", self._address.shown)
-        for listener in self._listeners:
-            listener.mqtt_connected()
+        self._tell("mqtt_connected")
 
     def _report(self, reason: str) -> None:
         """One line for each new reason; hours without a broker fill no log."""
@@ -128,12 +126,15 @@ class MqttClient:
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         log.debug("received %s: %d bytes %s", topic, len(payload), shorten(payload))
+        self._tell("mqtt_message", topic, payload)
+
+    def _tell(self, what: str, *about: Any) -> None:
+        """A bug, wherever it is, must not unwind through paho, which would leave a packet half handled, nor end the connecting."""
         for listener in self._listeners:
             try:
-                listener.mqtt_message(topic, payload)
+                getattr(listener, what)(*about)
             except Exception:
-                # a bug, wherever it is, must not unwind through paho: it would leave the packet half handled for ever
-                log.exception("a bug in the handling of a message to %s", shorten(topic))
+                log.exception("a bug in the handling of %s %s", what, shorten(about[0]) if about else "")
 
     # ── the port ──
 

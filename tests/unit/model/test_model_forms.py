@@ -100,6 +100,11 @@ def test_html_characters_and_line_separators_are_escaped_as_go_does() -> None:
 
 
 def test_whole_floats_lose_their_point_and_nan_is_refused() -> None:
+    large = [1.2345678901234567e20, -1e16, 9007199254740994.0, 1.8446744073709552e19]
+    assert (
+        gojson.dumps(large)
+        == "[123456789012345670000,-10000000000000000,9007199254740994,18446744073709552000]"
+    )
     assert gojson.dumps([1073741824.0, 0.5, 1e21]) == "[1073741824,0.5,1e+21]"
     with pytest.raises(ValueError, match="not JSON compliant"):
         gojson.dumps(float("nan"))

@@ -250,6 +250,26 @@ async def test_a_bug_in_a_listener_harms_neither_the_connection_nor_the_other_li
         assert "a bug in the handling" in caplog.text
 
 
+async def test_a_bug_in_a_listener_does_not_end_the_connecting(connect, caplog):
+    class Buggy(Listener):
+        def mqtt_connected(self):
+            raise KeyError("up")
+
+        def mqtt_disconnected(self):
+            raise KeyError("down")
+
+    async with RudeBroker() as broker:
+        client, _ = await connect(broker)
+        client.add_listener(Buggy())
+        last = Listener()
+        client.add_listener(last)
+        await until(lambda: len(last.events) == 1)
+        broker.hang_up()
+        await until(lambda: len(last.events) == 3)
+    assert "a bug in the handling of mqtt_connected" in caplog.text
+    assert "a bug in the handling of mqtt_disconnected" in caplog.text
+
+
 async def test_payloads_are_only_logged_for_debugging_and_shortened(connect, caplog):
     caplog.set_level(logging.DEBUG, "pycm.mqtt")
     async with RudeBroker() as broker:
