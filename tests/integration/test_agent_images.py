@@ -70,6 +70,58 @@ def test_an_image_that_is_not_there_is_one_clear_error_and_leaves_nothing(
     assert not list((agent.home / "containers").iterdir())
 
 
+@pytest.mark.parametrize("part", ["manifest", "config", "layer"])
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_an_image_that_a_power_cut_damaged_is_fetched_again(
+    agent: AgentProcess, registry: RegistryServer, containerd: ContainerdServer, part: str, how: str
+) -> None:
+    layers = [base_layer(), layer({"note": f"{part} {how}\n".encode()})]
+    reference = registry.push(Image(layers=layers), f"damaged/{part}-{how}", "1.0")
+    # without unpacking, as it would be if the layers had been removed with their last container
+    containerd.ctr("content", "fetch", "--plain-http", reference)
+    damage(containerd, damaged_digest(containerd, reference, part), how)
+    container = agent.run_container(reference, "cat", "/note")
+    agent.wait_for(container, exited=True, exit_code=0)
+    assert agent.logged(container) == [f"{part} {how}"]
+
+
+def test_a_damaged_image_without_network_is_one_clear_error(
+    agent: AgentProcess, registry: RegistryServer, containerd: ContainerdServer
+) -> None:
+    reference = registry.push(Image(layers=[layer({"note": b"alone\n"})]), "damaged/alone", "1.0")
+    containerd.ctr("content", "fetch", "--plain-http", reference)
+    digest = damaged_digest(containerd, reference, "layer")
+    damage(containerd, digest, "empty")
+    registry.stop()
+    try:
+        done = agent.call("create", "--network", "host", reference)
+    finally:
+        registry.start()
+    assert done.returncode == 1
+    assert f'image "{reference}" is damaged on this machine ({digest} is missing' in done.stderr
+    assert "cannot be fetched again: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert agent.ids() == []
+
+
+def damaged_digest(containerd: ContainerdServer, reference: str, part: str) -> str:
+    lines = containerd.ctr("images", "ls", f"name=={reference}").splitlines()
+    digest: str = lines[1].split()[2]
+    if part == "manifest":
+        return digest
+    manifest = json.loads(containerd.ctr("content", "get", digest))
+    found: str = (manifest["config"] if part == "config" else manifest["layers"][-1])["digest"]
+    return found
+
+
+def damage(containerd: ContainerdServer, digest: str, how: str) -> None:
+    path = containerd.directory / "root/io.containerd.content.v1.content/blobs" / digest.replace(":", "/")
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    if how == "missing":
+        path.unlink()
+
+
 def test_creation_that_waits_for_its_image_holds_up_nothing_else(
     agent: AgentProcess, registry: RegistryServer
 ) -> None:

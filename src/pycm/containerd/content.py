@@ -105,6 +105,17 @@ class Content:
         image_format.verify(digest, data)
         return data
 
+    async def reaches(self, digest: str, size: int) -> bool:
+        """Whether the blob's file has *size* bytes: its last one is read, since containerd knows sizes by heart."""
+        if await self.size(digest) != size:
+            return False
+        request = content_pb2.ReadContentRequest(digest=digest, offset=max(size - 1, 0), size=min(size, 1))
+        try:
+            async with contextlib.aclosing(self._client.stream(rpc.CONTENT_READ, request)) as answers:
+                return sum([len(answer.data) async for answer in answers]) == min(size, 1)
+        except (NotFoundError, OperationFailedError):
+            return False
+
     @contextlib.asynccontextmanager
     async def writer(self, digest: str, size: int) -> AsyncIterator[Writer]:
         """A writer that goes on where an earlier one ended; waits while another one writes the same blob.
@@ -136,6 +147,11 @@ class Content:
             await self._client.call(
                 rpc.CONTENT_UPDATE, content_pb2.UpdateRequest(info=info, update_mask=mask), lease=self._lease
             )
+
+    async def delete(self, digest: str) -> None:
+        """Have the blob no more; containerd's next garbage collection, before which it could come back, frees its room."""
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.CONTENT_DELETE, content_pb2.DeleteContentRequest(digest=digest))
 
     async def abort(self, digest: str) -> None:
         """Forget the beginning of a blob."""

@@ -56,6 +56,14 @@ class Image:
         return self.chain[-1] if self.chain else ""
 
 
+class DamagedError(OperationFailedError):
+    """The document *digest* is missing, or not as it should be."""
+
+    def __init__(self, digest: str, text: str) -> None:
+        super().__init__(text)
+        self.digest = digest
+
+
 def quote(reference: str) -> str:
     """A reference as messages show it: in double quotes, escaped, shortened."""
     text = json.dumps(reference)
@@ -156,6 +164,22 @@ class Images:
         chain = image_format.chain_ids(config.diff_ids)
         return Image(reference, config.image, manifest.config.digest, manifest.layers, config.diff_ids, chain)
 
+    async def damaged(self, root: Descriptor) -> tuple[str, ...]:
+        """Digests of content that an image from *root* needs and that is missing here, or is not as it should be.
+
+        Of several documents that name each other the first; of layers those that are not unpacked and of another size.
+        """
+        try:
+            image = await self.read("", root)
+        except DamagedError as error:
+            return (error.digest,)
+        except (NotFoundError, OperationFailedError):
+            return ()  # whole, and of no use
+        if await self.is_unpacked(image.top):
+            return ()
+        whole = [await self._content.reaches(layer.digest, layer.size) for layer in image.layers]
+        return tuple(layer.digest for layer, here in zip(image.layers, whole, strict=True) if not here)
+
     async def _manifest(self, descriptor: Descriptor, depth: int) -> Manifest:
         """The manifest that *descriptor* names or, of an index, the one that fits this machine best."""
         what = f"manifest {descriptor.digest}"
@@ -196,7 +220,11 @@ class Images:
         return image_format.config(await self._document(descriptor, what), what)
 
     async def _document(self, descriptor: Descriptor, what: str) -> Mapping[str, Any]:
-        return image_format.parse(await self._content.read(descriptor.digest, descriptor.size), what)
+        try:
+            data = await self._content.read(descriptor.digest, descriptor.size)
+        except (NotFoundError, OperationFailedError) as error:
+            raise DamagedError(descriptor.digest, str(error)) from None
+        return image_format.parse(data, what)
 
     async def is_unpacked(self, name: str) -> bool:
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=name)

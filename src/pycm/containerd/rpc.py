@@ -96,6 +96,7 @@ CONTENT_INFO = Call(_CONTENT, "Info", content_pb2.InfoRequest, content_pb2.InfoR
 CONTENT_READ = Call(_CONTENT, "Read", content_pb2.ReadContentRequest, content_pb2.ReadContentResponse)
 CONTENT_UPDATE = Call(_CONTENT, "Update", content_pb2.UpdateRequest, content_pb2.UpdateResponse)
 CONTENT_WRITE = Call(_CONTENT, "Write", content_pb2.WriteContentRequest, content_pb2.WriteContentResponse, ENDLESS)
+CONTENT_DELETE = Call(_CONTENT, "Delete", content_pb2.DeleteContentRequest, Empty)
 CONTENT_ABORT = Call(_CONTENT, "Abort", content_pb2.AbortRequest, Empty)
 
 SNAPSHOT_PREPARE = Call(_SNAPSHOTS, "Prepare", snapshots_pb2.PrepareSnapshotRequest, snapshots_pb2.PrepareSnapshotResponse)

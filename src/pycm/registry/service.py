@@ -20,6 +20,7 @@ from pycm.containerd.client import Client
 from pycm.containerd.content import Content
 from pycm.containerd.image_store import ImageStore
 from pycm.containerd.images import Images
+from pycm.containerd.pull_lease import PullLease
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.model import times
 from pycm.ports import ImageInfo, PullProgress, PullStep
@@ -68,9 +69,9 @@ class ImageService:
         self._settings = settings
         self._client = Client(settings.address, settings.namespace)
         self._store = ImageStore(self._client)
-        images = Images(self._client, settings.snapshotter, settings.lease)
-        content = Content(self._client, settings.lease)
-        self._usage = Usage(self._store, images, content, settings.snapshotter)
+        self._images = Images(self._client, settings.snapshotter, settings.lease)
+        self._content = Content(self._client, settings.lease)
+        self._usage = Usage(self._store, self._images, self._content, settings.snapshotter)
         self._workers = Workers()
         self._pulls = Pulls(self._fetch)
         #: References that are being used for a container to be, or pulled.
@@ -89,13 +90,44 @@ class ImageService:
         async with self._holding(reference):
             if await self._store.get(reference) is None:
                 await self._preloaded.wait()
-                if await self._store.get(reference) is None:
-                    await self._pulls.pull(reference)
+            if await self._store.get(reference) is None:
+                await self._pulls.pull(reference)
+            else:
+                await self._mend(reference)
             yield
+
+    async def _mend(self, reference: str) -> None:
+        """Fetch again what an image lacks that is here in name: a disk that lost power may have lost a file of containerd's."""
+        seen: tuple[str, ...] = ()
+        while damaged := await self._drop_damaged(reference):
+            try:
+                await self._pulls.pull(reference)
+            except PycmError as error:
+                if isinstance(error, OperationFailedError) and damaged != seen:
+                    seen = damaged  # the next document may be damaged too
+                    continue
+                raise OperationFailedError(
+                    f"image {quote(reference)} is damaged on this machine ({damaged[0]} is missing or not as it should be),"
+                    f" and cannot be fetched again: {error}"
+                ) from None
+
+    async def _drop_damaged(self, reference: str) -> tuple[str, ...]:
+        """Remove damaged content of the image, which else would be taken for good; its digests."""
+        record = await self._store.get(reference)
+        damaged = await self._images.damaged(record.target) if record is not None else ()
+        if damaged:
+            log.warning(
+                "image %s: content is missing or damaged here: %s", quote(reference), ", ".join(damaged)
+            )
+            for digest in damaged:
+                await self._content.delete(digest)
+            await PullLease(self._client, self._settings.lease, "").collect()
+        return damaged
 
     async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:
         parse_reference(reference)
         async with self._holding(reference):
+            await self._drop_damaged(reference)
             await self._pulls.pull(reference, progress)
             record = await self._store.get(reference)
             if record is None:

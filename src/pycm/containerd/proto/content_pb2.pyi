@@ -18,6 +18,12 @@ class AbortRequest(_message.Message):
     ref: str
     def __init__(self, ref: _Optional[str] = ...) -> None: ...
 
+class DeleteContentRequest(_message.Message):
+    __slots__ = ["digest"]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    def __init__(self, digest: _Optional[str] = ...) -> None: ...
+
 class Info(_message.Message):
     __slots__ = ["digest", "labels", "size"]
     class LabelsEntry(_message.Message):
