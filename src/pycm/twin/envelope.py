@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 MAX_PAYLOAD = 1 << 20
 #: Deepest nesting; a container's description needs 6.
 MAX_DEPTH = 64
-#: Digits beyond this are a float, as every number is in Go.
-_MAX_INT_DIGITS = 18
+#: Digits beyond this are a float, as is what no 64 bits hold.
+_MAX_INT_DIGITS = 19
+_INT64 = 1 << 63
 
 JSON_TYPE = "application/json"
 
@@ -68,8 +69,10 @@ def parse(payload: bytes, limit: int = MAX_PAYLOAD) -> Any:
 
 
 def _number(digits: str) -> int | float:
-    if len(digits) <= _MAX_INT_DIGITS and digits.lstrip("-").isdigit():
-        return int(digits)
+    if len(digits.lstrip("-")) <= _MAX_INT_DIGITS and digits.lstrip("-").isdigit():
+        whole = int(digits)
+        if -_INT64 <= whole < _INT64:
+            return whole
     number = float(digits)
     if number in (float("inf"), float("-inf")):
         raise InvalidInputError("not valid JSON: a number is out of range")

@@ -71,6 +71,10 @@ def test_invalid_utf8_and_halves_of_surrogates_become_the_replacement_character(
 def test_numbers_of_any_length_that_a_float_can_hold_are_read():
     assert envelope.decode(b'{"value":' + b"9" * 30 + b"}").value == pytest.approx(1e30)
     assert envelope.decode(b'{"value":-12}').value == -12
+    for whole in (2**63 - 1, -(2**63)):  # a revision may be as large
+        assert envelope.decode(b'{"value":%d,"revision":%d}' % (whole, whole)).value == whole
+    with pytest.raises(InvalidInputError, match="revision is not a whole number"):
+        envelope.decode(b'{"revision":%d}' % 2**63)
 
 
 def test_the_byte_form_is_compact_ordered_and_escaped_as_go_does():
