@@ -21,6 +21,7 @@ from pycm.model.container import Container
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
@@ -266,3 +267,62 @@ def test_a_hook_that_is_not_there_is_named(world: World) -> None:
     world.agent.cm("remove", container_id)
     with pytest.raises(PycmError, match="hook path 'relative' is not an absolute path"):
         world.by_grpc(Case("", grpc={"hooks": [{**hook, "path": "relative"}]}))
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            {"host_config": {"network_mode": "host", "runtime": "../../x"}},
+            "runtime '../../x' is not the name of",
+        ),
+        ({"hooks": [{"path": "/bin/true", "type": 3}]}, "hook '/bin/true': its type is none of Prestart,"),
+        ({"hooks": [{"path": "/bin/true", "timeout": -1}]}, "hook '/bin/true': timeout -1 is negative"),
+    ],
+    ids=["runtime", "hook type", "hook timeout"],
+)
+def test_what_only_a_description_can_say_is_refused_too(
+    world: World, tmp_path: Path, parts: Mapping[str, Any], said: str
+) -> None:
+    description = {"image": {"name": IMAGE}, "host_config": {"network_mode": "host"}, **parts}
+    file = tmp_path / "description.json"
+    file.write_text(json.dumps(description))
+    done = world.agent.call("create", "--file", file)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert said in done.stderr
+    assert world.agent.ids() == []
+
+
+def with_log_root(root: object) -> Case:
+    log = {"driver_config": {"root_dir": str(root)}}
+    return Case("", grpc={"host_config": {"network_mode": "host", "log_config": log}})
+
+
+def test_a_log_directory_that_cannot_be_used_is_named_at_creation(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for root, why in ((file, "Not a directory"), ("/proc/no-such", "No such file or directory")):
+        with pytest.raises(PycmError, match=f"log root directory '{root}' cannot be used: {why}: name one"):
+            world.by_grpc(with_log_root(root))
+        assert world.agent.ids() == []
+
+
+def test_a_log_directory_that_cannot_be_used_any_more_is_named_at_the_start(
+    world: World, tmp_path: Path
+) -> None:
+    root = tmp_path / "logs"
+    container_id = world.by_grpc(with_log_root(root))
+    try:
+        (root / container_id / "json.log").unlink()
+        (root / container_id).rmdir()
+        root.rmdir()
+        root.touch()
+        with pytest.raises(PycmError, match=f"log root directory '{root}' cannot be used: Not a directory"):
+            world.start_by_grpc(container_id)
+        state = world.agent.state(container_id)
+        assert "cannot be used: Not a directory" in state["error"]
+        root.unlink()
+        world.start_by_grpc(container_id)
+    finally:
+        world.agent.cm("remove", "-f", container_id)
+    assert not list(root.iterdir())

@@ -254,6 +254,9 @@ class FakeLogs:
     def close_stdin(self, container_id: str) -> None:
         pass
 
+    async def check(self, container_id: str, config: LogConfiguration | None) -> None:
+        pass
+
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         return TaskIO(stdout=f"/fifo/{container_id}-stdout", terminal=terminal)
 

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.containers import host_mounts
-from pycm.errors import ConflictError, InvalidInputError, shorten
+from pycm.errors import ConflictError, InvalidInputError, OperationFailedError, shorten
 from pycm.model.container import Container, ContainerConfiguration, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
+from pycm.model.sizes import size_to_bytes
 from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices, online_cpus
 from pycm.oci.resources import check_cpus
@@ -21,10 +23,14 @@ from pycm.oci.user import ProcessUser, resolve_user
 from pycm.ports import Network, Runtime, TaskIO, TaskRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pycm.containers.settings import Settings
 
 #: /etc/passwd and /etc/group of an image are read up to this size.
 MAX_USER_FILE = 1024 * 1024
+#: Below this limit a failed start may be for want of memory: runc takes 4 to 6 MiB.
+RUNTIME_MEMORY = 16 * 1024 * 1024
 _SYSTEMD = "/run/systemd/system"
 log = logging.getLogger("pycm.containers")
 
@@ -100,6 +106,21 @@ class Launcher:
     def _cgroups_path(self, container_id: str) -> str:
         namespace = self._settings.namespace
         return f"system.slice:{namespace}:{container_id}" if self._systemd else f"/{namespace}/{container_id}"
+
+
+@contextlib.contextmanager
+def explained(container: Container) -> Iterator[None]:
+    """The runtime counts towards the container's memory while it starts it; what it says when the kernel kills it names no limit."""
+    try:
+        yield
+    except OperationFailedError as error:
+        host = container.host_config or HostConfig()
+        limit = host.resources.memory if host.resources else ""
+        if type(error) is OperationFailedError and limit and 0 < size_to_bytes(limit) < RUNTIME_MEMORY:
+            raise OperationFailedError(
+                f"{error}: the memory limit {limit} may be too low for the runtime, which needs some itself to start a container"
+            ) from None
+        raise
 
 
 async def find_user(runtime: Runtime, container_id: str, user: str) -> ProcessUser:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.containers.health import Health
+from pycm.containers.launch import explained
 from pycm.containers.settings import PARALLEL
 from pycm.errors import (
     ConflictError,
@@ -113,6 +114,7 @@ class Lifecycle:
 
         io_config = container.io_config
         try:
+            await self._logs.check(container.id, container.log_config)
             io = self._logs.make_fifos(
                 container.id,
                 terminal=bool(io_config and io_config.tty),
@@ -123,7 +125,8 @@ class Lifecycle:
             self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
             async with self._starting:
-                return await self._runtime.start(request, created), started_at
+                with explained(container):
+                    return await self._runtime.start(request, created), started_at
         except UnavailableError:
             raise  # the task may run: its output is still read, until containerd says (`reconcile`)
         except BaseException:

@@ -196,6 +196,7 @@ class Manager:
         try:
             await self._catalog.save(container)
             fail_point("containers.create-recorded")
+            await self._logs.check(container.id, container.log_config)
             async with self._images.hold(container.image.name):
                 await self._runtime.prepare(container.id, container.image.name)
             fail_point("containers.create-prepared")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import glob
 import itertools
 import logging
@@ -57,6 +58,11 @@ class JsonFileLogs:
         shutil.rmtree(self._pipe_root, ignore_errors=True)  # of an agent that was killed
 
     # ── output ──
+
+    async def check(self, container_id: str, config: LogConfiguration | None) -> None:
+        driver = _driver(config)
+        if driver.type == "json-file" and driver.root_dir:
+            await asyncio.to_thread(_try_log, driver.root_dir, self.path(container_id, config))
 
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         self._drop_prepared(container_id)
@@ -335,6 +341,22 @@ def _buffer(container_id: str, config: LogConfiguration | None) -> int:
     except InvalidInputError as error:
         log.warning("container %s: max_buffer_size of its log: %s; 1M is used", container_id, error)
         return DEFAULT_BUFFER
+
+
+def _try_log(root: str, path: str) -> None:
+    """As the log will be opened; who asked for this directory would else have to look for the reason in the agent's log."""
+    try:
+        with suppress(FileExistsError):
+            os.makedirs(os.path.dirname(path), 0o711)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(path, flags, 0o644))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        raise OperationFailedError(
+            f"log root directory {shorten(root)} cannot be used: {error.strerror}: name one in which the agent may write"
+            " (of one that runs as a systemd unit: in its ReadWritePaths)"
+        ) from None
 
 
 def _check_readable(container_id: str, config: LogConfiguration | None) -> None:

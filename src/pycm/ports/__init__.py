@@ -334,6 +334,9 @@ class Pipes(Protocol):
 class Logs(Protocol):
     """Container output: FIFOs of 1 MiB pumped into json.log by a thread of its own, and the log read back."""
 
+    async def check(self, container_id: str, config: LogConfiguration | None) -> None:
+        """OperationFailedError if the log cannot be written where its root_dir says. A full disk is none: it may have room again."""
+
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         """Make fresh FIFOs for a start; left-overs of this container's earlier ones are removed."""
 

@@ -477,3 +477,20 @@ async def test_starts_with_the_agent_end_with_it() -> None:
     assert not runtime.live
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("memory", "told"), [("3M", True), ("64M", False)])
+async def test_a_start_that_fails_below_what_the_runtime_needs_names_the_memory_limit(
+    memory: str, *, told: bool
+) -> None:
+    """runc, killed while it starts the container, says no more than this."""
+    runtime = FakeRuntime()
+    runtime.fail["start"] = OperationFailedError("cannot start a stopped process")
+    async with world(runtime=runtime) as w:
+        container = described()
+        assert container.host_config
+        limited = replace(container.host_config, resources=Resources(memory=memory))
+        await w.manager.create(replace(container, host_config=limited))
+        with pytest.raises(OperationFailedError, match="cannot start a stopped process") as caught:
+            await w.manager.start(container.id)
+        assert (f"the memory limit {memory} may be too low" in str(caught.value)) is told
