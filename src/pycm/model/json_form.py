@@ -83,10 +83,14 @@ def _find(name: str, rest: Mapping[str, Any], folded: Mapping[str, str], *, alia
 
 
 def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
-    """Of an environment, which may hold secrets, logs and a masked twin get no value."""
-    secret = _INDEX.sub("", path).endswith(("config.env", "hooks.env"))
-    masked = f"{path}: *** is not {wanted}" if secret else ""
-    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}", masked=masked)
+    """Of decryption keys, which hold passwords, nobody gets the value; of an environment logs and a masked twin do not."""
+    name = _INDEX.sub("", path)
+    masked = f"{path}: *** is not {wanted}"
+    if name.endswith(("decrypt_config", "decrypt_config.keys")):
+        return InvalidInputError(masked)
+    secret = name.endswith(("config.env", "hooks.env"))
+    text = f"{path}: {shorten(value)} is not {wanted}"
+    return InvalidInputError(text, masked=masked if secret else "")
 
 
 def _decode_value(form: Form, value: Any, path: str, *, aliases: bool) -> Any:

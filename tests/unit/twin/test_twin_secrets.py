@@ -73,3 +73,17 @@ def test_a_masked_message_says_which_variable_it_is():
     assert answer["value"]["message"] == (
         "invalid environmental variable declaration provided : *** (config.env[1])"
     )
+
+
+@pytest.mark.parametrize("wrong", ["geheim", {"keys": "geheim"}, {"keys": [{"/k": "geheim"}]}])
+def test_of_wrong_decryption_keys_nobody_is_told_the_value(wrong):
+    world = World()
+    [(status, answer)] = world.ask(CREATE, {"imageRef": IMAGE, "config": {"decryption": wrong}})
+    assert status == 400
+    assert "geheim" not in json.dumps(answer)
+    assert "config.decryption" in answer["value"]["message"]
+    assert world.ask(CREATE, {"imageRef": IMAGE, "config": {"decryption": wrong}}, request="") == []
+    assert not any("geheim" in note.text for note in world.notes)
+    told = installed(world, json.dumps({"image": {"name": IMAGE, "decrypt_config": wrong}}))
+    assert "image.decrypt_config" in told
+    assert "geheim" not in told

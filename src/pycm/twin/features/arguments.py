@@ -31,7 +31,7 @@ class Arguments:
     def _get(self, name: str, kind: type, wanted: str, absent: Any) -> Any:
         value = self._found.get(name.lower(), absent)
         if not isinstance(value, kind):
-            raise _wrong(self._path(name), value, wanted, secret=name == "env")
+            raise _wrong(self._path(name), value, wanted)
         return value
 
     def __contains__(self, name: str) -> bool:
@@ -65,7 +65,7 @@ class Arguments:
         items = self._get(name, list, "a list of strings", [])
         for index, item in enumerate(items):
             if not isinstance(item, (str, type(None))):
-                raise _wrong(f"{self._path(name)}[{index}]", item, "a string", secret=name == "env")
+                raise _wrong(f"{self._path(name)}[{index}]", item, "a string")
         return tuple(item or "" for item in items)
 
     def child(self, name: str) -> Arguments | None:
@@ -81,6 +81,14 @@ class Arguments:
         return [Arguments(item, f"{self._path(name)}[{index}]") for index, item in enumerate(items)]
 
 
-def _wrong(path: str, value: Any, wanted: str, *, secret: bool = False) -> InvalidInputError:
-    masked = f"{path}: *** is not {wanted}" if secret else ""
-    return InvalidInputError(f"{path}: {shorten(value)} is not {wanted}", masked=masked)
+#: What may hold passwords, which nobody is shown, and what may hold other secrets.
+_PASSWORDS, _SECRETS = ("decryption", "decryption.keys"), ("config.env",)
+
+
+def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
+    name = path.partition("[")[0]
+    masked = f"{path}: *** is not {wanted}"
+    if name.endswith(_PASSWORDS):
+        return InvalidInputError(masked)
+    text = f"{path}: {shorten(value)} is not {wanted}"
+    return InvalidInputError(text, masked=masked if name.endswith(_SECRETS) else "")
