@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: As the defaults of the model, for records that lack them.
 DEFAULT_FILES, DEFAULT_SIZE = 2, 100 * 1024 * 1024
+#: Each rotation renames all files of a log, and the logs of all containers wait meanwhile: no more files, and none that is smaller.
+MOST_FILES, LEAST_SIZE = 1000, 1024
 #: Of the non-blocking mode. A smaller buffer would not hold the parts of a long line; a larger one fills memory, where it lies.
 DEFAULT_BUFFER, LEAST_BUFFER, MOST_BUFFER = 1024 * 1024, 64 * 1024, 64 * 1024 * 1024
 #: Files of one log that are read back at most: each is open meanwhile.
@@ -106,7 +108,12 @@ class JsonFileLogs:
         except InvalidInputError as error:
             log.warning("container %s: max_size of its log: %s; 100M is used", container_id, error)
             size = DEFAULT_SIZE
-        target = Target(self.path(container_id, config), size, driver.max_files or DEFAULT_FILES)
+        files = min(driver.max_files or DEFAULT_FILES, MOST_FILES)
+        if files < driver.max_files:
+            log.warning(
+                "container %s: %d files of its log are kept, not %d", container_id, files, driver.max_files
+            )
+        target = Target(self.path(container_id, config), max(size, LEAST_SIZE), files)
         buffer = _buffer(container_id, config)
         return lambda: JsonSink(
             container_id, self._spool(container_id), target, buffer=buffer, quota=self._quota

@@ -91,19 +91,20 @@ def _first_free(want: Wanted, others: Mapping[str, Sequence[Published]]) -> Publ
     told = ""
     for port in range(want.first, want.last + 1):
         candidate = Published(want.proto, want.host_ip, port, want.container_port)
-        holder = _holder(candidate, others)
-        if not holder:
+        container = _container(candidate, others)
+        if not container and not _bound(candidate):
             return candidate
-        told = told or f"host port {port}/{want.proto} is taken by {holder}"
+        if not told:  # of the first one: to search all processes for each port of a range takes long
+            told = f"host port {port}/{want.proto} is taken by {container or _program(candidate)}"
     more = "" if want.first == want.last else f", and so are the others up to {want.last}"
     raise ConflictError(f"port mapping {want}: {told}{more}")
 
 
-def _holder(port: Published, others: Mapping[str, Sequence[Published]]) -> str:
+def _container(port: Published, others: Mapping[str, Sequence[Published]]) -> str:
     for container_id, published in others.items():
         if any(overlap(port, other) for other in published):
             return f"container {container_id}"
-    return _program(port) if _bound(port) else ""
+    return ""
 
 
 def overlap(one: Published, other: Published) -> bool:

@@ -387,3 +387,18 @@ def test_a_pump_that_ends_does_not_close_its_bell_under_one_who_rings_it(monkeyp
     made.stop(ended.set)
     assert ended.wait(10)
     assert not made.post(lambda: None)
+
+
+async def test_files_that_would_only_be_renamed_all_the_time_are_bounded(room, caplog):
+    """The logs of all containers wait while one's files are renamed."""
+    hungry = LogConfiguration(
+        driver_config=LogDriverConfiguration(type="json-file", max_files=10**9, max_size="0M")
+    )
+    _, shim = room.start(config=hungry)
+    for number in range(3):
+        shim.write(b"%d\n" % number)
+    shim.end()
+    await room.logs.finish("c1")
+    assert room.lines() == [("stdout", "0\n"), ("stdout", "1\n"), ("stdout", "2\n")]
+    assert not os.path.exists(room.logs.path("c1", hungry) + ".1")
+    assert "container c1: 1000 files of its log are kept, not 1000000000" in caplog.text

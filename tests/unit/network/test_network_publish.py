@@ -9,6 +9,7 @@ import pytest
 
 from pycm.errors import ConflictError, InvalidInputError
 from pycm.model.container import PortMapping
+from pycm.network import publish
 from pycm.network.conf import Published
 from pycm.network.publish import Wanted, choose, overlap, parse_sockets, wanted
 
@@ -106,6 +107,17 @@ def test_a_range_that_is_full_is_an_error() -> None:
         ConflictError, match="30555/tcp is taken by container c2, and so are the others up to 30556"
     ):
         choose([want(30555, 30556)], others, "c1")
+
+
+def test_who_has_the_ports_of_a_full_range_is_searched_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Published] = []
+    monkeypatch.setattr(publish, "_bound", lambda _port: True)
+    monkeypatch.setattr(publish, "_program", lambda port: asked.append(port) or "pid 7 (other)")
+    with pytest.raises(ConflictError, match=r"30000/tcp is taken by pid 7 \(other\), and so are the others"):
+        choose([want(30000, 39999)], {}, "c1")
+    assert len(asked) == 1
 
 
 def test_the_same_port_twice_in_one_container_is_an_error() -> None:
