@@ -320,6 +320,13 @@ def test_data_comes_after_each_full_period_until_the_end_is_asked_for():
     assert world.took() == []
 
 
+@pytest.mark.parametrize("frequency", ["1.000000001s", "1h", 7, 9_000_000_000, "2562047h47m16.854775807s"])
+@pytest.mark.parametrize("filters", [None, [], [{"id": ["cpu.*", None]}, {"originator": "SYSTEM"}, None]])
+def test_what_is_kept_of_a_request_is_the_same_request(frequency, filters):
+    request = decode_request({"frequency": frequency, "filter": filters, "junk": [{}]})
+    assert decode_request(json.loads(json.dumps(request.as_argument()))) == request
+
+
 def test_a_request_survives_a_reconnect_and_is_silent_meanwhile():
     world = World([container(status="RUNNING")], stats={C1: [{"pids": 3}]})
     world.ask(REQUEST, {"frequency": "1s"})
