@@ -219,11 +219,14 @@ class Agent:
         alive = sum(container.state.status in ALIVE for container in known)
         return f"pycm {__version__}: {alive} of {len(known)} containers run"
 
-    async def ended(self) -> None:
-        """Returns when a signal asks for the end, or a part has ended that must not."""
+    def heed_signals(self) -> None:
+        """Before the start: one that comes meanwhile ends the agent in order, as soon as it has started."""
         loop = asyncio.get_running_loop()
         for number in END_SIGNALS:
             loop.add_signal_handler(number, self._end, number)
+
+    async def ended(self) -> None:
+        """Returns when a signal has asked for the end, or a part has ended that must not."""
         await self._ended.wait()
 
     def _end(self, number: int) -> None:
@@ -310,6 +313,7 @@ async def _supervised(config: Config, supervisor: Supervisor, source: Source | N
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(WORKERS, thread_name_prefix="worker"))
     agent = Agent(config, source)
+    agent.heed_signals()
     try:
         await agent.start()
     except BaseException:

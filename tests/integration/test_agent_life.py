@@ -3,6 +3,8 @@
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,18 @@ pytestmark = pytest.mark.integration
 IMAGE = "registry.test/pycm/app:1.0"
 #: Numbers, one every 20 ms; ends with 143 on TERM.
 COUNTER = "trap 'exit 143' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done"
+#: The agent, which is asked to end before it has started.
+INTERRUPTED = """\
+import os, signal, sys
+from pycm import agent
+from pycm.cli.main import pycm
+start = agent.Agent.start
+async def interrupted(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await start(self)
+agent.Agent.start = interrupted
+sys.exit(pycm())
+"""
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
 
 
@@ -136,6 +150,26 @@ def test_without_live_restore_the_agent_takes_its_containers_along(
         agent.start()
         for container_id in ids:
             agent.wait_for(container_id, running=True)
+
+
+def test_a_signal_while_the_agent_starts_ends_it_in_order(
+    tmp_path: Path, containerd: ContainerdServer
+) -> None:
+    with AgentProcess(tmp_path, containerd, manager="live_restore = false") as agent:
+        container_id = run(agent, FOREVER)
+        agent.kill()
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, "daemon", "--cfg-file", str(agent.config)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "SIGTERM: the agent ends" in done.stdout
+        assert container_id not in containerd.ctr("tasks", "ls")
+        agent.start()
+        assert agent.state(container_id)["exit_code"] == 143
 
 
 def test_containerd_killed_and_back_an_exit_in_between_is_not_missed(
