@@ -15,6 +15,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from containerd_server import wait_until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -34,6 +36,17 @@ class Machine:
         )
         assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done
+
+    def fetch(self, url: str) -> str:
+        """What a server answers, which may be starting just now."""
+        tries = []
+
+        def answers() -> bool:
+            tries.append(self.run("curl", "-sS", "-m", "10", "--noproxy", "*", url, check=False))
+            return tries[-1].returncode == 0
+
+        wait_until(answers, 20, f"{url} answers")
+        return tries[-1].stdout
 
     def rules(self) -> list[str]:
         """The rules of the packet filter that stand for single containers; empty chains of the plugins stay."""

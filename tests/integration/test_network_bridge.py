@@ -46,12 +46,6 @@ def world(tmp_path: Path, containerd: ContainerdServer, machine: Machine) -> Ite
         yield world
 
 
-def fetch(machine: Machine, url: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """With patience for a server that is just starting."""
-    retry = ("--retry", "40", "--retry-delay", "0", "--retry-max-time", "20", "--retry-connrefused")
-    return machine.run("curl", "-sS", "--noproxy", "*", *retry, *options, url, check=False)
-
-
 def add_link(machine: Machine) -> None:
     """A network card of the machine, 10.99.0.1, with 10.99.0.2 at the other end, if anybody is there."""
     machine.run("ip", "link", "add", "out0", "type", "veth", "peer", "name", "out1")
@@ -66,16 +60,16 @@ def test_curl_reaches_a_published_port_by_loopback_and_by_every_address(world: W
     add_link(world.machine)
     address = world.start("web", SERVE, port_mappings=[port(30555)])
     for host in ("127.0.0.1", "10.99.0.1", "172.17.0.1"):
-        assert fetch(world.machine, f"http://{host}:30555/name").stdout == "web-host\n"
-    assert fetch(world.machine, f"http://{address}/name").stdout == "web-host\n"
+        assert world.machine.fetch(f"http://{host}:30555/name") == "web-host\n"
+    assert world.machine.fetch(f"http://{address}/name") == "web-host\n"
 
 
 def test_a_port_published_on_localhost_is_not_there_for_others(world: World) -> None:
     add_link(world.machine)
     world.start("web", SERVE, port_mappings=[port(30555, host_ip="localhost")])
     world.start("lan", SERVE, port_mappings=[port(30555, host_ip="10.99.0.1")])
-    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
-    assert fetch(world.machine, "http://10.99.0.1:30555/name").stdout == "lan-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "web-host\n"
+    assert world.machine.fetch("http://10.99.0.1:30555/name") == "lan-host\n"
     refused = world.machine.run("curl", "-sS", "-m", "5", "http://172.17.0.1:30555/name", check=False)
     assert refused.returncode == 7
 
@@ -84,8 +78,8 @@ def test_containers_share_a_range_of_ports_until_it_is_full(world: World) -> Non
     shared = [port(30555, host_port_end=30556)]
     world.start("first", SERVE, port_mappings=shared)
     world.start("second", SERVE, port_mappings=shared)
-    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "first-host\n"
-    assert fetch(world.machine, "http://127.0.0.1:30556/name").stdout == "second-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "first-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30556/name") == "second-host\n"
     world.create("third", port_mappings=shared)
     done = world.agent.call("start", "third")
     taken = "host port 30555/tcp is taken by container first, and so are the others up to 30556"
@@ -112,7 +106,7 @@ def test_a_port_that_a_program_holds_is_refused_with_its_name_and_nothing_is_lef
         assert holder.stdin
         holder.stdin.close()
     world.agent.cm("start", "web")
-    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "web-host\n"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +155,7 @@ def test_containers_that_start_and_stop_all_at_once_get_a_port_and_an_address_ea
         world.create(name, SERVE, port_mappings=[port(30555, host_port_end=30562)])
     at_once(world, *(("start", name) for name in names))
     assert len({world.address(name) for name in names}) == 8
-    answers = {fetch(world.machine, f"http://127.0.0.1:{30555 + i}/name").stdout for i in range(8)}
+    answers = {world.machine.fetch(f"http://127.0.0.1:{30555 + i}/name") for i in range(8)}
     assert answers == {f"{name}-host\n" for name in names}
     at_once(world, *(("stop", "-f", "-t", "1s", name) for name in names))
     world.assert_nothing_left()
@@ -261,14 +255,14 @@ def test_the_network_of_running_containers_outlives_the_agent(world: World, numb
     before = world.agent.get("web")["network_settings"]
     pid = world.agent.state("db")["pid"]
     world.agent.end(number)
-    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "web-host\n"
     os.kill(pid, signal.SIGKILL)
     world.agent.start()
     world.agent.wait_for("db", status=5)
     wait_until(lambda: "db" not in world.hosts("consumer"), 20, "who has gone meanwhile is no peer any more")
     assert world.hosts("consumer")["web"] == world.address("web")
     assert world.agent.get("web")["network_settings"] == before
-    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "web-host\n"
     world.agent.cm("start", "db")
     assert world.hosts("consumer")["db"] == world.address("db")
 
@@ -277,5 +271,5 @@ def test_a_container_that_restarts_by_itself_keeps_its_port(world: World) -> Non
     script = f"[ -e /tmp/again ] && {{ {SERVE}; }}; touch /tmp/again; exit 1"
     world.create("web", script, policy="on-failure", port_mappings=[port(30555)])
     world.agent.cm("start", "web")
-    assert fetch(world.machine, "http://127.0.0.1:30555/name").stdout == "web-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "web-host\n"
     assert world.agent.get("web")["restart_count"] == 1

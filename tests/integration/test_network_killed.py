@@ -89,9 +89,7 @@ def dies(world: World, *command: str) -> None:
 def assert_reached(world: World) -> None:
     """One container with one network, that answers under its port, and whose name its consumer knows."""
     world.agent.wait_for("web", running=True)
-    url = "http://127.0.0.1:30555/name"
-    done = world.machine.run("curl", "-sS", "--retry", "40", "--retry-delay", "0", "--retry-connrefused", url)
-    assert done.stdout == "web-host\n"
+    assert world.machine.fetch("http://127.0.0.1:30555/name") == "web-host\n"
     wait_until(lambda: world.hosts("consumer").get("web") == world.address("web"), 10, "its name is known")
     assert counted(world) == {"namespaces": 2, "mounts": 2, "records": 2, "addresses": 2, "interfaces": 2}
 

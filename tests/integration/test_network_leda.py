@@ -101,9 +101,7 @@ def test_descriptors_with_the_traits_of_ledas_run_and_find_each_other(
         done = agent.call("create", "--file", file)
         assert (done.returncode, done.stdout, done.stderr) == (0, f"{name}\n", "")
         agent.cm("start", "-n", name)
-    url = "http://127.0.0.1:30555/vehicle"
-    done = machine.run("curl", "-sS", "--retry", "40", "--retry-delay", "0", "--retry-connrefused", url)
-    assert done.stdout == "debug\n"
+    assert machine.fetch("http://127.0.0.1:30555/vehicle") == "debug\n"
     said = ["argument --insecure=True", "argument --ip databroker", "argument --port 55555", "debug"]
     wait_until(lambda: agent.logged("feeder") == said, 20, "the feeder reaches the broker")
     hosts = bridge.hosts("feeder")
@@ -130,9 +128,8 @@ def test_they_are_reached_on_loopback_only_and_come_back_with_the_next_agent(
     agent.kill()
     agent.start()
     url = "http://{}:30555/vehicle"
-    done = machine.run("curl", "-sS", "--retry", "40", "--retry-delay", "0", "--retry-connrefused", url.format("127.0.0.1"))  # fmt: skip
-    assert done.stdout == "debug\n"
+    assert machine.fetch(url.format("127.0.0.1")) == "debug\n"
     assert machine.run("curl", "-sS", "-m", "2", url.format("172.17.0.1"), check=False).returncode != 0
     agent.cm("stop", "-t", "1s", "-f", "databroker")
     agent.cm("start", "databroker")
-    machine.run("curl", "-sS", "--retry", "40", "--retry-delay", "0", "--retry-connrefused", url.format("127.0.0.1"))  # fmt: skip
+    assert machine.fetch(url.format("127.0.0.1")) == "debug\n"

@@ -67,9 +67,9 @@ def refuses(directory: Path, containerd: ContainerdServer, machine: Machine, bri
     return line
 
 
-def reaches(world: World, name: str, url: str) -> bool:
-    """Whether a container gets an answer."""
-    command = ("curl", "-sS", "-m", "2", "--noproxy", "*", "-o", "/dev/null", url)
+def reaches(world: World, name: str, url: str, seconds: int = 60) -> bool:
+    """Whether a container gets an answer within so many *seconds*."""
+    command = ("curl", "-sS", "-m", str(seconds), "--noproxy", "*", "-o", "/dev/null", url)
     return world.inside(name, *command, check=False).returncode == 0
 
 
@@ -77,7 +77,7 @@ def serve(world: World, name: str, host_port: int = 0) -> str:
     """A container that answers; it does so already."""
     ports = {"port_mappings": [port(host_port)]} if host_port else {}
     address = world.start(name, SERVE, **ports)
-    world.machine.run("curl", "-sS", "--retry", "40", "--retry-delay", "0", "--retry-connrefused", f"http://{address}/name")  # fmt: skip
+    assert world.machine.fetch(f"http://{address}/name") == f"{name}-host\n"
     return address
 
 
@@ -204,11 +204,11 @@ def test_without_icc_containers_reach_the_machine_and_not_each_other(
     with configured(tmp_path, containerd, machine, "icc = false") as world:
         address = serve(world, "web", 30555)
         world.start("peer")
-        assert not reaches(world, "peer", f"http://{address}/")
-        assert not reaches(world, "peer", "http://172.17.0.1:30555/")
+        assert not reaches(world, "peer", f"http://{address}/", seconds=2)
+        assert not reaches(world, "peer", "http://172.17.0.1:30555/", seconds=2)
         machine.run("curl", "-sS", "-o", "/dev/null", "http://127.0.0.1:30555/")
         machine.run("curl", "-sS", "-o", "/dev/null", f"http://{address}/")
-        world.inside("peer", "busybox", "ping", "-c", "1", "-W", "5", "172.17.0.1")
+        world.inside("peer", "busybox", "ping", "-c", "1", "-W", "60", "172.17.0.1")
         agent = world.agent
         agent.end()
         agent.config.write_text(agent.config.read_text().replace("icc = false", "icc = true"))
@@ -223,7 +223,7 @@ def test_without_icc_containers_reach_the_machine_and_not_each_other(
 def serve_again(world: World, name: str) -> str:
     world.agent.cm("start", name)
     address = world.address(name)
-    world.machine.run("curl", "-sS", "--retry", "40", "--retry-delay", "0", "--retry-connrefused", f"http://{address}/name")  # fmt: skip
+    assert world.machine.fetch(f"http://{address}/name") == f"{name}-host\n"
     return address
 
 
@@ -239,14 +239,13 @@ def neighbour(machine: Machine) -> Iterator[Machine]:
         yield other
 
 
-def seen_as(world: World, other: Machine, name: str) -> str:
-    """The address under which a container comes to the neighbour; empty if it does not come, or gets no answer."""
+def seen_as(world: World, other: Machine, name: str, seconds: int = 60) -> str:
+    """The address under which a container comes to the neighbour; empty if it gets no answer within so many *seconds*."""
     with subprocess.Popen([*other.inside, sys.executable, "-c", TELL], stdout=subprocess.PIPE) as server:
         assert server.stdout
         server.stdout.readline()
-        done = world.inside(
-            name, "curl", "-sS", "-m", "2", "--noproxy", "*", "http://10.99.0.2/", check=False
-        )
+        command = ("curl", "-sS", "-m", str(seconds), "--noproxy", "*", "http://10.99.0.2/")
+        done = world.inside(name, *command, check=False)
         server.kill()
     return done.stdout
 
@@ -266,7 +265,7 @@ def test_without_ip_masq_containers_go_out_under_their_own_address(
 ) -> None:
     with neighbour(machine) as other, configured(tmp_path, containerd, machine, "ip_masq = false") as world:
         address = world.start("one")
-        assert seen_as(world, other, "one") == ""
+        assert seen_as(world, other, "one", seconds=2) == ""
         other.run("ip", "route", "add", "172.17.0.0/16", "via", "10.99.0.1")
         assert seen_as(world, other, "one") == address
 
@@ -280,7 +279,7 @@ def test_without_ip_forward_the_machine_does_not_forward(
         configured(tmp_path, containerd, machine, "ip_forward = false") as world,
     ):
         world.start("one", port_mappings=[port(30555)])
-        assert seen_as(world, other, "one") == ""
+        assert seen_as(world, other, "one", seconds=2) == ""
         assert machine.run("cat", "/proc/sys/net/ipv4/ip_forward").stdout == "0\n"
 
 
