@@ -188,6 +188,7 @@ def test_hooks_are_run_by_the_runtime_with_their_arguments_and_variables(
     }
     (tmp_path / "hooked.json").write_text(json.dumps(description))
     agent.cm("create", "--file", tmp_path / "hooked.json")
+    assert f"container hooked: hook '{program}' is of an unknown type and never runs" in agent.text()
     agent.cm("start", "hooked")
     assert said.read_text().splitlines() == ["prestart me", "poststart me"]
     agent.cm("stop", "hooked")

@@ -334,6 +334,8 @@ def task_of(given: Mapping[str, Any]) -> Task | None:
 
 
 class FakeLogs:
+    async def check(self, container_id: str, config: LogConfiguration | None) -> None: ...
+
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         return TaskIO()
 

@@ -18,7 +18,7 @@ from pycm.model.sizes import size_to_bytes
 from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices, online_cpus
 from pycm.oci.resources import check_cpus
-from pycm.oci.spec import HostFacts, build_spec
+from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
 from pycm.oci.user import ProcessUser, resolve_user
 from pycm.ports import Network, Runtime, TaskIO, TaskRequest
 
@@ -46,8 +46,15 @@ class Launcher:
         self._systemd = os.path.isdir(_SYSTEMD)
 
     def admit(self, container: Container) -> None:
-        """As check_policy; what a new container may reach of the machine stands in the log."""
+        """As check_policy; the log names what a new container may reach of the machine, and hooks that never run."""
         self.check_policy(container)
+        for hook in container.hooks:
+            if hook.type not in HOOK_KEYS:
+                log.warning(
+                    "container %s: hook %s is of an unknown type and never runs: prestart, poststart and poststop do",
+                    container.id,
+                    shorten(hook.path),
+                )
         for mount in host_mounts.told(container, self._settings.sockets, self._settings.state):
             log.warning("container %s mounts %s", container.id, mount)
 

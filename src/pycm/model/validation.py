@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
-    HOOK_TYPES,
     Container,
     ContainerConfiguration,
     DeviceMapping,
@@ -246,9 +245,6 @@ def _check_device(device: DeviceMapping) -> None:
 def _check_hook(hook: Hook) -> None:
     if not hook.path.startswith("/"):
         raise InvalidInputError(f"hook path {shorten(hook.path)} is not an absolute path")
-    if not 0 <= hook.type < len(HOOK_TYPES) - 1:
-        known = ", ".join(HOOK_TYPES[:-1])
-        raise InvalidInputError(f"hook {shorten(hook.path)}: its type is none of {known}: it would never run")
     if hook.timeout < 0:
         raise InvalidInputError(f"hook {shorten(hook.path)}: timeout {hook.timeout} is negative; 0 is none")
 

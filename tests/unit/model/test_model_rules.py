@@ -311,17 +311,9 @@ def _with_host(**host: Any) -> Container:
     return Container(id="c1", image=Image(name="registry.test/a:1"), host_config=HostConfig(**host))
 
 
-@pytest.mark.parametrize(
-    ("hook", "said"),
-    [
-        (Hook(path="/bin/x", type=3), "its type is none of Prestart, Poststart, Poststop"),
-        (Hook(path="/bin/x", type=-1), "its type is none of"),
-        (Hook(path="/bin/x", timeout=-5), "timeout -5 is negative"),
-    ],
-)
-def test_a_hook_that_would_never_run_is_refused(hook: Hook, said: str) -> None:
-    container = fill_defaults(replace(_with_host(), hooks=(hook,)))
-    with pytest.raises(InvalidInputError, match=said):
+def test_a_negative_time_of_a_hook_is_refused() -> None:
+    container = fill_defaults(replace(_with_host(), hooks=(Hook(path="/bin/x", timeout=-5),)))
+    with pytest.raises(InvalidInputError, match="timeout -5 is negative"):
         validate(container)
 
 
