@@ -55,7 +55,7 @@ class FakeRuntime:
         self.exec_codes: dict[str, int] = {}
         self.stubborn: set[str] = set()
         self.exit_before_start_returns: int | None = None
-        self.fail: dict[str, PycmError] = {}
+        self.fail: dict[str, Exception] = {}
         self.calls: list[tuple[str, str]] = []
         self.available = True
         self._pids = itertools.count(4242)

@@ -136,7 +136,10 @@ class Catalog:
         if action is not None:
             event = Event(action, container)
             for listener in tuple(self._listeners):
-                listener(event)
+                try:
+                    listener(event)
+                except Exception:  # a bug of who listens must not end the operation on the container
+                    log.exception("a bug in the handling of container %s %s", container.id, action.value)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         self._listeners.append(listener)

@@ -322,6 +322,9 @@ class Lifecycle:
                 await self.start(entry, by_hand=False)
             except PycmError as error:
                 await self._failed_restart(entry, error)
+            except Exception:  # a bug must not leave the container down for ever
+                log.exception("container %s: a bug in its automatic start, which is tried again", entry.id)
+                self.consider_restart(entry)
 
     async def _failed_restart(self, entry: Entry, error: PycmError) -> None:
         """A try for which containerd was away does not count among those that a policy allows, and is repeated at its return."""

@@ -20,7 +20,7 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.states import Status
-from pycm.ports import TaskOOM, TaskStatus
+from pycm.ports import Event, TaskOOM, TaskStatus
 from support.fakes import IMAGE, FakeRuntime
 from support.managers import described, started, world
 
@@ -297,6 +297,32 @@ async def test_a_failed_automatic_start_is_tried_again() -> None:
         await w.until(lambda: w.actions.count("stopped") == 2)
         del w.runtime.fail["start"]
         await w.until(lambda: w.state("c1").status is Status.RUNNING)
+
+
+async def test_a_bug_does_not_end_the_automatic_starts(caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as w:
+        await started(w, policy="always")
+        w.runtime.fail["start"] = ValueError("a bug")
+        w.runtime.end("c1", 1)
+        await w.until(lambda: caplog.text.count("a bug in its automatic start") == 2)
+        del w.runtime.fail["start"]
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+
+
+async def test_a_bug_of_a_listener_neither_ends_an_operation_nor_the_telling(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with world() as w:
+
+        def spoil(event: Event) -> None:
+            raise ValueError(event.action)
+
+        w.manager.subscribe(spoil)
+        heard: list[Event] = []
+        w.manager.subscribe(heard.append)
+        await started(w)
+        assert [event.action.value for event in heard] == ["created", "running"] == w.actions
+        assert caplog.text.count("a bug in the handling of container c1") == 2
 
 
 async def test_always_comes_back_after_a_manual_stop_as_in_the_original() -> None:
