@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent_process import AgentProcess
+from images import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from containerd_server import ContainerdServer
     from network_world import Machine
 
-IMAGE = "registry.test/pycm/app:1.0"
 SERVE = "echo $HOSTNAME >/tmp/name; exec busybox httpd -f -p 80 -h /tmp"
 FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 

@@ -42,6 +42,8 @@ APPLETS = (
     "wget",
 )
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+#: The image of the tests' containers, where nothing else is said.
+IMAGE = "registry.test/pycm/app:1.0"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"

@@ -3,34 +3,18 @@
 
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import wait_until
+from images import IMAGE
 from pty_process import PtyProcess
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
 ECHO = "while read line; do echo got $line; [ $line = end ] && exit 5; done; echo eof; exit 6"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def create(agent: AgentProcess, script: str, *flags: str) -> str:

@@ -9,27 +9,17 @@ from typing import Any
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 from mosquitto_server import MosquittoServer
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 THING = "dummy-namespace:dummy-gateway:dummy-device-id:edge:containers"
 EVENTS = f"e/dummy-tenant-id/{THING}"
 DEVICE = '{"deviceId":"dummy-namespace:dummy-gateway:dummy-device-id","tenantId":"dummy-tenant-id"}'
 REQUEST = "3fdc463c-293c-4f39-ab19-24aef7944550"
 BUSY = "trap 'exit 143' TERM; while :; do :; done"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        server.ctr(
-            "images", "import", write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        )
-        yield server
 
 
 class Cloud:

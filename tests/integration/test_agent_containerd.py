@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from agent_process import AgentProcess
 from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from images import IMAGE, Image, write_archive
 from network_world import private_network
 
 from pycm.logs.keeper import end_all
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
 #: Runs until the gate opens, then ends with the code that is written there; once only, a next run goes on for ever.
 GATED = "[ -e /gate/was ] && sleep 86400; while [ ! -e /gate/open ]; do sleep 0.05; done; >/gate/was; exit $(cat /gate/open)"
@@ -37,12 +36,6 @@ def containerd(tmp_path: Path) -> Iterator[ContainerdServer]:
     with private_containerd() as server:
         server.ctr("images", "import", write_archive(tmp_path / "app.tar", Image(IMAGE)))
         yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 @dataclass

@@ -10,29 +10,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
+from containerd_server import ContainerdServer, wait_until
 from crowd import Crowd, listing
-from images import Image, write_archive
+from images import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 CONTAINERS = 100
 TICKS = "trap 'exit 143' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done"
 #: Descriptors that an agent may keep beyond those it began with: a connection that is being closed, a worker's.
 SPARE = 4
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
 
 
 def descriptors(agent: AgentProcess) -> int:

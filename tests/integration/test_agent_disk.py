@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,17 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 TICKS = "trap 'exit 143' TERM; n=0; while :; do n=$((n+1)); echo tick $n; sleep 0.1; done"
 FULL, READ_ONLY = "No space left on device", "Read-only file system"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
 
 
 class Disk:

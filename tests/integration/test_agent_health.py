@@ -7,36 +7,21 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from agent_process import AgentProcess
 from bridge_world import FOREVER as ON_THE_BRIDGE
 from bridge_world import SERVE, bridged
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 from network_world import private_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from agent_process import AgentProcess
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 CHECK = ("--health-cmd", "test -e /m/healthy", "--health-interval", "1s", "--health-retries", "1")
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def test_a_container_that_turns_unhealthy_is_restarted_and_comes_back_healthy(

@@ -8,7 +8,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agent_process import AgentProcess
 from containerd_server import ContainerdServer, private_containerd, wait_until
 from hostile_registry import HostileRegistry
 from images import Image, base_layer, layer
@@ -16,7 +15,8 @@ from registry_server import RegistryServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from agent_process import AgentProcess
 
 pytestmark = pytest.mark.integration
 
@@ -31,12 +31,6 @@ def containerd() -> Iterator[ContainerdServer]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
     with RegistryServer(tmp_path_factory.mktemp("registry")) as server:
         yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def test_create_pulls_a_missing_image_and_uses_a_local_one_without_network(

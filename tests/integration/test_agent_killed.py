@@ -13,32 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from agent_process import AgentProcess
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 ID = "c1"
 FOREVER = "trap 'exit 143' TERM; echo begun; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def create(agent: AgentProcess) -> bool:

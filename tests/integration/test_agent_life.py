@@ -5,17 +5,15 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 #: Numbers, one every 20 ms; ends with 143 on TERM.
 COUNTER = "trap 'exit 143' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done"
 #: The agent, which is asked to end before it has started.
@@ -31,20 +29,6 @@ agent.Agent.start = interrupted
 sys.exit(pycm())
 """
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def run(agent: AgentProcess, script: str, *flags: str, name: str = "") -> str:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_process import AgentProcess
 from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, base_layer, layer, write_archive
+from images import IMAGE, Image, base_layer, layer, write_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
 PASSWD = b"root:x:0:0:root:/:/bin/sh\napp:x:1234:55::/:/bin/sh\n"
 
@@ -31,12 +30,6 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdS
         archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", image)
         server.ctr("images", "import", archive)
         yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def run(agent: AgentProcess, script: str, *flags: str) -> str:

@@ -5,16 +5,15 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
+from containerd_server import wait_until
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
-from images import Image, write_archive
+from images import IMAGE
 from pty_process import PtyProcess
 
 from pycm.api.call import CallError
@@ -24,22 +23,7 @@ from pycm.api.proto.api.services.containers import containers_pb2 as m
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 @pytest.fixture

@@ -7,32 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import wait_until
+from images import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from agent_process import AgentProcess
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
 GATED = "trap 'exit 143' TERM; while [ ! -e /m/open ]; do sleep 0.05; done; exit 4"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def start(agent: AgentProcess, script: str, *flags: str) -> str:

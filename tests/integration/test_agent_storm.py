@@ -7,31 +7,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 LINES, KILLS = 200_000, 5
 #: Long lines: what waits for an absent agent, 1 MiB, is a small part of all.
 TEXT = "of a container that does not wait for anybody, least of all for an agent that is away"
 STORM = f'n=0; while [ $n -lt {LINES} ]; do n=$((n+1)); echo "line $n {TEXT}"; done'
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
 
 
 def launch(agent: AgentProcess) -> None:

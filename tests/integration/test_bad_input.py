@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from agent_process import AgentProcess
 from connector import Connector
-from containerd_server import ContainerdServer, private_containerd
-from images import Image, write_archive
+from images import IMAGE
 from mosquitto_server import MosquittoServer
 
 from pycm.api.calls import Agent
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-pytestmark = pytest.mark.integration
+    from containerd_server import ContainerdServer
 
-IMAGE = "registry.test/pycm/app:1.0"
+pytestmark = pytest.mark.integration
 
 
 @dataclass(frozen=True)
@@ -205,14 +204,6 @@ def _with_numbers(container: Container, parts: Mapping[str, Any]) -> Container:
         tcp = parts["config"]["health_check"].get("tcp", 0)
         config = replace(config, health_check=replace(config.health_check, tcp=tcp))
     return replace(container, host_config=host, config=config)
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import wait_until
+from images import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from agent_process import AgentProcess
 
 pytestmark = pytest.mark.integration
 
@@ -27,25 +26,10 @@ VECTORS = [
     for vector in json.loads((Path(__file__).parents[1] / "vectors" / "runtime.json").read_text())
     if vector["area"] == "boot"
 ]
-IMAGE = "registry.test/pycm/app:1.0"
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
 STATUS = {"Created": 1, "Running": 2, "Stopped": 3, "Paused": 4, "Exited": 5}
 #: What level "fix" says instead: a lost task counts as a failure.
 MENDED = {"boot-lost-task": {"exit_code": 255}}
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
 
 
 def reach(agent: AgentProcess, name: str, given: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agent_process import AgentProcess
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 from network_world import private_network
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ VECTORS = [
     for vector in json.loads((Path(__file__).parents[1] / "vectors" / "runtime.json").read_text())
     if vector["area"] == "lifecycle"
 ]
-IMAGE = "registry.test/pycm/app:1.0"
 #: What a vector says of the container's process -> the script that does it.
 PROCESSES = {
     "exits 143 on TERM": "trap 'exit 143' TERM; while :; do sleep 0.1; done",
@@ -40,14 +39,6 @@ PROCESSES = {
     "allocates 64M": "dd if=/dev/zero of=/dev/null bs=64M",
 }
 STATUS = {"Created": 1, "Running": 2, "Stopped": 3, "Paused": 4, "Exited": 5}
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
 
 
 @pytest.fixture(scope="module")

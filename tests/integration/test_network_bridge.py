@@ -12,32 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from bridge_world import FOREVER, IMAGE, SERVE, World, bridged, port
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
-from network_world import Machine, private_network
+from bridge_world import FOREVER, SERVE, World, bridged, port
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from network_world import Machine
 
 pytestmark = pytest.mark.integration
 
 #: Says who answers under a name, until somebody does.
 ASK = "until wget -q -O - http://{0}/name 2>/dev/null; do sleep 0.05; done; " + FOREVER
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with private_network() as network:
-        yield network
 
 
 @pytest.fixture

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bridge_world import SERVE, World, bridged, port
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
-from network_world import Machine, private_network
+from containerd_server import ContainerdServer, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from network_world import Machine
+
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 PLUGINS = "/usr/lib/cni"
 GIVING = [
     "network.recorded",
@@ -48,20 +47,6 @@ TAKING = [
     "network.namespace-removed",
     "network.forgotten",
 ]
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with private_network() as network:
-        yield network
 
 
 @pytest.fixture

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agent_process import AgentProcess
-from bridge_world import IMAGE, SERVE, World, bridged, port
-from containerd_server import ContainerdServer, private_containerd
-from images import Image, write_archive
+from bridge_world import SERVE, World, bridged, port
+from images import IMAGE
 from network_world import Machine, private_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from containerd_server import ContainerdServer
 
 pytestmark = pytest.mark.integration
 
@@ -30,20 +31,6 @@ with socket.create_server(("10.99.0.2", 80)) as server:
     connection, (address, _) = server.accept()
     connection.sendall(f"HTTP/1.0 200 OK\\r\\n\\r\\n{address}".encode())
 """
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    with private_network() as network:
-        yield network
 
 
 @contextlib.contextmanager

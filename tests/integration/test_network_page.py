@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from bridge_world import IMAGE, bridged
+from bridge_world import bridged
 from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
+from images import IMAGE, Image, write_archive
 from network_world import private_network
 
 if TYPE_CHECKING:

@@ -35,12 +35,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServe
         yield server
 
 
-@pytest.fixture
-def agent(tmp_path: Path, containerd: ContainerdServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path, containerd) as process:
-        yield process
-
-
 def image(text: str) -> Image:
     """With a layer that no other image has, and more than one piece of it."""
     files = {"note": f"{text}\n".encode(), "data": os.urandom(3 << 20)}

@@ -12,36 +12,20 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_process import AgentProcess
 from connector import EVENTS, Connector
-from containerd_server import ContainerdServer, private_containerd
 from hostile_registry import HostileRegistry
-from images import Image, base_layer, layer, write_archive
-from mosquitto_server import MosquittoServer
+from images import IMAGE, Image, base_layer, layer
 from registry_server import RegistryServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from containerd_server import ContainerdServer
+    from mosquitto_server import MosquittoServer
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 WORK = ["/bin/sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.05; done"]
 MIB = 1 << 20
 #: Of Kanto's stored form, by number.
 STATUSES = ["CREATING", "CREATED", "RUNNING", "STOPPED", "PAUSED", "EXITED", "DEAD", "UNKNOWN"]
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoServer]:
-    with MosquittoServer(tmp_path) as server:
-        yield server
 
 
 class Truth:

@@ -11,31 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from agent_process import AgentProcess
 from connector import EVENTS, THING, Connector
-from containerd_server import ContainerdServer, private_containerd, wait_until
-from images import Image, write_archive
-from mosquitto_server import MosquittoServer
+from containerd_server import ContainerdServer, wait_until
+from images import IMAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+    from mosquitto_server import MosquittoServer
+
 pytestmark = pytest.mark.integration
-
-IMAGE = "registry.test/pycm/app:1.0"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServer]:
-    with private_containerd() as server:
-        archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
-        server.ctr("images", "import", archive)
-        yield server
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[MosquittoServer]:
-    with MosquittoServer(tmp_path) as server:
-        yield server
 
 
 OPERATIONS = {

@@ -15,7 +15,7 @@ from agent_process import AgentProcess
 from certificates import Authority
 from connector import THING, Connector, Message
 from containerd_server import private_containerd
-from images import Image, write_archive
+from images import IMAGE, Image, write_archive
 from mosquitto_server import MosquittoServer, free_port
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-IMAGE = "registry.test/pycm/app:1.0"
 DEAF = ["/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"]
 OTHER = {"deviceId": "acme.test:gw-02", "tenantId": "tenant-b"}
 NEW_THING = "acme.test:gw-02:edge:containers"
