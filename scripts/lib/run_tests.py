@@ -35,6 +35,8 @@ SEPARATE = {
     "vm": "tests/vm",
 }
 """What runs once; every other test under tests/ is a unit test and runs with each Python."""
+MOSTLY_WAITING = ("tests/integration/test_twin_vectors_live.py", "tests/integration/test_network_killed.py")
+"""Integration tests that take minutes and little CPU: they run in the lane of the units, which is the shorter one."""
 PINNED = {"kirkstone": 10, "scarthgap": 12}
 """Sets of versions as Yocto releases have them, and the minor version of Python that goes with each."""
 RUN_LIMIT = 45 * 60
@@ -69,6 +71,10 @@ def plan(parts: list[str], found: list[Python]) -> list[Run]:
     """All runs, in the order in which a person wants to hear of failures."""
     newest = found[-1]
     once = {part: Run(part, newest, (path,)) for part, path in SEPARATE.items() if part in parts}
+    waiting: list[Run] = []
+    if "integration" in once:
+        once["integration"].paths += tuple(f"--ignore={path}" for path in MOSTLY_WAITING)
+        waiting.append(Run("integration, what mostly waits", newest, MOSTLY_WAITING))
     units: list[Run] = []
     if "unit" in parts:
         units += [Run(f"unit, Python {python}", python, unit_paths()) for python in reversed(found)]
@@ -82,7 +88,7 @@ def plan(parts: list[str], found: list[Python]) -> list[Run]:
             Run(f"unit, Python {python}, {release}'s versions", python, unit_paths(), release)
             for release, python in pinned
         ]
-    order = [once.get("lint"), *units, once.get("yocto"), once.get("integration"), once.get("vm")]
+    order = [once.get("lint"), *units, once.get("yocto"), *waiting, once.get("integration"), once.get("vm")]
     return [run for run in order if run]
 
 
@@ -192,7 +198,7 @@ def make_environments(runs: list[Run]) -> None:
 
 
 def execute_all(runs: list[Run], arguments: list[str]) -> None:
-    """Integration, which waits for other programs most of the time, beside the units. The guest comes last and by itself: what it
+    """Most of integration, which waits for other programs half of the time, beside all else. The guest comes last and by itself: what it
     tells of CPU time is only right where it has a CPU of the host for itself.
     """
     runner = Runner(arguments)

@@ -69,6 +69,7 @@ def test_every_python_and_both_pinned_sets_get_a_unit_run(run_tests: Any) -> Non
         ("unit, Python 3.10, kirkstone's versions", "3.10", "kirkstone"),
         ("unit, Python 3.12, scarthgap's versions", "3.12", "scarthgap"),
         ("yocto", "3.13", ""),
+        ("integration, what mostly waits", "3.13", ""),
         ("integration", "3.13", ""),
         ("vm", "3.13", ""),
     ]
@@ -79,6 +80,12 @@ def test_unit_runs_leave_out_only_what_runs_on_its_own(run_tests: Any) -> None:
     assert run_tests.unit_paths()[0] == "tests"
     assert ignored == {"tests/test_linters.py", "tests/yocto", "tests/integration", "tests/vm"}
     assert all((run_tests.REPOSITORY / path).exists() for path in ignored)
+
+
+def test_each_integration_test_is_in_one_of_two_runs(run_tests: Any) -> None:
+    waiting, rest = run_tests.plan(["integration"], [run_tests.Python(13, "/usr/bin/python3.13")])
+    assert rest.paths == ("tests/integration", *(f"--ignore={path}" for path in waiting.paths))
+    assert all((run_tests.REPOSITORY / path).exists() for path in waiting.paths)
 
 
 def test_an_unknown_part_is_refused_by_name(run_tests: Any) -> None:
