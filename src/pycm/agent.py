@@ -38,6 +38,7 @@ from pycm.ports import Action
 from pycm.registry.access import Access
 from pycm.registry.service import ImageService
 from pycm.registry.service import Settings as ImageSettings
+from pycm.storage import take_over
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
@@ -163,6 +164,7 @@ class Agent:
 
     def __init__(self, config: Config, source: Source | None = None) -> None:
         manager, containers = config.manager, config.containers
+        self._home_dir = manager.home_dir
         self.config = config
         cap = containers.log_total_max_size
         self.logs = JsonFileLogs(
@@ -195,6 +197,7 @@ class Agent:
         self._images: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        await asyncio.to_thread(take_over.unmount_snapshots, self._home_dir)
         await self.network.prepare()
         await self.containers.load()
         await self.server.start()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mounts where the machine sees them, by system calls alone.
+
+What changes them runs in a thread of its own that ends with it: what a thread leaves (its mount namespace, its network) cannot come
+back to others. A unit with a hardened view of the file system would otherwise mount and unmount for itself only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_INIT_MOUNTS, _OUR_MOUNTS = "/proc/1/ns/mnt", "/proc/self/ns/mnt"
+
+
+def unmount(path: str) -> int:
+    """Unmount all that lies on *path*, one upon the other, used or not; returns how many. OSError."""
+    count = 0
+    while True:
+        try:
+            system_call("umount2", path.encode(), _MNT_DETACH | _UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
+            return count
+        count += 1
+
+
+def see_as_init(directory: str) -> None:
+    """Enter the mount namespace of process 1, if *directory* is the same one there."""
+    system_call("unshare", _CLONE_FS)
+    try:
+        ours = os.stat(_OUR_MOUNTS)
+        init = os.open(_INIT_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # process 1 may be somebody else's
+    try:
+        if os.path.samestat(ours, os.fstat(init)):
+            return
+        before = os.stat(directory)
+        back = os.open(_OUR_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            system_call("setns", init, _CLONE_NEWNS)
+            if not _is(directory, before):
+                system_call("setns", back, _CLONE_NEWNS)
+        finally:
+            os.close(back)
+    finally:
+        os.close(init)
+
+
+def _is(directory: str, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(directory), wanted)
+    except OSError:
+        return False
+
+
+def system_call(name: str, *arguments: int | bytes | None) -> None:
+    """A function of the C library that returns -1 and sets errno on failure, which becomes an OSError."""
+    import ctypes  # only those who mount pay for it
+
+    library = ctypes.CDLL(None, use_errno=True)
+    converted = [
+        ctypes.c_ulong(argument) if isinstance(argument, int) and name == "mount" else argument
+        for argument in arguments
+    ]
+    if getattr(library, name)(*converted) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def in_own_thread(work: Callable[[], None]) -> None:
+    failures: list[Exception] = []
+
+    def body() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  handed to the caller
+            failures.append(error)
+
+    thread = threading.Thread(target=body, name="mounts")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
