@@ -192,6 +192,10 @@ def _help(program: str, words: list[str]) -> str:
     topics = parse((*GLOBAL_FLAGS, HELP), words).rest
     if not topics:
         return root_help(program)
+    if topics[0] == DAEMON and program == "pycm":
+        from pycm.cli.daemon import help_text
+
+        return help_text()
     return _command_help(program, topics[0], _command(program, topics[0]))
 
 

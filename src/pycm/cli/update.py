@@ -68,7 +68,10 @@ def _policy(line: Line, host: HostConfig) -> RestartPolicy | None:
 
 def _resources(line: Line, host: HostConfig) -> Resources | None:
     values = line.values
-    given = {name.replace("-", "_"): values[name] for name in LIMITS if values[name]}
+    # an empty text changes nothing, as in the original; a number that is given counts, 0 too
+    given = {
+        name.replace("-", "_"): values[name] for name in LIMITS if name in line.given and values[name] != ""
+    }
     if not given:
         return None
     return replace(host.resources or Resources(), **{name: _lifted(value) for name, value in given.items()})

@@ -176,6 +176,14 @@ def test_update_changes_limits_of_cpu_time_and_processes(
     )
 
 
+def test_update_takes_0_for_no_limit_and_an_empty_text_for_no_change(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("-m", "64M", "--pids-limit", "9", "--cpu-shares", "512")
+    assert cli("update", identifier, "--pids-limit", "0", "--cpu-shares", "0", "-m", "").code == 0
+    assert limits(agent, identifier) == Resources(memory="64M", memory_swap="128M")
+
+
 def test_taking_away_a_limit_that_is_not_there_is_no_error(cli: Cli, make: Callable[..., str]) -> None:
     assert cli("update", make(), "-m", "-1") == (0, "", "")
 

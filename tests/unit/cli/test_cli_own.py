@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pycm.cli import main, tables
+from pycm.cli.daemon import help_text
 from pycm.model.measurements import CPU_UTILIZATION, MEMORY_TOTAL, MEMORY_USED, PIDS
 from pycm.ports import Measurement
 from support.command_line import Cli, container
@@ -27,6 +28,11 @@ def test_every_command_has_two_examples(own: Cli, command: str) -> None:
     examples = result.out.partition("Examples:\n")[2].partition("\n\n")[0].splitlines()
     assert len(examples) >= 2
     assert all(line.startswith(f"  pycm {command}") for line in examples)
+
+
+def test_the_agent_has_help_too(own: Cli, cli: Cli) -> None:
+    assert own("help", "daemon") == (0, help_text(), "")
+    assert cli("help", "daemon").code == 1
 
 
 # ── wait ──
