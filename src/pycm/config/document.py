@@ -96,18 +96,18 @@ def _loads(text: str, twice: list[str]) -> Any:
         for key, value in items:
             if key in found:
                 twice.append(key)
-            found[key] = _merged(found.get(key), value)
+            found[key] = merged_values(found.get(key), value)
         return found
 
     return json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
 
 
-def _merged(earlier: Any, later: Any) -> Any:
+def merged_values(earlier: Any, later: Any) -> Any:
     """A section given twice counts as one, as in the original; of two values the last."""
     if not (isinstance(earlier, dict) and isinstance(later, dict)):
         return later
     for key, value in later.items():
-        earlier[key] = _merged(earlier.get(key), value)
+        earlier[key] = merged_values(earlier.get(key), value)
     return earlier
 
 

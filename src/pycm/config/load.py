@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pycm.config.document import Document
     from pycm.config.flags import Parsed
     from pycm.config.merge import Merged
-    from pycm.config.types import Config
+    from pycm.config.types import Config, Containers
 
 __all__ = ["ETC", "Loaded", "Note", "load", "load_parsed", "parse_line"]
 
@@ -155,8 +155,23 @@ def _not_yet(merged: Merged) -> Iterator[Note]:
     ):
         where = printable(config.deployment.ctr_dir)
         yield Note(logging.WARNING, f"deployment.enable {_NOT_YET} deployment of the descriptors in {where}")
+    yield from _refusing(config.containers)
     if config.network.default_bridge.enable_ip6:
         yield Note(logging.WARNING, f"network.default_bridge.enable_ip6 {_NOT_YET} IPv6 on the bridge")
+
+
+def _refusing(containers: Containers) -> Iterator[Note]:
+    """What is asked for of images and cannot be done ends in no container at all: better told before one is made."""
+    for asked, key, lack in (
+        (containers.image_verifier_type not in ("", "none"), "image_verifier_type", "check signatures"),
+        (containers.image_dec_keys, "image_dec_keys", "decrypt images"),
+        (containers.image_dec_recipients, "image_dec_recipients", "decrypt images"),
+    ):
+        if asked:
+            text = (
+                f"containers.{key} is set and this version cannot {lack}: no container is created or started"
+            )
+            yield Note(logging.WARNING, text)
 
 
 def _has_descriptor(directory: str) -> bool:

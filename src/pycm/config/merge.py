@@ -7,7 +7,7 @@ import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pycm.config.document import Document, located
+from pycm.config.document import Document, located, merged_values
 from pycm.config.flags import printable
 from pycm.config.keys import ALIASES, BY_FLAG, Key, build, keys, members
 from pycm.config.types import Config, Registry
@@ -101,7 +101,9 @@ class _FileReader:
                 continue
             if name in found:
                 self.warn((*path, word), "stands twice in other letters; the last one counts")
-            found[name] = (word, value)
+                found[name] = (word, merged_values(found[name][1], value))
+            else:
+                found[name] = (word, value)
         return found
 
     def value(self, key: Key, path: Path, raw: Any) -> None:

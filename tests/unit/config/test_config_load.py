@@ -307,8 +307,11 @@ def test_bad_duration_and_mode_in_a_flag_are_a_warning_too(etc):
     ]
 
 
-def test_section_given_twice_counts_as_one(read):
-    log = read('{"log": {"log_file": "x"}, "log": {"log_file_count": 9}}').config.log
+@pytest.mark.parametrize("again", ["log", "LOG"])
+def test_section_given_twice_counts_as_one(read, again):
+    log = read(
+        f'{{"log": {{"log_file": "x", "log_file_count": 3}}, "{again}": {{"log_file_count": 9}}}}'
+    ).config.log
     assert (log.log_file, log.log_file_count) == ("x", 9)
 
 
@@ -331,6 +334,20 @@ def test_number_of_warnings_has_a_bound(read):
 def test_feature_to_come_is_one_line_and_only_if_asked_for(read, text, words):
     found = [text for text in warnings(read(text, "--net-type", "bridge")) if "has no effect" in text]
     assert [line.split()[0] for line in found] == words
+
+
+@pytest.mark.parametrize(
+    ("line", "lack"),
+    [
+        ("image_verifier_type = 'notation'", "check signatures"),
+        ("image_dec_keys = ['/key:geheim']", "decrypt images"),
+        ("image_dec_recipients = ['x']", "decrypt images"),
+    ],
+)
+def test_what_will_refuse_every_container_is_told_at_the_start(read, line, lack):
+    told = f"containers.{line.split()[0]} is set and this version cannot {lack}: no container is created or started"
+    assert warnings(read(f"[containers]\n{line}")) == [told]
+    assert warnings(read("[containers]\nimage_verifier_type = 'none'")) == []
 
 
 def test_descriptors_that_wait_are_a_line_even_by_default(etc, tmp_path):
