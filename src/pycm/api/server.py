@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpclib.server
@@ -97,8 +98,11 @@ class Server:
         try:
             await grpc.start(host or None, port, family=family, backlog=BACKLOG)
         except OSError as error:
+            # asyncio's text has number and address in it, where they would stand twice; numbers below 0 are those of names
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror
             raise ConfigError(
-                f"grpc_server.address_path: cannot listen at {self._listen.address_path}: {error}"
+                f"grpc_server.address_path: cannot listen at {self._listen.address_path}: {reason or error}"
             ) from None
 
     async def close(self) -> None:

@@ -75,7 +75,7 @@ async def test_a_port_that_is_taken_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=f"cannot listen at {address}"):
+        with pytest.raises(ConfigError, match=f"cannot listen at {address}: Address already in use$"):
             await served(address, "tcp").start()
 
 
