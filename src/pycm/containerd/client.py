@@ -16,6 +16,7 @@ from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMetho
 from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
+from h2.connection import H2Connection
 from h2.exceptions import H2Error
 
 from pycm.errors import (
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 #: What containerd may send ahead of us: at this bound HTTP/2 makes it wait. A stream that nobody reads cannot use up the connection's.
 CONNECTION_WINDOW = 4 << 20
 STREAM_WINDOW = 1 << 20
+#: h2 remembers how each of the last 65536 calls of a connection ended, 100 bytes each. What still comes for a call is of a late one.
+H2Connection.MAX_CLOSED_STREAMS = 1024
 #: containerd passes on what runc printed; more than this says nothing further.
 MESSAGE_LIMIT = 1000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,14 @@ async def test_a_call_carries_namespace_and_lease(fake: FakeContainerd, client: 
     await client.call(rpc.VERSION, Empty(), lease="mine")
     assert [item.get("containerd-namespace") for item in fake.metadata] == ["ns", "ns"]
     assert [item.get("containerd-lease") for item in fake.metadata] == [None, "mine"]
+
+
+async def test_what_is_remembered_of_ended_calls_has_a_bound(fake: FakeContainerd, client: Client) -> None:
+    fake.answers[rpc.VERSION] = lambda _: version_pb2.VersionResponse(version="9")
+    for _ in range(1200):
+        await client.call(rpc.VERSION, Empty())
+    kept = [len(made._closed_streams) for made in gc.get_objects() if isinstance(made, H2Connection)]
+    assert max(kept) == H2Connection.MAX_CLOSED_STREAMS
 
 
 @pytest.mark.parametrize(
