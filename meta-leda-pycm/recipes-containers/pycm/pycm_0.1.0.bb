@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "bbd79c02be801df85608f6fb9f790d0be0d33dd9"
+SRCREV = "755b6d8ed43f7b8f7456cde4c400d097f2bdcb57"
 
 CVE_PRODUCT = "pycm"
 
