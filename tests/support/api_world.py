@@ -236,7 +236,13 @@ class World:
         self.sessions, self.metrics = FakeSessions(), FakeMetrics()
         self.images = FakeImages()
         self.server = served(path, world=self)
+        self._own_listeners = len(self.containers.listeners)
         self.channel = Channel(path=path)
+
+    @property
+    def watchers(self) -> list[Callable[..., None]]:
+        """Listeners to container events that calls of clients have registered."""
+        return self.containers.listeners[self._own_listeners :]
 
     async def call(self, method: str, request: Any, reply: Any = Empty, **options: Any) -> Any:
         path = method if method.startswith("/") else CONTAINERS + method

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from pycm.api.proto.api.types.containers import types_pb2 as types
 from pycm.model import wire
+from pycm.ports import Action
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pycm.model.container import Container
+    from pycm.ports import Containers, Event
 
 log = logging.getLogger("pycm.api")
 
@@ -25,26 +27,32 @@ _FIELD_1 = b"\x0a"
 
 
 class EncodedContainers:
-    """At most one entry for each container of the last list."""
+    """At most one entry for each container that exists: an event of its removal ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, containers: Containers) -> None:
         self._kept: dict[str, tuple[Container, bytes]] = {}
+        containers.subscribe(self._forget_removed)
 
     def one(self, container: Container) -> bytes:
-        """A whole answer (of Create, Get, ListStream) with this container in its field 1."""
+        """A whole answer (of Get, ListStream) with this container, which must exist, in its field 1."""
         kept = self._kept.get(container.id)
         if kept is None or kept[0] is not container:
-            kept = container, _field(_encode(container))
+            kept = container, encode(container)
             self._kept[container.id] = kept
         return kept[1]
 
     def all(self, containers: Sequence[Container]) -> bytes:
-        """The answer of List; forgets containers that are not in it."""
-        answer = b"".join(map(self.one, containers))
-        if len(self._kept) > len(containers):
-            present = {container.id for container in containers}
-            self._kept = {key: kept for key, kept in self._kept.items() if key in present}
-        return answer
+        """The answer of List."""
+        return b"".join(map(self.one, containers))
+
+    def _forget_removed(self, event: Event) -> None:
+        if event.action is Action.REMOVED:
+            self._kept.pop(event.container.id, None)
+
+
+def encode(container: Container) -> bytes:
+    """The same answer, not kept: a container may be removed before the client of its creation is answered."""
+    return _field(_encode(container))
 
 
 def _encode(container: Container) -> bytes:

@@ -19,7 +19,7 @@ from grpclib.exceptions import GRPCError
 
 from pycm import __version__
 from pycm.api.attach import Attach
-from pycm.api.encoded import EncodedContainers
+from pycm.api.encoded import EncodedContainers, encode
 from pycm.api.methods import (
     AGENT,
     API_VERSION,
@@ -103,7 +103,7 @@ class Service:
         self._rooms = rooms
         self._containers = rooms.containers
         self._logs = rooms.logs
-        self._encoded = EncodedContainers()
+        self._encoded = EncodedContainers(rooms.containers)
         self._receive = Receiver()
         self._attach = Attach(rooms.containers, rooms.sessions, self._receive)
         self._own: dict[str, Call] | None = None
@@ -203,7 +203,7 @@ class Service:
 
     async def create(self, request: Any) -> bytes:
         container = await self._containers.create(wire.from_message(Container, request.container))
-        return self._encoded.one(container)
+        return encode(container)
 
     async def start(self, request: Any) -> Empty:
         await self._containers.start(_known_form(request.id))

@@ -56,7 +56,7 @@ async def test_output_comes_as_it_is_and_the_first_message_names_the_container(w
         assert await stream.recv_message() is None
         assert (await trailers(stream))["grpc-status"] == "0"
     assert attachment.closed
-    assert world.containers.listeners == []
+    assert world.watchers == []
 
 
 async def test_the_exit_code_stands_in_the_trailers(world: World) -> None:

@@ -64,7 +64,7 @@ async def test_an_event_says_what_happened_to_which_container(world: World) -> N
         assert (event.action, event.container_id, event.container_name) == ("exited", "a", "name of a")
         assert (event.image, event.status, event.exit_code) == ("x:1", "Exited", 7)
         assert event.time.endswith("Z")
-    await eventually(lambda: world.containers.listeners == [])
+    await eventually(lambda: world.watchers == [])
 
 
 async def test_events_are_filtered_by_container_and_action(world: World) -> None:
@@ -92,7 +92,7 @@ async def test_a_client_that_is_too_slow_is_cut_off_and_its_events_are_forgotten
         trailers = dict(await asyncio.wait_for(stream._stream.recv_trailers(), WAIT))
     assert trailers["grpc-status"] == str(Status.RESOURCE_EXHAUSTED.value)
     assert "reads too slowly: 10 events waited" in trailers["grpc-message"]
-    assert world.containers.listeners == []
+    assert world.watchers == []
 
 
 async def test_a_client_that_stops_reading_is_gone_after_a_while(
@@ -103,7 +103,7 @@ async def test_a_client_that_stops_reading_is_gone_after_a_while(
     async with events(world):
         for _ in range(8):  # more than the window that is open
             world.containers.tell(Action.EXITED, fat)
-        await eventually(lambda: world.containers.listeners == [])
+        await eventually(lambda: world.watchers == [])
     await world.is_well()
 
 
@@ -186,7 +186,7 @@ async def test_what_is_so_already_is_answered_at_once(
     world.containers.present["a"] = now
     answer = await unary(world, "Wait", m.WaitRequest(container_id="a", condition=condition), m.WaitResponse)  # type: ignore[arg-type]
     assert (answer.exit_code, answer.status) == (code, now.state.status.word)
-    assert world.containers.listeners == []
+    assert world.watchers == []
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ async def test_what_comes_later_is_waited_for(
     world.containers.present["a"] = running("a")
     request = m.WaitRequest(container_id="a", condition=condition)  # type: ignore[arg-type]
     answer = asyncio.ensure_future(unary(world, "Wait", request, m.WaitResponse))
-    await eventually(lambda: len(world.containers.listeners) == 1)
+    await eventually(lambda: len(world.watchers) == 1)
     world.containers.tell(action, ended("another", 1))
     world.containers.tell(passed_over, running("a"))
     await world.is_well()
@@ -212,14 +212,14 @@ async def test_what_comes_later_is_waited_for(
     world.containers.tell(action, then)
     assert (await answer).exit_code == 9
     assert (await answer).removed == (action is Action.REMOVED)
-    assert world.containers.listeners == []
+    assert world.watchers == []
 
 
 async def test_a_container_that_is_removed_before_it_runs_is_an_error(world: World) -> None:
     world.containers.present["a"] = ended("a", 0)
     request = m.WaitRequest(container_id="a", condition=m.RUNNING)
     answer = asyncio.ensure_future(refusal(world, "Wait", request))
-    await eventually(lambda: len(world.containers.listeners) == 1)
+    await eventually(lambda: len(world.watchers) == 1)
     world.containers.tell(Action.REMOVED, ended("a", 0))
     assert await answer == (Status.NOT_FOUND, "container a was removed before that")
 
@@ -240,12 +240,12 @@ async def test_a_thousand_waits_at_once_are_all_answered_and_leave_nothing(world
     world.containers.present["a"] = running("a")
     request = m.WaitRequest(container_id="a")
     answers = [asyncio.ensure_future(unary(world, "Wait", request, m.WaitResponse)) for _ in range(1000)]
-    await eventually(lambda: len(world.containers.listeners) == 100)  # what one connection may have open
+    await eventually(lambda: len(world.watchers) == 100)  # what one connection may have open
     while not all(answer.done() for answer in answers):
         world.containers.tell(Action.EXITED, ended("a", 4))
         await asyncio.sleep(0)
     assert {(await answer).exit_code for answer in answers} == {4}
-    assert world.containers.listeners == []
+    assert world.watchers == []
 
 
 async def test_resize_is_passed_on(world: World) -> None:
