@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import statistics
 import subprocess
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_process import AgentProcess
+from agent_process import AgentProcess, unit_environment
 from containerd_server import private_containerd, wait_until
 from figures import Figure
 from images import Image, write_archive
@@ -149,7 +150,8 @@ def launch(agent: AgentProcess) -> None:
     agent.socket.unlink(missing_ok=True)
     with open(agent.log, "ab") as log:
         command = [sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(agent.config)]
-        agent.process = subprocess.Popen(command, stdout=log, stderr=log)
+        environment = {**os.environ, **unit_environment()}
+        agent.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     deadline = time.monotonic() + ANSWER
     while not answers(agent.socket):
         assert time.monotonic() < deadline, f"the agent does not answer: {agent.text()[-500:]}"

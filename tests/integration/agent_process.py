@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from containerd_server import wait_until
@@ -22,12 +23,11 @@ from containerd_server import wait_until
 from pycm.logs.keeper import end_all
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from containerd_server import ContainerdServer
     from mosquitto_server import MosquittoServer
 
 READY = 60.0
+UNIT = Path(__file__).resolve().parents[2] / "conf/container-management.service"
 HANGS = 300.0  # seconds; no command takes as long, on whatever machine
 CONFIG = """\
 [log]
@@ -58,6 +58,15 @@ home_dir = "{home}"
 [connection]
 broker_url = "{broker}"
 """
+
+
+def unit_environment() -> dict[str, str]:
+    """What the systemd unit sets for the agent."""
+    lines = UNIT.read_text().splitlines()
+    words = [
+        word for line in lines if line.startswith("Environment=") for word in line.partition("=")[2].split()
+    ]
+    return dict(word.split("=", 1) for word in words)
 
 
 class AgentProcess:
@@ -117,7 +126,7 @@ class AgentProcess:
         command = [*self.inside, sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **environment}
+                command, stdout=log, stderr=log, env={**os.environ, **unit_environment(), **environment}
             )
         wait_until(self._answers, READY, f"agent answers; its log is\n{self.text()}")
 

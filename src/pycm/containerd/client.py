@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 #: What containerd may send ahead of us: at this bound HTTP/2 makes it wait. A stream that nobody reads cannot use up the connection's.
 CONNECTION_WINDOW = 4 << 20
 STREAM_WINDOW = 1 << 20
-#: h2 remembers how each of the last 65536 calls of a connection ended, 100 bytes each. What still comes for a call is of a late one.
-H2Connection.MAX_CLOSED_STREAMS = 1024
+#: h2 remembers how each of the last 65536 calls of a connection ended, 100 bytes each: of containerd's and of every API client's. Needed
+#: are those for which a frame may still be on its way, and a connection has at most 100 calls open.
+H2Connection.MAX_CLOSED_STREAMS = 256
 #: containerd passes on what runc printed; more than this says nothing further.
 MESSAGE_LIMIT = 1000
 

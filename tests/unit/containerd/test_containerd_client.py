@@ -43,7 +43,7 @@ async def test_a_call_carries_namespace_and_lease(fake: FakeContainerd, client: 
 
 async def test_what_is_remembered_of_ended_calls_has_a_bound(fake: FakeContainerd, client: Client) -> None:
     fake.answers[rpc.VERSION] = lambda _: version_pb2.VersionResponse(version="9")
-    for _ in range(1200):
+    for _ in range(400):
         await client.call(rpc.VERSION, Empty())
     kept = [len(made._closed_streams) for made in gc.get_objects() if isinstance(made, H2Connection)]
     assert max(kept) == H2Connection.MAX_CLOSED_STREAMS
