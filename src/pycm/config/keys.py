@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.flags import HELP, Flag
-from pycm.config.types import Config, Option
+from pycm.config.types import Config, Connection, Option
 from pycm.model.durations import SECOND, format_duration
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ CHECK = Flag("check-config", kind="bool", about="print the effective configurati
 VERSION = Flag("version", kind="bool", about="print the version and exit")
 
 #: kind of an Option -> kind of its Flag, where they differ. Durations are strings as in the original: a bad one is no error.
-_FLAG_KINDS = {"duration": "string", "stop_timeout": "string", "size": "string"}
+_FLAG_KINDS = {"duration": "string", "stop_timeout": "string", "size": "string", "milliseconds": "int"}
 _DURATIONS = ("duration", "stop_timeout")
 
 
@@ -38,7 +38,14 @@ class Key(NamedTuple):
 
 
 def members(record: Any) -> Iterator[tuple[str, Option | None, Any]]:
-    """The keys of one section: name, Option (None for a section in it) and default (the section's class)."""
+    """The keys of one section: name, Option (None for a section in it) and default (the section's class).
+
+    *record*: the section's class, or a tuple of Keys.
+    """
+    if isinstance(record, tuple):
+        for key in record:
+            yield key.path[-1], key.option, key.default
+        return
     for field in fields(record):
         option: Option | None = field.metadata.get("option")
         if option is None:
@@ -80,6 +87,27 @@ def flag_of(key: Key) -> Flag:
     return Flag(option.flag, "", kind, plain(option, key.default), option.about)
 
 
+_KANTO_CONNECTION = (
+    "broker_url", "keep_alive", "disconnect_timeout", "client_username", "client_password",
+    "connect_timeout", "acknowledge_timeout", "subscribe_timeout", "unsubscribe_timeout",
+)  # fmt: skip
+
+
+def _deprecated() -> Iterator[Key]:
+    for name, option, _ in members(Connection):
+        if option is not None and name in _KANTO_CONNECTION:
+            kind = "milliseconds" if option.kind == "duration" else option.kind
+            unit = ", in milliseconds" if kind == "milliseconds" else ""
+            flag = "things-" + option.flag.removesuffix("-url")
+            about = f"deprecated: overrides connection.{name}{unit}"
+            yield Key(
+                ("things", "connection", name), replace(option, kind=kind, flag=flag, about=about), None
+            )
+
+
+#: Section things.connection of Kanto up to v1.0.0. A key of it that is set wins over that of [connection]. compat
+DEPRECATED = tuple(_deprecated())
+
 #: The key that each flag sets.
-BY_FLAG = {key.option.flag: key for key in keys() if key.option.flag}
+BY_FLAG = {key.option.flag: key for key in (*keys(), *DEPRECATED) if key.option.flag}
 FLAGS = (*(flag_of(key) for key in BY_FLAG.values()), CFG_FILE, CHECK, VERSION, HELP)

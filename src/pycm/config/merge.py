@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.document import Document, located, merged_values
 from pycm.config.flags import printable
-from pycm.config.keys import ALIASES, BY_FLAG, Key, build, keys, members
-from pycm.config.types import Config, Registry
+from pycm.config.keys import ALIASES, BY_FLAG, DEPRECATED, Key, build, keys, members
+from pycm.config.types import Config, Registry, Things
 from pycm.config.values import read, show_raw
 from pycm.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pycm.config.flags import Parsed
     from pycm.config.keys import Path
@@ -48,6 +48,7 @@ def merge(document: Document | None, parsed: Parsed) -> Merged:
         notes += reader.notes()
     for name in sorted(parsed.given & BY_FLAG.keys()):
         _take_flag(BY_FLAG[name], parsed.values[name], values, notes)
+    notes += _take_deprecated(values)
     return Merged(build(values), notes, frozenset(values))
 
 
@@ -58,6 +59,22 @@ def _take_flag(key: Key, raw: Any, values: dict[Path, Any], notes: list[Note]) -
         raise ConfigError(f"--{key.option.flag}: {error}") from None
     if warning:
         notes.append(Note(logging.WARNING, f"--{key.option.flag}: {warning}"))
+
+
+def _take_deprecated(values: dict[Path, Any]) -> Iterator[Note]:
+    """Move what things.connection sets to [connection]. An empty string or 0 sets nothing, as in the original."""
+    moved = []
+    for key in DEPRECATED:
+        value = values.pop(key.path, None)
+        if value:
+            values["connection", key.path[-1]] = value
+            moved.append(key.path[-1])
+    if moved:
+        text = (
+            f"things.connection is deprecated: {', '.join(moved)} win over [connection];"
+            ' move them there, with times as durations such as "20s"'
+        )
+        yield Note(logging.WARNING, text)
 
 
 class _FileReader:
@@ -81,6 +98,8 @@ class _FileReader:
         if not isinstance(raw, dict):
             raise self.no_table(path, raw)
         known = {name: (option, default) for name, option, default in members(record)}
+        if record is Things:
+            known["connection"] = (None, DEPRECATED)
         for name, (word, value) in self.matched(path, raw, known).items():
             option, default = known[name]
             if value is None:  # JSON's null: as if it were not there

@@ -27,8 +27,8 @@ _MOST = 2**31 - 1
 class Option:
     """What there is to know of a key beside its default.
 
-    kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole seconds), "size"
-    (such as "100M", or ""), "map" (strings by name) or "registries". flag: without dashes, "" for none.
+    kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole seconds),
+    "milliseconds" (a whole number), "size" (such as "100M", or ""), "map" (strings by name) or "registries". flag: without dashes, "" for none.
     choices: other values are replaced by the default (those in a list left out), with a warning; compared as written, or in
     capitals if *upper*.
     low, high: bounds of an int, or of a duration in seconds.

@@ -31,6 +31,8 @@ def read(key: Key, raw: Any) -> tuple[Any, str]:
     """The value that *raw* stands for, and a warning or "". Errors: InvalidInputError with the reason and what to write."""
     value = _READERS[key.option.kind](key.option, raw)
     if isinstance(value, InvalidInputError):
+        if key.option.kind == "milliseconds":
+            return None, f"{value}; the value of [connection] is used"
         return key.default, f"{value}; the default {plain(key.option, key.default)!r} is used"
     if not key.option.choices:
         return value, ""
@@ -117,6 +119,18 @@ def _duration(option: Option, raw: Any) -> float | InvalidInputError:
     return _bounded(option, seconds, raw)
 
 
+def _milliseconds(option: Option, raw: Any) -> float | InvalidInputError:
+    try:
+        value = read_int(raw) if isinstance(raw, str) else raw
+    except InvalidInputError as error:
+        return error
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(option, raw, "a whole number of milliseconds")
+    if not option.low <= value <= option.high * 1000:
+        return InvalidInputError(f"{show_raw(raw)} is not between {option.low} and {option.high * 1000} ms")
+    return value / 1000
+
+
 def _stop_timeout(option: Option, raw: Any) -> float | InvalidInputError:
     """Whole seconds; parts of a second are cut."""
     if isinstance(raw, str) and raw.isascii() and raw.isdigit():
@@ -151,7 +165,7 @@ def _map(option: Option, raw: Any) -> MappingProxyType[str, str]:
 
 _READERS: dict[str, Callable[[Option, Any], Any]] = {
     "string": _string, "int": _int, "bool": _bool, "strings": _strings, "duration": _duration,
-    "stop_timeout": _stop_timeout, "size": _size, "map": _map,
+    "stop_timeout": _stop_timeout, "milliseconds": _milliseconds, "size": _size, "map": _map,
 }  # fmt: skip
 
 

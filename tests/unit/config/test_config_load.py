@@ -21,25 +21,6 @@ LEDA = """{
 """
 
 
-@pytest.fixture
-def etc(tmp_path):
-    directory = tmp_path / "etc"
-    directory.mkdir()
-    return directory
-
-
-@pytest.fixture
-def read(etc):
-    """Load a file of this text, found in the usual place, with these flags."""
-
-    def do(text, *argv, name="config.toml"):
-        data = text if isinstance(text, bytes) else text.encode()
-        (etc / name).write_bytes(data)
-        return load(["--deployment-ctr-dir", str(etc / "none"), *argv], etc=str(etc))
-
-    return do
-
-
 def warnings(loaded):
     return [note.text for note in loaded.notes if note.level >= logging.WARNING]
 
@@ -128,8 +109,8 @@ def test_empty_file_is_a_warning(read, text):
 def test_words_that_are_no_flags_are_refused():
     with pytest.raises(InvalidInputError, match=r'^unknown command "x" for "container-management"$'):
         load(["x"])
-    with pytest.raises(InvalidInputError, match=r"^unknown flag: --things-conn-broker$"):
-        load(["--things-conn-broker", "x"])
+    with pytest.raises(InvalidInputError, match=r"^unknown flag: --things-conn-broker-url$"):
+        load(["--things-conn-broker-url", "x"])
 
 
 # ── what wins, and what forms values may have ───────────────────────────────────────────────────────────────────────
