@@ -24,11 +24,12 @@ from pycm import __version__
 from pycm.api.server import Server, tcp_address
 from pycm.api.service import Rooms
 from pycm.config.logging import setup as set_up_logging
+from pycm.config.merge import Note, degraded
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
-from pycm.errors import ConflictError, OperationFailedError, PycmError
+from pycm.errors import ConfigError, ConflictError, OperationFailedError, PycmError
 from pycm.logs.files import JsonFileLogs
 from pycm.metrics.sampler import Sampler
 from pycm.model.sizes import size_to_bytes
@@ -46,7 +47,7 @@ from pycm.systemd import Supervisor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pycm.config.load import Note, Source
+    from pycm.config.load import Source
     from pycm.config.types import Config, Connection
     from pycm.mqtt.login import Source as LoginSource
     from pycm.mqtt.settings import MqttSettings
@@ -59,6 +60,8 @@ log = logging.getLogger("pycm.agent")
 OPEN_FILES = 8192
 #: Disk writes, image look-ups and MQTT connects; more at once would only cost memory.
 WORKERS = 4
+#: Seconds between attempts to open the API where its address cannot be used, such as one of an interface that comes later.
+API_RETRY = 5.0
 #: Signals that end the agent; SIGHUP too, as in the original (it is no reload).
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
@@ -72,7 +75,8 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
     faulthandler.enable(2)
     try:
         set_up_logging(config.log)
-        for note in notes:
+        config, more = settle(config)
+        for note in (*notes, *more):
             log.log(note.level, "%s", note.text)
         lock = take_lock(config.manager.exec_root_dir)
     except PycmError as error:
@@ -89,13 +93,27 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
         os.close(lock)
 
 
-def check(config: Config) -> None:
-    """What the rooms themselves refuse at the start, as far as it can be said without the machine. Errors: ConfigError."""
-    from pycm.mqtt.settings import check as check_mqtt
+def settle(config: Config) -> tuple[Config, list[Note]]:
+    """*config* without the functions whose rooms refuse their section, as far as it can be said without the machine; and the errors."""
+    errors = []
+    for section, check in (("grpc_server", _check_api), ("connection", _check_mqtt)):
+        try:
+            check(config)
+        except ConfigError as error:
+            config, reason = degraded(config, (section,), str(error))
+            errors.append(Note(logging.ERROR, reason))
+    return config, errors
 
+
+def _check_api(config: Config) -> None:
     tcp_address(config.grpc_server)
+
+
+def _check_mqtt(config: Config) -> None:
+    from pycm.mqtt.settings import check
+
     if config.things.enable:
-        check_mqtt(mqtt_settings(config.connection))
+        check(mqtt_settings(config.connection))
 
 
 def take_lock(exec_root: str) -> int:
@@ -145,6 +163,7 @@ def image_settings_of(config: Config) -> ImageSettings:
             root_ca=registry.transport.root_ca,
             client_cert=registry.transport.client_cert,
             client_key=registry.transport.client_key,
+            usable=registry.usable,
         )
         for host, registry in containers.registry_configurations.items()
     }
@@ -195,18 +214,37 @@ class Agent:
         self._ended = asyncio.Event()
         self._follow: asyncio.Task[None] | None = None
         self._images: asyncio.Task[None] | None = None
+        self._api: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await asyncio.to_thread(take_over.unmount_snapshots, self._home_dir)
         await self.network.prepare()
         await self.containers.load()
-        await self.server.start()
+        await self._open_api()
         self._follow = asyncio.create_task(self.containers.run())
         self._follow.add_done_callback(lambda _task: self._ended.set())
         self._images = asyncio.create_task(self.images.run())
         self.containers.subscribe(self._image_unused)
         if self.twin is not None:
             await self.twin.start()
+
+    async def _open_api(self) -> None:
+        """Containers and twin do without the API: an address that cannot be used ends nothing else."""
+        try:
+            await self.server.start()
+        except ConfigError as error:
+            log.error("API unavailable: %s (retrying every %g s)", error, API_RETRY)
+            self._api = asyncio.create_task(self._retry_api(str(error)))
+
+    async def _retry_api(self, reported: str) -> None:
+        while True:
+            await asyncio.sleep(API_RETRY)
+            try:
+                return await self.server.start()
+            except PycmError as error:
+                if str(error) != reported:
+                    reported = str(error)
+                    log.error("API unavailable: %s (retrying every %g s)", error, API_RETRY)
 
     def _image_unused(self, event: Event) -> None:
         if event.action is Action.REMOVED:
@@ -238,6 +276,9 @@ class Agent:
 
     async def stop(self) -> int:
         """The exit code: 1 if the agent ends because of a bug, so that its supervisor starts it again."""
+        if self._api is not None:
+            self._api.cancel()
+            await asyncio.gather(self._api, return_exceptions=True)
         await self.server.close()
         failed = self._follow is not None and self._follow.done()
         if self._images is not None:

@@ -45,7 +45,7 @@ class UnavailableError(PycmError):
 
 
 class ConfigError(PycmError):
-    """The configuration cannot be used; the agent does not start."""
+    """A part of the configuration cannot be used. Which parts end the agent: docs/configuration.md."""
 
 
 def shorten(value: object, limit: int = 80) -> str:

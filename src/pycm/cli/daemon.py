@@ -62,18 +62,17 @@ def help_text() -> str:
 
 
 def _check(loaded: Loaded) -> int:
-    from pycm.agent import check
+    from pycm.agent import settle
 
-    for note in loaded.notes:
+    config, errors = settle(loaded.config)
+    failed = False
+    for note in (*loaded.notes, *errors):
         if note.level >= logging.WARNING:
-            print(f"Warning: {note.text}", file=sys.stderr)
-    try:
-        check(loaded.config)
-    except PycmError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    sys.stdout.write(render_effective(loaded.config))
-    return 0
+            failed = failed or note.level >= logging.ERROR
+            print(f"{'Error' if note.level >= logging.ERROR else 'Warning'}: {note.text}", file=sys.stderr)
+    if not failed:
+        sys.stdout.write(render_effective(config))
+    return int(failed)
 
 
 def _run(loaded: Loaded, source: Source) -> int:

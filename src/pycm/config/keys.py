@@ -48,6 +48,8 @@ def members(record: Any) -> Iterator[tuple[str, Option | None, Any]]:
         return
     for field in fields(record):
         option: Option | None = field.metadata.get("option")
+        if option is None and field.default_factory is MISSING:  # not a key, such as Registry.usable
+            continue
         if option is None:
             yield field.name, None, field.default_factory
         else:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line and the configuration file to a Config: which file, its bytes, and what cannot be done yet.
 
-Flags win over the file, the file over the defaults. Nothing is printed or logged here: warnings are Notes for the log that does
-not exist yet, and what ends the start is a ConfigError.
+Flags win over the file, the file over the defaults. Nothing is printed or logged here: warnings and errors are Notes for the log
+that does not exist yet, and what ends the start is a ConfigError.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pycm.config.document import parse as parse_document
 from pycm.config.flags import parse as parse_flags
 from pycm.config.flags import printable, quote
 from pycm.config.keys import CFG_FILE, CHECK, FLAGS
-from pycm.config.merge import Note, merge
+from pycm.config.merge import Note, degraded, merge
 from pycm.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from pycm.config.document import Document
     from pycm.config.flags import Parsed
-    from pycm.config.merge import Merged
+    from pycm.config.keys import Path
     from pycm.config.types import Config, Containers
 
 __all__ = ["ETC", "Loaded", "Note", "load", "load_parsed", "parse_line"]
@@ -59,7 +59,16 @@ class Source:
 
 
 def source_of(loaded: Loaded, parsed: Parsed, *, etc: str = ETC) -> Source:
-    return Source(loaded.path, lambda: load_parsed(parsed, etc=etc).config)
+    return Source(loaded.path, lambda: _read_again(parsed, etc))
+
+
+def _read_again(parsed: Parsed, etc: str) -> Config:
+    """For what may change while the agent runs, all of it of MQTT: an error there is a ConfigError."""
+    loaded = load_parsed(parsed, etc=etc)
+    if loaded.config.things.enable:
+        return loaded.config
+    errors = [note.text for note in loaded.notes if note.level >= logging.ERROR]
+    raise ConfigError("; ".join(errors) or "things.enable is false")
 
 
 def load(argv: Sequence[str], *, etc: str = ETC) -> Loaded:
@@ -78,10 +87,16 @@ def load_parsed(parsed: Parsed, *, etc: str = ETC) -> Loaded:
     path, notes = _find(parsed, etc)
     document = _read(path, notes) if path else None
     merged = merge(document, parsed)
-    check_network(merged.config.network)
     notes += merged.notes
-    notes += _not_yet(merged)
-    return Loaded(merged.config, tuple(notes), path, parsed.values[CHECK.name])
+    config = merged.config
+    if not config.network.default_bridge.disable:
+        try:
+            check_network(config.network)
+        except ConfigError as error:
+            config, reason = degraded(config, ("network",), str(error))
+            notes.append(Note(logging.ERROR, reason))
+    notes += _not_yet(config, merged.given)
+    return Loaded(config, tuple(notes), path, parsed.values[CHECK.name])
 
 
 # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,9 +160,8 @@ def _bytes(path: str) -> bytes:
 _NOT_YET = "is read and has no effect: this version has no"
 
 
-def _not_yet(merged: Merged) -> Iterator[Note]:
-    """One line for each feature that was asked for and is still to come; defaults ask for nothing."""
-    config, given = merged.config, merged.given
+def _not_yet(config: Config, given: Collection[Path]) -> Iterator[Note]:
+    """One line for each feature that was asked for and is still to come; defaults ask for nothing. *given*: keys that were set."""
     if config.update_agent.enable:
         yield Note(logging.WARNING, f"update_agent.enable {_NOT_YET} update agent")
     if config.deployment.enable and (

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file's tree and the flags laid over the defaults: a Config, and what the user should be told about it. Pure."""
+"""A file's tree and the flags laid over the defaults: a Config, and what the user should be told about it. Pure.
+
+An error in the configuration of one function disables that function, or leaves its default, and becomes a Note of level ERROR.
+"""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.document import Document, located, merged_values
 from pycm.config.flags import printable
 from pycm.config.keys import ALIASES, BY_FLAG, DEPRECATED, Key, build, keys, members
-from pycm.config.types import Config, Registry, Things
+from pycm.config.types import SOCKET, Config, DefaultBridge, Registry, Things
 from pycm.config.values import read, show_raw
 from pycm.errors import ConfigError, InvalidInputError
 
@@ -20,7 +24,64 @@ if TYPE_CHECKING:
     from pycm.config.flags import Parsed
     from pycm.config.keys import Path
 
-_MOST_NOTES = 20  # lines about one file; what is beyond is counted
+_MOST_NOTES = 20  # lines about one file, of warnings and of errors; what is beyond is counted
+
+
+class Consequence(NamedTuple):
+    """What follows from an error: in words, and in values that are laid over."""
+
+    text: str
+    values: Mapping[Path, Any]
+
+
+_DEFAULT = Consequence("the default is used", {})
+_REFUSED = Consequence("pulls from this registry are refused", {})
+_NO_EXPIRY = Consequence("unused images are kept", {("containers", "image_expiry_disable"): True})
+_REGISTRIES = ("containers", "registry_configurations")
+#: Of an error in each part of the configuration; the longest path that fits counts. What is not listed says where the containers are:
+#: without it the agent would manage others, or none, so it ends.
+CONSEQUENCES: dict[Path, Consequence] = {
+    ("log",): _DEFAULT,
+    ("deployment",): Consequence("deployment is disabled", {("deployment", "enable"): False}),
+    ("manager", "container_client_sid"): _DEFAULT,
+    ("manager", "network_manager_sid"): _DEFAULT,
+    ("manager", "default_ctrs_stop_timeout"): _DEFAULT,
+    ("manager", "live_restore"): _DEFAULT,
+    _REGISTRIES: _DEFAULT,
+    ("containers", "insecure_registries"): _DEFAULT,
+    ("containers", "image_dec_keys"): _DEFAULT,
+    ("containers", "image_dec_recipients"): _DEFAULT,
+    ("containers", "runc_runtime"): _DEFAULT,
+    ("containers", "runc_binary"): _DEFAULT,
+    ("containers", "seccomp_profile"): _DEFAULT,
+    ("containers", "log_total_max_size"): _DEFAULT,
+    ("containers", "image_expiry"): _NO_EXPIRY,
+    ("containers", "image_expiry_disable"): _NO_EXPIRY,
+    ("containers", "preload_dir"): _DEFAULT,
+    ("containers", "lease_id"): _DEFAULT,
+    # nobody knows which images were to be refused
+    ("containers", "image_verifier_type"): Consequence(
+        "no container is created or started",
+        {("containers", "image_verifier_type"): "unknown"},
+    ),
+    ("containers", "image_verifier_config"): _DEFAULT,
+    ("network",): Consequence(
+        "network mode bridge is disabled",
+        {("network", "default_bridge"): DefaultBridge(disable=True)},
+    ),
+    ("network", "type"): _DEFAULT,
+    ("network", "home_dir"): _DEFAULT,
+    ("grpc_server",): Consequence(
+        "the API listens at its default address",
+        {("grpc_server", "protocol"): "unix", ("grpc_server", "address_path"): SOCKET},
+    ),
+    ("things",): Consequence("the digital twin is disabled", {("things", "enable"): False}),
+    ("update_agent",): Consequence("the update agent is disabled", {("update_agent", "enable"): False}),
+    ("connection",): Consequence(
+        "MQTT is disabled: no digital twin, no update agent",
+        {("things", "enable"): False, ("update_agent", "enable"): False},
+    ),
+}
 
 
 class Note(NamedTuple):
@@ -38,25 +99,61 @@ class Merged(NamedTuple):
     given: frozenset[Path]
 
 
+def degraded(config: Config, path: Path, reason: str) -> tuple[Config, str]:
+    """*config* without what an error at *path* disables, and the error with what follows from it. ConfigError if the agent must end."""
+    then = consequence(path)
+    if then is None:
+        raise ConfigError(reason)
+    for where, value in then.values.items():
+        config = _with(config, where, value)
+    return config, f"{reason} ({then.text})"
+
+
+def consequence(path: Path) -> Consequence | None:
+    """None: the agent ends."""
+    if path[:2] == _REGISTRIES and len(path) > 2:  # one of them
+        return _REFUSED
+    fitting = (path[:length] for length in range(len(path), 0, -1) if path[:length] in CONSEQUENCES)
+    return CONSEQUENCES.get(next(fitting, ()))
+
+
+def _with(record: Any, path: Path, value: Any) -> Any:
+    name, *rest = path
+    return replace(record, **{name: _with(getattr(record, name), tuple(rest), value) if rest else value})
+
+
 def merge(document: Document | None, parsed: Parsed) -> Merged:
-    """Errors: ConfigError for what the file says, with its line, or for what a flag says."""
+    """Errors: ConfigError for what the agent cannot do without, with the line in the file, or the flag."""
     values: dict[Path, Any] = {}
     notes: list[Note] = []
+    faults: list[tuple[Path, str]] = []
     if document is not None:
         reader = _FileReader(document, values)
         reader.section((), document.tree, Config)
         notes += reader.notes()
+        faults = reader.faults
     for name in sorted(parsed.given & BY_FLAG.keys()):
-        _take_flag(BY_FLAG[name], parsed.values[name], values, notes)
+        _take_flag(BY_FLAG[name], parsed.values[name], values, notes, faults)
     notes += _take_deprecated(values)
-    return Merged(build(values), notes, frozenset(values))
+    config = build(values)
+    errors: list[str] = []
+    for path, reason in faults:
+        config, error = degraded(config, path, reason)
+        errors.append(error)
+    if len(errors) > _MOST_NOTES:
+        errors[_MOST_NOTES:] = [f"{len(errors) - _MOST_NOTES} more errors are not shown"]
+    notes += [Note(logging.ERROR, error) for error in errors]
+    return Merged(config, notes, frozenset(values))
 
 
-def _take_flag(key: Key, raw: Any, values: dict[Path, Any], notes: list[Note]) -> None:
+def _take_flag(
+    key: Key, raw: Any, values: dict[Path, Any], notes: list[Note], faults: list[tuple[Path, str]]
+) -> None:
     try:
         values[key.path], warning = read(key, raw)
     except InvalidInputError as error:
-        raise ConfigError(f"--{key.option.flag}: {error}") from None
+        faults.append((key.path, f"--{key.option.flag}: {error}"))
+        return
     if warning:
         notes.append(Note(logging.WARNING, f"--{key.option.flag}: {warning}"))
 
@@ -78,11 +175,12 @@ def _take_deprecated(values: dict[Path, Any]) -> Iterator[Note]:
 
 
 class _FileReader:
-    """One walk over a file's tree; fills *values*."""
+    """One walk over a file's tree; fills *values*. `faults`: paths and texts of what is wrong."""
 
     def __init__(self, document: Document, values: dict[Path, Any]) -> None:
         self.document = document
         self.values = values
+        self.faults: list[tuple[Path, str]] = []
         self.warnings: list[str] = []
         self.more = 0  # warnings beyond _MOST_NOTES
         for key in document.twice:
@@ -96,7 +194,8 @@ class _FileReader:
 
     def section(self, path: Path, raw: Any, record: Any) -> None:
         if not isinstance(raw, dict):
-            raise self.no_table(path, raw)
+            self.no_table(path, raw)
+            return
         known = {name: (option, default) for name, option, default in members(record)}
         if record is Things:
             known["connection"] = (None, DEPRECATED)
@@ -132,21 +231,25 @@ class _FileReader:
         try:
             self.values[key.path], warning = read(key, raw)
         except InvalidInputError as error:
-            raise self.error(path, str(error)) from None
+            self.faults.append((key.path, str(self.error(path, str(error)))))
+            return
         if warning:
             self.warn(path, warning)
 
     def registries(self, path: Path, raw: Any) -> None:
         if not isinstance(raw, dict):
-            raise self.no_table(path, raw)
+            self.no_table(path, raw)
+            return
         found = {}
         for host, value in raw.items():
             here = (*path, host)
             if not host.strip():
                 self.warn(path, "an entry without a host name is left out")
             elif value is not None:
+                before = len(self.faults)
                 self.section(here, value, Registry)
-                found[host] = build(self.values, Registry, here)
+                registry = build(self.values, Registry, here)
+                found[host] = replace(registry, usable=len(self.faults) == before)
         self.values[path] = MappingProxyType(found)
 
     def warn_unknown(self, path: Path, known: Mapping[str, str]) -> None:
@@ -165,8 +268,9 @@ class _FileReader:
         else:
             self.more += 1
 
-    def no_table(self, path: Path, raw: Any) -> ConfigError:
-        return self.error(path, f"{show_raw(raw)} is not {'an object' if self.document.json else 'a table'}")
+    def no_table(self, path: Path, raw: Any) -> None:
+        reason = f"{show_raw(raw)} is not {'an object' if self.document.json else 'a table'}"
+        self.faults.append((path, str(self.error(path, reason))))
 
     def error(self, path: Path, reason: str) -> ConfigError:
         name = printable(".".join(path))

@@ -181,6 +181,8 @@ class Credentials:
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
+    #: False if its section has an error: pulls from it are refused.
+    usable: bool = True
     credentials: Credentials = field(default_factory=Credentials)
     transport: Transport = field(default_factory=Transport)
 
@@ -404,7 +406,9 @@ class Connection:
     broker_url: str = field(
         default="tcp://localhost:1883",
         repr=False,
-        metadata=_string("conn-broker-url", "address of the MQTT broker", hide="login"),
+        metadata=_string(
+            "conn-broker-url", "address of the MQTT broker; without a scheme: tcp", hide="login"
+        ),
     )
     keep_alive: float = field(
         default=20.0, metadata=_key("conn-keep-alive", "duration", "interval of pings", high=65535)

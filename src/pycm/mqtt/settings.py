@@ -56,8 +56,11 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Errors: ConfigError, with what is possible."""
-    parts = urlsplit(url)
+    """An address without a scheme is tcp. Errors: ConfigError, with what is possible."""
+    try:
+        parts = urlsplit(url if "://" in url else f"tcp://{url}")
+    except ValueError as error:
+        raise _wrong(url, str(error)) from None
     scheme = parts.scheme.lower()
     if scheme not in SCHEMES:
         raise _wrong(url, f"the scheme must be one of {', '.join(SCHEMES)}")

@@ -105,7 +105,8 @@ class BridgeNetwork:
         """ConflictError if this machine cannot do it, InvalidInputError if nobody can."""
         if self._options.disable:
             raise ConflictError(
-                "network mode bridge is switched off (network.default_bridge.disable): use network mode host"
+                "network mode bridge is switched off (network.default_bridge.disable): use network mode host;"
+                " an error in section network, which the agent's log names, switches it off too"
             )
         host = container.host_config or HostConfig()
         asked = publish.wanted(host.port_mappings)

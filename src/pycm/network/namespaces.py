@@ -48,7 +48,7 @@ def remove(path: str) -> None:
 def names(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
-    except FileNotFoundError:
+    except OSError:  # not there, or a place that cannot be used
         return []
 
 

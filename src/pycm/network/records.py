@@ -53,6 +53,9 @@ class Records:
             names = os.listdir(self._directory)
         except FileNotFoundError:
             return []
+        except OSError as error:  # only bridge containers need it
+            log.error("network.exec_root_dir cannot be used: %s: %s", self._directory, error.strerror)
+            return []
         for name in names:
             container_id, suffix = os.path.splitext(name)
             if suffix == TEMPORARY:

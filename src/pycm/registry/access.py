@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Access:
-    """How to get into a registry: `insecure` means plain HTTP, or HTTPS without verification, whichever it speaks."""
+    """How to get into a registry: `insecure` means plain HTTP, or HTTPS without verification, whichever it speaks.
+
+    `usable`: False if what is configured of the registry has an error.
+    """
 
     insecure: bool = False
     user: str = ""
@@ -23,11 +26,19 @@ class Access:
     root_ca: str = ""
     client_cert: str = ""
     client_key: str = ""
+    usable: bool = True
 
 
 def access_to(host: str, configured: Mapping[str, Access], insecure: Collection[str]) -> Access:
-    """*host* as it stands in a reference, with its port. An insecure registry keeps its login; its TLS files have no use."""
+    """*host* as it stands in a reference, with its port. An insecure registry keeps its login; its TLS files have no use.
+
+    Errors: OperationFailedError for one that is not usable.
+    """
     found = configured.get(host)
+    if found is not None and not found.usable:
+        raise OperationFailedError(
+            f'containers.registry_configurations."{host}" has an error, which the log names: pulls are refused'
+        )
     if host in insecure:
         return (
             Access(insecure=True, user=found.user, password=found.password)

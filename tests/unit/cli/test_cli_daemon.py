@@ -27,7 +27,9 @@ def agent(monkeypatch):
         calls.append(signal.getsignal(signal.SIGINT))
         return 7
 
-    monkeypatch.setitem(sys.modules, "pycm.agent", SimpleNamespace(run=run, check=lambda config: None))
+    monkeypatch.setitem(
+        sys.modules, "pycm.agent", SimpleNamespace(run=run, settle=lambda config: (config, []))
+    )
     before = signal.getsignal(signal.SIGINT)
     yield calls
     signal.signal(signal.SIGINT, before)
@@ -64,7 +66,7 @@ def test_ctrl_c_while_the_agent_is_imported_ends_it_without_a_traceback(agent, t
 
 
 @pytest.mark.parametrize(
-    "argv", [["--x"], ["x"], ["--cfg-file", "/nonexistent/x"], ["--net-br-mtu=-1"], ["--cfg-file"]]
+    "argv", [["--x"], ["x"], ["--cfg-file", "/nonexistent/x"], ["--cm-home-dir=x"], ["--cfg-file"]]
 )
 def test_wrong_line_is_one_line_on_stderr_and_exit_code_1(agent, tmp_path, capsys, argv):
     assert main(argv, etc=str(tmp_path)) == 1
@@ -104,7 +106,7 @@ def test_check_prints_toml_on_stdout_and_warnings_on_stderr(agent, tmp_path, cap
 @pytest.mark.parametrize(
     ("flag", "reason"),
     [
-        ("--conn-broker-url=localhost", "connection.broker_url: 'localhost' cannot be used: the scheme must be one of tcp, "),
+        ("--conn-broker-url=ws://localhost", "connection.broker_url: 'ws://localhost' cannot be used: the scheme must be one of tcp, "),
         ("--conn-broker-url=mqtts://localhost", "connection.transport.root_ca: must name a PEM file, "),
         ("--conn-client-key=/x", "connection.transport: client_cert and client_key belong together, "),
         ("--grpc-serv-netp=udp", "grpc_server.protocol: 'udp' is none of unix, tcp, tcp4, tcp6"),
@@ -121,10 +123,24 @@ def test_check_refuses_what_the_rooms_would_refuse_at_the_start(tmp_path, capsys
         assert main([*argv, flag, "--things-enable=false"], etc=str(tmp_path)) == 0
 
 
-def test_check_of_a_broken_file_fails(agent, tmp_path, capsys):
-    (tmp_path / "config.toml").write_text("[log]\nsyslog = 5")
-    assert main(["--check-config"], etc=str(tmp_path)) == 1
-    assert (
-        capsys.readouterr().err
-        == f"Error: {tmp_path}/config.toml, line 2: log.syslog: 5 is not true or false\n"
-    )
+def test_check_names_every_error_and_fails(tmp_path, capsys):
+    (tmp_path / "config.toml").write_text("[log]\nsyslog = 5\n[things]\nhome_dir = 'x'\n[thing]")
+    argv = ["--check-config", "--grpc-serv-netp=udp", "--deployment-ctr-dir", str(tmp_path)]
+    assert main(argv, etc=str(tmp_path)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    file = f"{tmp_path}/config.toml, line"
+    assert err.splitlines() == [
+        f"Warning: {file} 5: thing: this key is not known; is things meant?",
+        f"Error: {file} 2: log.syslog: 5 is not true or false (the default is used)",
+        f"Error: {file} 4: things.home_dir: 'x' is not an absolute path (the digital twin is disabled)",
+        "Error: grpc_server.protocol: 'udp' is none of unix, tcp, tcp4, tcp6 (the API listens at its default address)",
+    ]
+
+
+def test_agent_starts_in_spite_of_an_error_and_gets_it_as_a_note(agent, tmp_path):
+    (tmp_path / "config.toml").write_text("connection.keep_alive = 5")
+    assert main([], etc=str(tmp_path)) == 7
+    config, notes, _ = agent[0]
+    assert config.things.enable is False
+    assert [note.level for note in notes if "connection.keep_alive" in note.text] == [40]

@@ -21,6 +21,11 @@ from pycm.mqtt.settings import MqttSettings, check, parse_address
         ("SSL://broker", "broker", 8883, True),
         ("mqtt+ssl://broker:99", "broker", 99, True),
         ("tcps://[::1]:8884", "::1", 8884, True),
+        ("localhost", "localhost", 1883, False),
+        ("localhost:1884", "localhost", 1884, False),
+        ("10.0.0.1:1883", "10.0.0.1", 1883, False),
+        ("[::1]:1884", "::1", 1884, False),
+        ("user:secret@broker:1884", "broker", 1884, False),
     ],
 )
 def test_an_address_is_taken_apart(url, host, port, tls):
@@ -29,7 +34,20 @@ def test_an_address_is_taken_apart(url, host, port, tls):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:1883", "ws://h:1", "wss://h:1", "tcp://", "tcp://h:99999", "tcp://h:x"]
+    "url",
+    [
+        "",
+        ":1883",
+        "mqtt:h",
+        "tcp://[::1",
+        "tcp://a\u2100b",
+        "localhost:x",
+        "ws://h:1",
+        "wss://h:1",
+        "tcp://",
+        "tcp://h:99999",
+        "tcp://h:x",
+    ],
 )
 def test_an_address_that_cannot_be_used_is_named_with_the_reason(url):
     with pytest.raises(ConfigError, match=r"connection\.broker_url: .* cannot be used: "):
