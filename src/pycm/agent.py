@@ -309,9 +309,11 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler, source: Sou
         features=config.things.features,
         mask_env=config.things.mask_env,
         system_metrics=config.things.system_metrics,
+        policy=config.things.policy,
     )
     mqtt = MqttClient(mqtt_settings(config.connection), source=_login_source(source))
-    return TwinService(mqtt, containers, metrics, things, downloads=WebDownloads())
+    downloads = WebDownloads(private=config.things.private_downloads)
+    return TwinService(mqtt, containers, metrics, things, downloads=downloads)
 
 
 def _login_source(source: Source | None) -> LoginSource | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent with an error in the configuration of one function: containers are managed all the same."""
 
+import subprocess
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from agent_process import AgentProcess
 from containerd_server import ContainerdServer, wait_until
 from images import IMAGE
+from mosquitto_server import find_mosquitto
 
 pytestmark = pytest.mark.integration
 
@@ -87,3 +89,24 @@ def test_agent_with_places_that_cannot_be_used_manages_containers(
         assert agent.state(container_id)["running"] is True
         created = agent.call("create", "--network", "bridge", "-n", "b", IMAGE)
         assert created.returncode == 1 or agent.call("start", "-n", "b").returncode == 1
+
+
+#: In a network of its own, without IPv6 but with an IPv6 address for localhost: where the broker listens.
+LISTENING = """
+ip link set lo up
+mount --bind "$2" /etc/hosts
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+"$0" -c "$1" & broker=$!
+until ss -ltnH | grep .; do kill -0 $broker || exit 1; sleep 0.05; done
+kill $broker
+"""
+
+
+def test_shipped_broker_configuration_listens_on_loopback_only_and_without_ipv6(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
+    conf = Path(__file__).parents[2] / "conf" / "mosquitto.conf"
+    command = ["unshare", "--net", "--mount", "sh", "-c", LISTENING, find_mosquitto(), str(conf), str(hosts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[3] for line in done.stdout.splitlines()] == ["127.0.0.1:1883"]

@@ -153,3 +153,26 @@ def _remembered(cloud: Connector, correlation: str) -> None:
         correlation,
         "FINISHED_ERROR",
     )
+
+
+def test_configured_policy_and_download_switch_reach_the_twin(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    agent = AgentProcess(tmp_path, containerd, broker)
+    agent.config.write_text(
+        agent.config.read_text().replace(
+            "[things]\n", "[things]\nprivate_downloads = false\npolicy.privileged = false\n"
+        )
+    )
+    with agent, Connector(broker.port) as cloud, Artifacts({"/web.json": b"{}"}) as server:
+        cloud.wait_for_twin()
+        config = {"privileged": True, "networkMode": "HOST"}
+        status, answer = cloud.ask(
+            "ContainerFactory", "createWithConfig", {"imageRef": IMAGE, "config": config}
+        )
+        assert (status, answer["message"]) == (500, "config.privileged: denied by things.policy.privileged")
+        job = {"correlationId": "j1", "softwareModules": [module(f"{server.url}/web.json", b"{}")]}
+        assert cloud.ask("SoftwareUpdatable", "install", job) == (204, None)
+        cloud.until(lambda: "FINISHED_ERROR" in statuses(cloud, "j1"), "the installation has failed")
+        assert server.asked == []
+        assert agent.ids() == []

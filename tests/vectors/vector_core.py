@@ -11,6 +11,7 @@ import vector_stimuli
 from vector_fakes import FakeContainers, FakeMetrics
 from vector_matching import Bindings, Seen, find_all, forbidden, missing, wrong_answer
 
+from pycm.config.types import Policy
 from pycm.model.states import Status
 from pycm.twin.actions import (
     CONTAINERS,
@@ -48,6 +49,7 @@ class CorePlayer:
             self.containers.list,
             given.get("features", DEFAULT_FEATURES),
             mask_env=given.get("mask_env", False),
+            policy=Policy(**given.get("policy", {})),
         )
         self.containers.subscribe(lambda event: self.carry_out(self.core.event(event)))
         self.seen: list[Seen] = []

@@ -214,6 +214,9 @@ class _FileReader:
         found: dict[str, tuple[str, Any]] = {}
         for word, value in raw.items():
             name = folded.get(word.casefold()) or ALIASES.get((*path, word.casefold()))
+            if name is None and path == ("things", "policy"):  # what was to be denied must not be allowed
+                self.faults.append((path, str(self.error((*path, word), "this key is not known"))))
+                continue
             if name is None:
                 self.warn_unknown((*path, word), folded)
                 continue

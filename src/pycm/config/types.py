@@ -360,6 +360,24 @@ class GrpcServer:
     )
 
 
+def _allowed(name: str, about: str) -> bool:
+    about = f"over MQTT: {about} (addition of pycm)"
+    allowed: bool = field(default=True, metadata=_key(f"things-policy-{name}", "bool", about))
+    return allowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What may be asked for over MQTT."""
+
+    create: bool = _allowed("create", "create containers, install software")
+    privileged: bool = _allowed("privileged", "privileged containers")
+    capabilities: bool = _allowed("capabilities", "extra capabilities, seccomp profile unconfined")
+    hooks: bool = _allowed("hooks", "hooks, which are programs that run on the host")
+    mounts: bool = _allowed("mounts", "mounts of host directories, log directories")
+    devices: bool = _allowed("devices", "devices of the host")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Things:
     enable: bool = field(default=True, metadata=_key("things-enable", "bool", "digital twin over MQTT"))
@@ -386,6 +404,15 @@ class Things:
             "take the place of Kanto's system-metrics: figures of the machine on the device's own thing (addition of pycm)",
         ),
     )
+    private_downloads: bool = field(
+        default=True,
+        metadata=_key(
+            "things-private-downloads",
+            "bool",
+            "artifacts of software may lie at private and loopback addresses (addition of pycm)",
+        ),
+    )
+    policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, kw_only=True)

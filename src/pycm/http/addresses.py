@@ -82,3 +82,20 @@ def is_loopback(host: str) -> bool:
     parts = host.split(".")
     numbers = len(parts) == 4 and all(part.isdecimal() for part in parts)
     return host in ("localhost", "::1") or (numbers and parts[0] == "127")
+
+
+#: Public as they look, these carry an IPv4 address in their last bytes, or lead through a tunnel to one.
+_TRANSLATED = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+
+
+def is_public(ip: str) -> bool:
+    """Whether *ip* is a unicast address of the internet: not private, shared, loopback, link-local, reserved or translated."""
+    from ipaddress import IPv6Address, ip_address, ip_network  # only for those who ask
+
+    address = ip_address(ip.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(str(address.ipv4_mapped))
+        if address.is_site_local or any(address in ip_network(net) for net in _TRANSLATED):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved

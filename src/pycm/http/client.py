@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import OperationFailedError, UnavailableError, shorten
 from pycm.http import proxies, tls
-from pycm.http.addresses import REDIRECTS, Address, redirected
+from pycm.http.addresses import REDIRECTS, Address, is_public, redirected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,6 +147,17 @@ class _Raw(io.RawIOBase):
         return self._socket.recv_into(buffer)
 
 
+def _connect(found: list[str], port: int) -> socket.socket:
+    """To the first of the addresses that answers."""
+    failure: OSError | None = None
+    for ip in found:
+        try:
+            return socket.create_connection((ip, port), CONNECT)
+        except OSError as error:
+            failure = failure or error
+    raise failure or OSError(0, "the name has no address")
+
+
 class _Source:
     """What HTTPResponse takes for a socket."""
 
@@ -158,11 +169,15 @@ class _Source:
 
 
 class Http:
-    """Requests with one TLS configuration. *home*: the host that may see the client certificate."""
+    """Requests with one TLS configuration. *home*: the host that may see the client certificate.
 
-    def __init__(self, files: tls.Tls | None = None, home: str = "") -> None:
+    Without *private* only public addresses are connected to, at each redirect again. Proxies are not used then: they resolve names.
+    """
+
+    def __init__(self, files: tls.Tls | None = None, home: str = "", *, private: bool = True) -> None:
         self._files = files or tls.Tls()
         self._home = home
+        self._private = private
         self._contexts: dict[bool, Any] = {}
 
     def get(self, address: Address, headers: Mapping[str, str] | None = None) -> Response:
@@ -182,6 +197,8 @@ class Http:
     def _once(self, address: Address, headers: Mapping[str, str]) -> Response:
         connection = self._connection(address)
         try:
+            if not self._private:
+                connection.sock = self._public_socket(address)
             path = address.path
             if isinstance(connection, proxies.PlainProxyConnection):
                 path = f"http://{address.netloc}{address.path}"
@@ -208,7 +225,7 @@ class Http:
             raise
 
     def _connection(self, address: Address) -> http.client.HTTPConnection:
-        proxy = proxies.proxy_of(address)
+        proxy = proxies.proxy_of(address) if self._private else None
         if address.scheme == "http":
             if proxy:
                 return proxies.PlainProxyConnection(proxy, CONNECT)
@@ -217,6 +234,30 @@ class Http:
         if proxy:
             return proxies.tunnel(proxy, address, context, CONNECT)
         return http.client.HTTPSConnection(address.host, address.port, timeout=CONNECT, context=context)
+
+    def _public_socket(self, address: Address) -> socket.socket:
+        """Resolves the name once and connects to what it has checked: a second answer of the resolver cannot differ."""
+        found = [
+            str(entry[4][0])
+            for entry in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        ]
+        for ip in found:
+            if not is_public(ip):
+                raise OperationFailedError(f"{address} is at {ip}: denied by things.private_downloads")
+        sock = _connect(found, address.port)
+        if sock.getpeername()[0] == sock.getsockname()[0]:
+            sock.close()
+            raise OperationFailedError(f"{address} is this machine: denied by things.private_downloads")
+        if address.scheme == "http":
+            return sock
+        try:
+            wrapped: socket.socket = self._context(client=False).wrap_socket(
+                sock, server_hostname=address.host
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return wrapped
 
     def _context(self, *, client: bool) -> Any:
         if client not in self._contexts:

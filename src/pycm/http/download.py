@@ -28,13 +28,16 @@ VALIDATORS = ("ETag", "Last-Modified")
 
 
 class WebDownloads:
-    """Implements `pycm.ports.Downloads`."""
+    """Implements `pycm.ports.Downloads`. *private*: files may lie at addresses that are not public."""
+
+    def __init__(self, *, private: bool = True) -> None:
+        self._private = private
 
     async def fetch(self, url: str, limit: int) -> bytes:
         """In a thread of its own, which the agent's end does not wait for."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[bytes] = loop.create_future()
-        download = Download(limit)
+        download = Download(limit, private=self._private)
 
         def run() -> None:
             result: bytes | PycmError
@@ -64,9 +67,12 @@ def _finish(done: asyncio.Future[bytes], result: bytes | PycmError) -> None:
 class Download:
     """One file. `given_up`: set it to end the download at its next step."""
 
-    def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, clock: Callable[[], float] = time.monotonic, *, private: bool = True
+    ) -> None:
         self.given_up = threading.Event()
         self._limit = limit
+        self._private = private
         self._clock = clock
         self._data = b""
         self._size: int | None = None
@@ -102,7 +108,7 @@ class Download:
         from pycm.http import retry
         from pycm.http.client import Http
 
-        with contextlib.closing(Http().get(address, self._headers())) as response:
+        with contextlib.closing(Http(private=self._private).get(address, self._headers())) as response:
             if response.status in retry.PASSING:
                 error = UnavailableError(f"{address} answers {response.status}")
                 asked = retry.retry_after(response.headers.get("Retry-After"))

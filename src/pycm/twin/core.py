@@ -37,12 +37,13 @@ from pycm.twin.commands import Command, Refusal, accept, address_of
 from pycm.twin.features import container_factory, metrics, software_updatable
 from pycm.twin.features.container import ContainerFeature, feature_id, state_value
 from pycm.twin.features.container_factory import ContainerFactory
-from pycm.twin.features.container_operations import OPERATIONS
+from pycm.twin.features.container_operations import operations_under
 from pycm.twin.features.metrics import Due, Metrics, data_value
 from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
 from pycm.twin.jobs import Jobs, Task
 from pycm.twin.kept import Kept
 from pycm.twin.outbox import LateAnswers
+from pycm.twin.policy import ALL
 from pycm.twin.problems import Problem
 from pycm.twin.recent import RUNNING, Recent, mark_of
 from pycm.twin.session import Input, Session, Step
@@ -51,6 +52,7 @@ from pycm.twin.telling import told
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from pycm.config.types import Policy
     from pycm.model.container import Container
     from pycm.twin.features.base import Feature
     from pycm.twin.names import Thing
@@ -78,6 +80,7 @@ class Twin:
         *,
         mask_env: bool = False,
         system_metrics: bool = False,
+        policy: Policy = ALL,
     ) -> None:
         self._list = containers
         self._session = Session()
@@ -85,7 +88,7 @@ class Twin:
         self._stale: frozenset[str] = frozenset()
         self._left_over: frozenset[str] = frozenset()
         self._metrics = Metrics(self._containers.values)
-        self._software = SoftwareUpdatable(self._containers.values, self._exists, mask_env=mask_env)
+        self._software = SoftwareUpdatable(self._containers.values, self._exists, policy, mask_env=mask_env)
         self._jobs = Jobs()
         self._recent = Recent()
         #: The thing that request, statuses and published features belong to; it outlives a loss of the connection.
@@ -95,12 +98,12 @@ class Twin:
         #: In the order of registration: the list first, then the containers, then the figures.
         available: dict[str, Feature] = {
             software_updatable.ID: self._software,
-            container_factory.ID: ContainerFactory(),
+            container_factory.ID: ContainerFactory(policy),
             metrics.ID: self._metrics,
         }
         enabled = frozenset(features)
         self._features = {name: feature for name, feature in available.items() if name in enabled}
-        self._container_feature = ContainerFeature(OPERATIONS, mask_env=mask_env)
+        self._container_feature = ContainerFeature(operations_under(policy), mask_env=mask_env)
         self._mask_env = mask_env
         self._system = _system_metrics() if system_metrics else None
 

@@ -38,6 +38,7 @@ from pycm.twin.core import DEFAULT_FEATURES, Twin
 from pycm.twin.kept import KeptFile, kept_from
 from pycm.twin.memory import Memory
 from pycm.twin.outbox import MAX_ANSWERS, Outbox
+from pycm.twin.policy import ALL
 from pycm.twin.runner import carry_out
 from pycm.twin.ticker import Ticker
 from pycm.waiting import within
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
+    from pycm.config.types import Policy
     from pycm.ports import Containers, Downloads, Event, Metrics, Mqtt
 
 log = logging.getLogger("pycm.twin")
@@ -64,6 +66,7 @@ class TwinSettings:
     features: tuple[str, ...] = DEFAULT_FEATURES
     mask_env: bool = False
     system_metrics: bool = False
+    policy: Policy = ALL
 
 
 class TwinService:
@@ -94,6 +97,7 @@ class TwinService:
             settings.features,
             mask_env=settings.mask_env,
             system_metrics=settings.system_metrics,
+            policy=settings.policy,
         )
         self._outbox = Outbox()
         self._work = asyncio.Event()

@@ -87,6 +87,10 @@ def test_the_end_of_the_agent_ends_no_other_process_and_keeps_the_fifos() -> Non
     assert service["OOMPolicy"] == "continue"
 
 
+def test_a_crash_of_the_agent_leaves_no_core_file_with_its_secrets() -> None:
+    assert values()["Service"]["LimitCORE"] == "0"
+
+
 def test_the_watchdog_costs_at_most_two_wake_ups_a_minute() -> None:
     assert int(values()["Service"]["WatchdogSec"]) / 2 >= 30
 

@@ -29,6 +29,13 @@ OURS = {
     "ccl-preload-dir",
     "things-mask-env",
     "things-system-metrics",
+    "things-private-downloads",
+    "things-policy-create",
+    "things-policy-privileged",
+    "things-policy-capabilities",
+    "things-policy-hooks",
+    "things-policy-mounts",
+    "things-policy-devices",
     "conn-alpn",
     "conn-will-topic",
     "conn-will-message",
@@ -186,5 +193,6 @@ def test_shipped_containerd_file_is_toml_without_the_kubernetes_part():
 
 def test_shipped_broker_listens_where_the_default_looks():
     text = (REPOSITORY / "conf" / "mosquitto.conf").read_text(encoding="utf-8")
-    assert re.search(r"^listener 1883 localhost$", text, re.MULTILINE)
+    assert re.search(r"^listener 1883 127\.0\.0\.1$", text, re.MULTILINE)
+    assert len(re.findall(r"^listener", text, re.MULTILINE)) == 1
     assert Config().connection.broker_url == "tcp://localhost:1883"

@@ -70,6 +70,17 @@ class World(CorePlayer):
         self.send({"topic": f"command//{THING}/req/{request}/{name}", "payload": envelope})
         return self.answers()
 
+    def ask_quietly(self, path, value):
+        """Like ask, for those who look at everything in `seen`."""
+        headers = {"correlation-id": "c1", "response-required": True, "content-type": "application/json"}
+        envelope = {
+            "topic": f"{NAME}/things/live/messages/x",
+            "headers": headers,
+            "path": path,
+            "value": value,
+        }
+        self.send({"topic": f"command//{THING}/req/r1/x", "payload": envelope})
+
     def raw(self, payload, topic=f"command//{THING}/req/r1/x"):
         self.carry_out(self.core.message(topic, payload))
         return self.answers()

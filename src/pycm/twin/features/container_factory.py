@@ -13,9 +13,11 @@ from pycm.twin.features.base import Feature
 from pycm.twin.features.container_config import container_of
 from pycm.twin.jobs import Task
 from pycm.twin.operations import Create, Failed, Start
+from pycm.twin.policy import check_create
 from pycm.twin.problems import Kind, Problem
 
 if TYPE_CHECKING:
+    from pycm.config.types import Policy
     from pycm.model.container import Container
     from pycm.twin.operations import Steps
 
@@ -26,25 +28,26 @@ class ContainerFactory(Feature):
     definition = "com.bosch.iot.suite.edge.containers:ContainerFactory:1.3.0"
     once = frozenset({"create", "createWithConfig"})
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
         super().__init__()
+        self._policy = policy
         self.operations = {"create": self._create, "createWithConfig": self._create_with_config}
 
     def _create(self, _: str, argument: Any) -> Task:
         given = Arguments(argument)
-        return _task(given, container_of(given.text("imageRef"), "", None))
+        return self._task(given, container_of(given.text("imageRef"), "", None))
 
     def _create_with_config(self, _: str, argument: Any) -> Task:
         given = Arguments(argument)
         image, name = given.text("imageRef"), given.text("name")
-        return _task(given, container_of(image, name, given.child("config")))
+        return self._task(given, container_of(image, name, given.child("config")))
 
-
-def _task(given: Arguments, container: Container) -> Task:
-    start = given.flag("start")
-    if not container.image.name:
-        raise Problem(Kind.FAILED, "imageRef must be set")
-    return Task("", _steps(container, start=start))
+    def _task(self, given: Arguments, container: Container) -> Task:
+        start = given.flag("start")
+        check_create(self._policy, container)
+        if not container.image.name:
+            raise Problem(Kind.FAILED, "imageRef must be set")
+        return Task("", _steps(container, start=start))
 
 
 def _steps(container: Container, *, start: bool) -> Steps:

@@ -15,10 +15,12 @@ from pycm.twin.features.container_config import stop_options_of, update_options_
 from pycm.twin.jobs import Task
 from pycm.twin.names import CONTAINER_PREFIX
 from pycm.twin.operations import Operation, Pause, Remove, Rename, Resume, Start, Steps, Stop, Update
+from pycm.twin.policy import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pycm.config.types import Policy
     from pycm.twin.features.base import Handler
 
 
@@ -62,4 +64,7 @@ def _steps(operation: Operation | None) -> Steps:
     return ABSENT
 
 
-OPERATIONS: Mapping[str, Handler] = {name: _handler(make) for name, make in _MAKERS.items()}
+def operations_under(policy: Policy) -> Mapping[str, Handler]:
+    """The operations by name. An update that asks for what *policy* denies is refused, though it would change nothing of the kind."""
+    handlers = {name: _handler(make) for name, make in _MAKERS.items()}
+    return {**handlers, "update": guarded(policy, handlers["update"])}

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pycm.errors import InvalidInputError
 from pycm.twin.artifacts import MAX_ARTIFACT, Artifact, Rejected, artifact_of, container_in, verify
 from pycm.twin.operations import INTERNAL, Create, Download, Failed, Operation, Property, Remove, Start, Steps
+from pycm.twin.policy import denial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
+    from pycm.config.types import Policy
     from pycm.model.container import Container
     from pycm.twin.features.arguments import Arguments
 
@@ -127,14 +129,14 @@ def interrupted(last: Mapping[str, Any]) -> dict[str, Any] | None:
 # ── install ──
 
 
-def install(argument: Modules, path: str, *, mask_env: bool) -> Steps:
+def install(argument: Modules, path: str, policy: Policy, *, mask_env: bool) -> Steps:
     """Returns whether every module was installed. *mask_env*: no message has a value of an environment variable."""
     tell = Teller(path, argument.correlation_id)
     succeeded = True
     for module in argument.modules:
         about = {"softwareModule": {"name": module.name, "version": module.version}}
         try:
-            yield from _install_one(module, tell, about)
+            yield from _install_one(module, policy, tell, about)
         except Rejected as failure:
             succeeded = False
             yield from tell.failed(REJECTED, about, failure.masked if mask_env else failure.message)
@@ -144,12 +146,12 @@ def install(argument: Modules, path: str, *, mask_env: bool) -> Steps:
     return succeeded
 
 
-def _install_one(module: Module, tell: Teller, about: Mapping[str, Any]) -> Steps:
+def _install_one(module: Module, policy: Policy, tell: Teller, about: Mapping[str, Any]) -> Steps:
     yield tell.last("STARTED", about)
     yield tell.last("DOWNLOADING", about)
     containers: list[Container] = []
     for artifact in module.artifacts:  # no comprehension: it could not yield
-        container = yield from _fetch(artifact)
+        container = yield from _fetch(artifact, policy)
         containers.append(container)
     yield tell.last("DOWNLOADED", about)
     yield tell.last("INSTALLING", about)
@@ -163,12 +165,15 @@ def _install_one(module: Module, tell: Teller, about: Mapping[str, Any]) -> Step
     yield tell.last(SUCCESS, about)
 
 
-def _fetch(artifact: Artifact) -> Generator[Operation | Property, Any, Container]:
+def _fetch(artifact: Artifact, policy: Policy) -> Generator[Operation | Property, Any, Container]:
     if not artifact.url:
         raise Failed(f"{INTERNAL}: {artifact.where}.download: there is no HTTP and no HTTPS link")
     data: bytes = yield Download(artifact.url, MAX_ARTIFACT)
     verify(artifact, data)
-    return container_in(data)
+    container = container_in(data)
+    if reason := denial(policy, container, descriptor=True):
+        raise Rejected(reason)
+    return container
 
 
 # ── remove ──

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from pycm.twin.features.arguments import Arguments
 from pycm.twin.features.base import Feature, Reaction
 from pycm.twin.jobs import Task
+from pycm.twin.policy import check_create
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pycm.config.types import Policy
     from pycm.model.container import Container
 
 ID = "SoftwareUpdatable"
@@ -45,6 +47,7 @@ class SoftwareUpdatable(Feature):
         self,
         containers: Callable[[], Iterable[Container]],
         known: Callable[[str], bool],
+        policy: Policy,
         *,
         mask_env: bool = False,
     ) -> None:
@@ -52,6 +55,7 @@ class SoftwareUpdatable(Feature):
         self.operations = {"install": self._install, "remove": self._remove}
         self._containers = containers
         self._known = known
+        self._policy = policy
         self._mask_env = mask_env
         #: The last told statuses by name; they outlive a loss of the connection and, by the core's Keep, the agent.
         self.told: dict[str, Any] = {}
@@ -82,7 +86,8 @@ class SoftwareUpdatable(Feature):
         from pycm.twin.features.software_jobs import Modules, install  # the first job pays for it
 
         modules = Modules.read(Arguments(argument))
-        return Reaction(task=Task(ID, install(modules, STATUS_PATH, mask_env=self._mask_env)))
+        check_create(self._policy)
+        return Reaction(task=Task(ID, install(modules, STATUS_PATH, self._policy, mask_env=self._mask_env)))
 
     def _remove(self, _: str, argument: Any) -> Reaction:
         from pycm.twin.features.software_jobs import Software, remove
