@@ -132,13 +132,13 @@ def _decode_int(form: Form, value: Any, path: str) -> int:
 
 
 def parse(text: str | bytes) -> Any:
-    """The first JSON value in *text*; what follows it is ignored, as the original does. Errors: InvalidInputError."""
+    """The one JSON value in *text*. Errors: InvalidInputError, also for data after it, which the original ignores."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     stripped = text.lstrip("\ufeff \t\r\n")
     _check_depth(stripped)
     try:
-        value, _ = _DECODER.raw_decode(stripped)
+        value = _DECODER.decode(stripped)
     except json.JSONDecodeError as error:
         raise InvalidInputError(
             f"not valid JSON: {error.msg} at line {error.lineno} column {error.colno}"

@@ -225,6 +225,7 @@ def test_nothing_may_stand_beside_a_descriptor_but_global_flags(from_file: Calla
     ("text", "part"),
     [
         ("{", "not valid JSON"),
+        ('{"image": {"name": "a:1"}}\n}}}} <<<<<<< HEAD', "not valid JSON: Extra data at line 2 column 1"),
         ("[]", "document: [] is not an object"),
         ('{"image": {"name": 5}}', "image.name: 5 is not a string"),
         ('{"image": {}}', "the containers image configuration is invalid"),

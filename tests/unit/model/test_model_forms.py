@@ -73,10 +73,6 @@ def test_what_could_not_be_stored_again_is_refused(word: str) -> None:
         parse(f'{{"container_id": "a", "odd": {word}}}')
 
 
-def test_only_the_first_value_of_a_file_is_read() -> None:
-    assert parse('{"a": 1} trailing') == {"a": 1}
-
-
 def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     text = json.dumps({"a": "[{" * 1000 + '\\"'})
     assert parse(text) == json.loads(text)

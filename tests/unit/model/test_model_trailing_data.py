@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every reader of JSON, in files and in messages: blanks may follow the one value, anything else makes the document invalid."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pycm.config.document import parse as parse_configuration
+from pycm.containerd.image_format import parse as parse_image_document
+from pycm.errors import PycmError
+from pycm.http.auth import server_message, token
+from pycm.model.container import Container, Image
+from pycm.model.json_form import parse, stored
+from pycm.network.conf import parse_result
+from pycm.network.records import _parse as parse_network_record
+from pycm.registry.job import Job, parse_job, parse_news
+from pycm.storage.store import ContainerStore
+from pycm.twin.artifacts import container_in
+from pycm.twin.envelope import parse as parse_message
+from pycm.twin.kept import KeptFile
+from pycm.twin.memory import _ids
+from pycm.twin.operations import Failed
+
+VALUE = b'{"a": "}"}'
+DESCRIPTION = b'{"image": {"name": "registry.test/a:1"}}'
+SANDBOX = json.dumps({"id": "a", "namespace": "/n", "chain": [], "published": [], "extra_hosts": []}).encode()
+TOKEN = b'{"token": "t"}'
+MESSAGE = b'{"errors": [{"message": "gone"}]}'
+#: What reads JSON: a name, a document that it takes, and how it is called.
+READERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
+    "descriptor": (VALUE, parse),
+    "artifact": (DESCRIPTION, container_in),
+    "configuration": (b"{}", lambda data: parse_configuration(data, "config.json")),
+    "twin message": (VALUE, parse_message),
+    "image document": (VALUE, lambda data: parse_image_document(data, "a")),
+    "token": (TOKEN, token),
+    "CNI result": (VALUE, lambda data: parse_result("bridge", data)),
+    "network record": (SANDBOX, lambda data: parse_network_record("a", data)),
+    "job": (Job("a", "b", "c", "d").line(), parse_job),
+    "news": (b'{"step": "done"}', parse_news),
+}
+TRAILING = [
+    b"}",
+    b" {}",
+    b"\n" + VALUE,
+    b" <<<<<<< HEAD",
+    b"\0",
+    b",",
+    b" // end",
+    b"\x0b",
+    b"\xc2\xa0",
+    b"]",
+    b'"',
+]
+
+
+@pytest.mark.parametrize("trailing", TRAILING)
+@pytest.mark.parametrize("name", READERS)
+def test_reader_refuses_what_follows_the_value(name: str, trailing: bytes) -> None:
+    data, read = READERS[name]
+    with pytest.raises((PycmError, Failed, ValueError)):
+        read(data + trailing)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_reader_takes_blanks_after_the_value(name: str) -> None:
+    data, read = READERS[name]
+    assert read(data + b" \r\n\t\n") is not None
+
+
+@pytest.mark.parametrize("trailing", TRAILING)
+def test_reader_without_an_error_takes_nothing_from_a_broken_document(trailing: bytes) -> None:
+    assert server_message(MESSAGE) == "gone"
+    assert server_message(MESSAGE + trailing) == ""
+    assert _ids(b'{"c-1": {}}') == (["c-1"], "")
+    assert _ids(b'{"c-1": {}}' + trailing)[0] == []
+
+
+@pytest.mark.parametrize("trailing", TRAILING)
+def test_stored_container_with_trailing_data_is_set_aside(tmp_path, trailing: bytes) -> None:
+    store = ContainerStore(str(tmp_path))
+    for name in ("good", "bad"):
+        store.save(Container(id=name, image=Image(name="registry.test/a:1")))
+    path = tmp_path / "containers" / "bad" / "config.json"
+    path.write_bytes(path.read_bytes() + trailing)
+    assert [container.id for container in store.load()] == ["good"]
+    assert not path.exists()
+    assert (path.parent / "config.json.damaged").read_bytes().endswith(trailing)
+
+
+def test_kept_state_of_the_twin_with_trailing_data_is_set_aside(tmp_path) -> None:
+    kept = KeptFile(str(tmp_path))
+    kept.write({})
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + b"}")
+    assert kept.read() == {}
+    assert [entry.name for entry in tmp_path.iterdir()] == [f"{path.name}.damaged"]
+
+
+def test_error_says_where_the_rest_begins() -> None:
+    with pytest.raises(PycmError, match=r"^not valid JSON: Extra data at line 2 column 3$"):
+        parse("{}\n  }")
+    assert stored(Container(id="a")).endswith(b"}\n")
