@@ -11,6 +11,7 @@ import pytest
 from containerd_server import ContainerdServer, private_containerd, wait_until
 from hostile_registry import HostileRegistry
 from images import Image, base_layer, layer
+from pty_process import PtyProcess
 from registry_server import RegistryServer
 
 if TYPE_CHECKING:
@@ -48,6 +49,21 @@ def test_create_pulls_a_missing_image_and_uses_a_local_one_without_network(
         assert agent.logged(second) == ["from the registry"]
     finally:
         registry.start()
+
+
+def test_create_on_a_terminal_shows_the_pull_and_prints_the_id(
+    agent: AgentProcess, registry: RegistryServer
+) -> None:
+    reference = registry.push(Image(layers=[base_layer(), layer({"note": b"shown\n"})]), "some/shown", "1.0")
+    for pulled in (True, False):
+        with PtyProcess(agent.command("create", "--network", "host", reference), columns=200) as terminal:
+            assert terminal.wait() == 0, terminal.seen
+            assert (f"{reference}: " in terminal.seen) is pulled
+            assert terminal.seen.rpartition("\x1b[K")[2].strip() in agent.ids()
+    absent = f"{registry.host}/some/shown:none"
+    with PtyProcess(agent.command("create", "--network", "host", absent), columns=200) as terminal:
+        assert terminal.wait() == 1
+        assert f'failed to resolve reference "{absent}": {absent}: not found' in terminal.seen
 
 
 def test_an_image_that_is_not_there_is_one_clear_error_and_leaves_nothing(

@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import replace
 
 from pycm.config.flags import Flag
-from pycm.errors import InvalidInputError, NotFoundError, OperationFailedError, shorten
+from pycm.errors import (
+    InvalidInputError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+    shorten,
+)
 from pycm.model import json_form
 from pycm.model.container import (
     NANOSECONDS,
@@ -33,6 +41,7 @@ TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
     from typing import Any
 
+    from pycm.api.calls import Agent
     from pycm.cli.line import Line
 
 USAGE = "create [flags] <image> [command] [argument]..."
@@ -109,11 +118,29 @@ def run(line: Line) -> None:
     container = _from_file(line) if line.values["file"] else _from_flags(line)
     # checked as the agent will see it, sent as it was written: defaults are the agent's to choose
     validate(fill_defaults(container, new_id=_any_id))
+    if sys.stderr.isatty():
+        _pull(line.agent, container.image.name)
     sys.stdout.write(line.agent.create(container).id + "\n")
 
 
 def _any_id() -> str:
     return "new"
+
+
+def _pull(agent: Agent, reference: str) -> None:
+    """Fetch an image that is missing and show how far it is. If that fails, the create says why, as it does without a terminal."""
+    from pycm.cli.pull import followed
+
+    try:
+        present = any(image.reference == reference for image in agent.own.images())
+    except UnavailableError:
+        raise
+    except PycmError:  # not pycm's agent
+        return
+    if not present:
+        with contextlib.suppress(PycmError):
+            for _ in followed(agent, reference, live=True):
+                pass
 
 
 # ── from a file ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,8 @@ from pycm.errors import InvalidInputError
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pycm.api.calls import Agent
     from pycm.api.proto.pycm.v1.agent_pb2 import PullImageResponse
     from pycm.cli.line import Line
@@ -30,19 +32,24 @@ def run(line: Line) -> None:
 
 
 def show(agent: Agent, reference: str, *, as_json: bool) -> None:
-    live = not as_json and sys.stderr.isatty()
+    for news in followed(agent, reference, live=not as_json and sys.stderr.isatty()):
+        if as_json:
+            sys.stdout.write(_object(reference, news))
+        elif news.image.digest:
+            sys.stdout.write(f"{news.image.digest}\n")
+        sys.stdout.flush()
+
+
+def followed(agent: Agent, reference: str, *, live: bool) -> Iterator[PullImageResponse]:
+    """The news of a pull. *live*: one line of stderr shows how far it is, and is cleared at the end."""
     try:
         for news in agent.own.pull_image(reference):
-            if as_json:
-                sys.stdout.write(_object(reference, news))
-            elif live:
+            if live:
                 sys.stderr.write(
                     _BEGIN_AND_CLEAR + (_progress(reference, news) if not news.image.digest else "")
                 )
                 sys.stderr.flush()
-            if not as_json and news.image.digest:
-                sys.stdout.write(f"{news.image.digest}\n")
-            sys.stdout.flush()
+            yield news
     except BaseException:
         if live:
             sys.stderr.write("\n")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pycm.cli.choose import check_choice, chosen
 from pycm.cli.line import NAME, Line
 from pycm.config.flags import Flag
+from pycm.errors import InvalidInputError
 from pycm.model import wire
 from pycm.model.container import NANOSECONDS, Container, HostConfig, Resources, RestartPolicy, UpdateOptions
 from pycm.model.validation import check_resources, check_restart_policy
@@ -32,6 +33,8 @@ FLAGS = (
     Flag("pids-limit", kind="int", about="processes and threads at most; -1 for no limit"),
 )
 MOST_ARGUMENTS = 1
+#: What can be changed: name of the flag -> the flag. A dict keeps the order.
+CHANGES = {flag.name: f"--{flag.name}" for flag in FLAGS if flag is not NAME}
 LIMITS = ("memory", "memory-reservation", "memory-swap", "cpus", "cpu-shares", "cpuset-cpus", "pids-limit")
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 def run(line: Line) -> None:
     check_choice(line.rest, line.values["name"])
     container = wire.from_message(Container, chosen(line))
+    if not line.given & CHANGES.keys():
+        raise InvalidInputError(f"nothing to update: give at least one of {', '.join(CHANGES.values())}")
     host = container.host_config or HostConfig()
     options = UpdateOptions(restart_policy=_policy(line, host), resources=_resources(line, host))
     if options.restart_policy is not None:

@@ -194,6 +194,18 @@ def policy(agent: ServedAgent, identifier: str) -> RestartPolicy | None:
     return host.restart_policy
 
 
+def test_update_without_a_flag_is_an_error(cli: Cli, make: Callable[..., str]) -> None:
+    identifier = make("-m", "96M", "-n", "a")
+    told = (
+        "Error: nothing to update: give at least one of --rp, --rp-cnt, --rp-to, --memory, --memory-reservation,"
+        " --memory-swap, --cpus, --cpu-shares, --cpuset-cpus, --pids-limit\n"
+    )
+    assert cli("update", identifier) == (1, "", told)
+    assert cli("update", "-n", "a") == (1, "", told)
+    assert cli("update", identifier, "-m", "") == (0, "", "")
+    assert "was not found" in cli("update", "absent").err
+
+
 def test_update_lays_the_given_policy_over_the_present_one(
     agent: ServedAgent, cli: Cli, make: Callable[..., str]
 ) -> None:

@@ -2,12 +2,14 @@
 """`image` and `pull`: what is printed, exit codes, what is refused without the agent."""
 
 import json
+import sys
 
 import pytest
 
 from pycm.errors import NotFoundError
 from pycm.ports import ImageInfo, PullProgress, PullStep
-from support.command_line import Cli
+from support.command_line import Cli, Result
+from support.fakes import IMAGE
 from support.served_agent import ServedAgent
 
 NAME = "registry.test/app:1"
@@ -46,6 +48,7 @@ def test_pull_as_json_tells_each_step(agent: ServedAgent, own: Cli) -> None:
 def test_pull_that_fails_is_one_line_and_the_exit_code_of_its_kind(agent: ServedAgent, own: Cli) -> None:
     agent.images.fail = NotFoundError("no such tag")
     assert own("pull", NAME) == (4, "", "Error: no such tag\n")
+    agent.images.fail = None
 
 
 def test_remove_goes_on_after_one_that_fails(agent: ServedAgent, own: Cli) -> None:
@@ -61,6 +64,54 @@ def test_prune_prints_what_went(agent: ServedAgent, own: Cli) -> None:
     agent.images.images = {"x/b:1": ImageInfo("x/b:1", DIGEST, 1, "")}
     assert own("image", "prune") == (0, "x/b:1\n", "")
     assert own("image", "prune", "--format", "json") == (0, "[]\n", "")
+
+
+@pytest.fixture
+def on_terminal(own: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """As `own`, where stderr is a terminal."""
+
+    def call(*argv: str) -> Result:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        return own(*argv)
+
+    return call
+
+
+STEPS = [PullProgress(IMAGE, PullStep.DOWNLOADING, 1, 2)]
+CREATE = ("create", "--network", "host", IMAGE)
+
+
+def test_create_shows_the_pull_of_a_missing_image_on_a_terminal(agent: ServedAgent, on_terminal: Cli) -> None:
+    agent.images.images, agent.images.steps, agent.images.fail = {}, STEPS, None
+    code, out, err = on_terminal(*CREATE)
+    assert (code, out.count("\n")) == (0, 1)
+    assert out.strip() in [container.id for container in agent.manager.list()]
+    assert f"{IMAGE}: downloading 50 % of 2 B" in err
+    assert err.endswith("\r\x1b[K")
+    assert list(agent.images.images) == [IMAGE]
+
+
+def test_create_pulls_no_image_that_is_here(agent: ServedAgent, on_terminal: Cli) -> None:
+    agent.images.images, agent.images.steps = {IMAGE: ImageInfo(IMAGE, DIGEST, 1, "")}, STEPS
+    code, _, err = on_terminal(*CREATE)
+    assert (code, err) == (0, "")
+
+
+def test_create_shows_no_pull_where_there_is_no_terminal(agent: ServedAgent, own: Cli) -> None:
+    agent.images.images, agent.images.steps = {}, STEPS
+    code, _, err = own(*CREATE)
+    assert (code, err) == (0, "")
+    assert agent.images.images == {}
+
+
+def test_create_whose_pull_fails_says_what_create_says(agent: ServedAgent, on_terminal: Cli) -> None:
+    agent.images.images, agent.images.steps, agent.images.fail = {}, STEPS, NotFoundError("no such tag")
+    try:
+        code, out, err = on_terminal(*CREATE)
+    finally:
+        agent.images.fail = None
+    assert (code, out) == (1, "")
+    assert err.endswith("\nError: rpc error: code = Unknown desc = no such tag\n")
 
 
 @pytest.mark.parametrize(
