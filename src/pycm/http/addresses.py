@@ -84,18 +84,22 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or (numbers and parts[0] == "127")
 
 
-#: Public as they look, these carry an IPv4 address in their last bytes, or lead through a tunnel to one.
-_TRANSLATED = ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+#: Prefix of NAT64 (RFC 6052): the last four bytes are the IPv4 address that is reached. A network without IPv4 has no other way.
+_NAT64 = "64:ff9b::/96"
+#: Public as they look, these lead through a translation or a tunnel to an IPv4 address (RFC 8215, 3056, 4380).
+_TRANSLATED = ("64:ff9b:1::/48", "2002::/16", "2001::/32")
 
 
 def is_public(ip: str) -> bool:
     """Whether *ip* is a unicast address of the internet: not private, shared, loopback, link-local, reserved or translated."""
-    from ipaddress import IPv6Address, ip_address, ip_network  # only for those who ask
+    from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network  # only for those who ask
 
     address = ip_address(ip.partition("%")[0])
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(str(address.ipv4_mapped))
+        if address in ip_network(_NAT64):
+            return is_public(str(IPv4Address(address.packed[-4:])))
         if address.is_site_local or any(address in ip_network(net) for net in _TRANSLATED):
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
