@@ -141,15 +141,25 @@ def test_a_network_that_is_taken_ends_the_start_and_both_are_named(
         ('ip4 = "10.77.3.1/24"\ngwip4 = "10.78.0.1"', "gwip4: '10.78.0.1' is not inside ip4 10.77.3.1/24"),
         ('gwip4 = "10.78.0.1"', "gwip4: '10.78.0.1' needs ip4"),
         ('name = "a/b"', "name: 'a/b' is no name of an interface"),
-        ('name = "lo"', "name: 'lo' is an interface of this machine and no bridge"),
         ("mtu = 20", "mtu: 20 is less than 68"),
         ("icc = false\nip_tables = false", "icc = false needs ip_tables = true"),
     ],
 )
-def test_an_option_that_cannot_be_ends_the_start_with_one_line(
+def test_option_that_cannot_be_disables_the_bridge_with_one_line(
     tmp_path: Path, containerd: ContainerdServer, machine: Machine, options: str, said: str
 ) -> None:
-    assert f"network.default_bridge.{said}" in refuses(tmp_path, containerd, machine, options)
+    with configured(tmp_path, containerd, machine, options) as world:
+        (line,) = [line for line in world.agent.text().splitlines() if "level=error" in line]
+        assert f"network.default_bridge.{said}" in line
+        assert "(network mode bridge is disabled)" in line
+        assert_only_host_mode(world, "an error in section network")
+
+
+def test_name_of_another_interface_ends_the_start_with_one_line(
+    tmp_path: Path, containerd: ContainerdServer, machine: Machine
+) -> None:
+    said = "network.default_bridge.name: 'lo' is an interface of this machine and no bridge"
+    assert said in refuses(tmp_path, containerd, machine, 'name = "lo"')
     assert machine.interfaces() == []
 
 
