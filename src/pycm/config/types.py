@@ -360,9 +360,8 @@ class GrpcServer:
     )
 
 
-def _allowed(name: str, about: str) -> bool:
-    about = f"over MQTT: {about} (addition of pycm)"
-    allowed: bool = field(default=True, metadata=_key(f"things-policy-{name}", "bool", about))
+def _allowed(flag: str, about: str) -> bool:
+    allowed: bool = field(default=True, metadata=_key(flag, "bool", f"{about} (addition of pycm)"))
     return allowed
 
 
@@ -370,12 +369,14 @@ def _allowed(name: str, about: str) -> bool:
 class Policy:
     """What may be asked for over MQTT."""
 
-    create: bool = _allowed("create", "create containers, install software")
-    privileged: bool = _allowed("privileged", "privileged containers")
-    capabilities: bool = _allowed("capabilities", "extra capabilities, seccomp profile unconfined")
-    hooks: bool = _allowed("hooks", "hooks, which are programs that run on the host")
-    mounts: bool = _allowed("mounts", "mounts of host directories, log directories")
-    devices: bool = _allowed("devices", "devices of the host")
+    create: bool = _allowed("things-policy-create", "over MQTT: create containers, install software")
+    privileged: bool = _allowed("things-policy-privileged", "over MQTT: privileged containers")
+    capabilities: bool = _allowed(
+        "things-policy-capabilities", "over MQTT: extra capabilities, seccomp profile unconfined"
+    )
+    hooks: bool = _allowed("things-policy-hooks", "over MQTT: hooks, which are programs that run on the host")
+    mounts: bool = _allowed("things-policy-mounts", "over MQTT: mounts of host directories, log directories")
+    devices: bool = _allowed("things-policy-devices", "over MQTT: devices of the host")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,13 +405,8 @@ class Things:
             "take the place of Kanto's system-metrics: figures of the machine on the device's own thing (addition of pycm)",
         ),
     )
-    private_downloads: bool = field(
-        default=True,
-        metadata=_key(
-            "things-private-downloads",
-            "bool",
-            "artifacts of software may lie at private and loopback addresses (addition of pycm)",
-        ),
+    private_downloads: bool = _allowed(
+        "things-private-downloads", "artifacts of software may lie at private and loopback addresses"
     )
     policy: Policy = field(default_factory=Policy)
 
