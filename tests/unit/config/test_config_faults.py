@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors in the configuration of one function: they disable that function, and only what the agent cannot do without ends it."""
 
+import json
 import logging
 
 import pytest
 
 from pycm.agent import settle
-from pycm.config.keys import keys
+from pycm.config.keys import DEPRECATED, keys
 from pycm.config.load import Source, load, parse_line, source_of
 from pycm.config.merge import consequence
 from pycm.config.types import Config, DefaultBridge
@@ -115,6 +116,20 @@ def test_only_the_places_of_containers_have_no_consequence_but_the_end():
         "containers.exec_root_dir",
         "containers.home_dir",
     ]
+
+
+@pytest.mark.parametrize(
+    "raw", [5, -1, True, "", "x", "a/b:c\u20ac", "9" * 5000, [], ["x"], [1], {}, {"x": 1}, 1.5, 2**70]
+)
+def test_no_value_of_any_other_key_ends_the_start(read, raw):
+    for key in (*keys(), *DEPRECATED):
+        tree = raw
+        for part in reversed(key.path):
+            tree = {part: tree}
+        if consequence(key.path) is not None:
+            loaded = read(json.dumps(tree), name="config.json")
+            settle(loaded.config)
+            assert len(errors(loaded.notes)) <= 1, key.name
 
 
 def test_every_wrong_key_is_named_and_other_keys_of_the_section_stay(read):
