@@ -11,7 +11,8 @@ pycm_sourceless() {
     site=${D}${PYTHON_SITEPACKAGES_DIR}
     find $site -name __pycache__ -prune -exec rm -r {} +
     # -b: beside the source, where the interpreter takes it without one. The hash in the place of a time makes it the same each time.
-    nativepython3 -m compileall -q -b -f --invalidation-mode unchecked-hash -s $site -p ${PYTHON_SOURCES} $site
+    # -I: nothing is imported from the recipe's source, where the build runs.
+    nativepython3 -I -m compileall -q -b -f --invalidation-mode unchecked-hash -s $site -p ${PYTHON_SOURCES} $site
     find $site -type f \( -name '*.py' -o -name '*.pyi' -o -name '*.proto' \) | while read -r file; do
         install -d "$(dirname "${D}${PYTHON_SOURCES}${file#$site}")"
         mv "$file" "${D}${PYTHON_SOURCES}${file#$site}"

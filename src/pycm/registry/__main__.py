@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m pycm.registry`: a pull worker. For the agent, not for people: it wants a job on standard input."""
+"""Run a pull worker, which expects a job on standard input. For the agent (`workers.py` starts it), not for people."""
 
 from pycm.registry.worker import main
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
 
+import pycm
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
 from pycm.ports import PullStep
 from pycm.registry.job import LINE_LIMIT, LINES_LIMIT, Job, News, parse_news
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 PARALLEL = 2
 #: Seconds without a line after which a worker, which gives signs of life, counts as hanging; seconds that its end may take.
 SILENCE, END = 60.0, 10.0
+#: What the worker executes. Python is isolated (-I): no module comes from the working directory, PYTHONPATH or a user's site directory.
+#: pycm itself comes from where the agent has it; the directory around it (its argument) is searched last, for libraries beside it.
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); import pycm; sys.path.append(sys.path.pop(0)); "
+    "from pycm.registry.__main__ import main; main()"
+)
+_AROUND_PYCM = os.path.dirname(os.path.dirname(os.path.abspath(pycm.__file__)))
 
 
 class WorkerKilledError(UnavailableError):
@@ -48,8 +57,10 @@ async def _start() -> Process:
     try:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "pycm.registry",
+            "-I",
+            "-c",
+            _START,
+            _AROUND_PYCM,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,

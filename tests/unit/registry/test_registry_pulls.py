@@ -2,12 +2,16 @@
 """Pulls that are shared, given up and ended with the agent; workers that misbehave."""
 
 import asyncio
+import compileall
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import pycm
 from pycm.errors import NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.ports import PullProgress, PullStep
 from pycm.registry import workers
@@ -109,6 +113,89 @@ async def test_the_agents_end_is_an_error_for_those_who_wait() -> None:
 
 
 # ── workers ──
+
+TRAPS = ("hashlib", "json", "resource", "grpclib", "h2", "socket", "sitecustomize", "usercustomize")
+
+
+def lay_traps(directory: Path) -> Path:
+    """Modules of well-known names that leave a mark when they are imported; the mark."""
+    mark = directory.parent / "imported"
+    directory.mkdir(parents=True)
+    for name in TRAPS:
+        (directory / f"{name}.py").write_text(
+            f"open({str(mark)!r}, 'a').write('{name} ')\nraise ImportError\n"
+        )
+    return mark
+
+
+def where_nobody_listens(tmp_path: Path) -> Job:
+    return Job(str(tmp_path / "no.sock"), "ns", "overlayfs", "lease", "r.test/a:1")
+
+
+@pytest.mark.parametrize("how", ["cwd", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONHOME", "PYTHONSTARTUP"])
+async def test_worker_imports_nothing_from_cwd_or_environment(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    place = tmp_path / {"PYTHONUSERBASE": f"lib/{python}/site-packages", "PYTHONHOME": f"lib/{python}"}.get(
+        how, "traps"
+    )
+    mark = lay_traps(place)
+    if how == "cwd":
+        monkeypatch.chdir(place)
+        monkeypatch.setenv("PYTHONPATH", "")  # an empty entry means the working directory, too
+    elif how == "PYTHONSTARTUP":
+        monkeypatch.setenv(how, str(place / "json.py"))
+    else:
+        monkeypatch.setenv(how, str(tmp_path if "lib" in str(place) else place))
+    with pytest.raises(UnavailableError, match=r"no\.sock does not answer"):
+        await Workers().run(where_nobody_listens(tmp_path), lambda _: None)
+    assert not mark.exists()
+
+
+TELL_ORIGINS = """
+import hashlib, json, os, pycm.errors
+def main():
+    print(json.dumps({"step": "done", "images": [pycm.errors.__file__, hashlib.__file__]}))
+"""
+AGENT = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import pycm
+del sys.path[0]
+from pycm.registry.job import Job
+from pycm.registry.workers import Workers
+print(*asyncio.run(Workers().run(Job("/s", "n", "o", "l"), print)).images)
+"""
+
+
+@pytest.mark.parametrize("form", ["source", "sourceless"])
+def test_worker_finds_pycm_where_the_agent_has_it(form: str, tmp_path: Path) -> None:
+    """Here the agent knows pycm by its path only, as it does an unpacked tree or a user's site directory."""
+    site = tmp_path / "site"
+    shutil.copytree(Path(pycm.__file__).parent, site / "pycm", ignore=shutil.ignore_patterns("__pycache__"))
+    (site / "pycm" / "registry" / "__main__.py").write_text(TELL_ORIGINS)
+    if form == "sourceless":
+        compileall.compile_dir(site, quiet=2, legacy=True)
+        for source in site.rglob("*.py"):
+            source.unlink()
+    (site / "hashlib.py").write_text(
+        "raise SystemExit(9)\n"
+    )  # beside the package: the standard library comes first
+    command = [sys.executable, "-c", AGENT, str(site)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    of_pycm, of_hashlib = done.stdout.split()
+    assert of_pycm.startswith(str(site / "pycm" / "errors.py"))
+    assert not of_hashlib.startswith(str(site))
+
+
+@pytest.mark.parametrize("module", ["io", "logging", "signal"])
+def test_python_m_pycm_imports_nothing_from_cwd(module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise SystemExit(9)\n")
+    command = [sys.executable, "-m", "pycm", "daemon", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
