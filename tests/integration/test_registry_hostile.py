@@ -285,6 +285,54 @@ def test_a_manifest_that_is_none_is_one_clear_error(
     assert words in str(refused(pull, reference))
 
 
+def entries(count: int, **more: object) -> bytes:
+    """An index of *count* equal entries that name no image."""
+    entry = {"digest": "sha256:" + "1" * 64, "size": 3, **more}
+    return json.dumps({"manifests": [entry] * count}).encode()
+
+
+AMD64 = {"platform": {"os": "linux", "architecture": "amd64"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (entries(25_000), "manifests of manifest sha256:…: 25000 entries, more than 1000"),
+        (entries(25_000, **AMD64), "25000 entries, more than 1000"),
+        (entries(1_000), "has no image for this machine"),
+        (entries(1, annotations={str(number): "x" for number in range(257)}), "has 257 annotations, more than 256"),
+        (entries(1, size=10**19), "has a size of 10000000000000000000 bytes, more than 1099511627776"),
+        (entries(1, size=True), "has no digest and size"),
+        (entries(1, mediaType="\ud800"), "is not valid Unicode"),
+        (b'{"manifests": [{"size": ' + b"9" * 1_000_000 + b"}]}", "a number of 1000000 digits"),
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_index_beyond_its_bounds_is_refused_at_once(
+    registry: HostileRegistry, pull: Callable[..., News], document: bytes, words: str
+) -> None:
+    reference = registry.put_document("application/json", document, "wide/app", "1")
+    error = str(refused(pull, reference))
+    assert all(word in error for word in words.split("sha256:…"))
+    assert len(registry.requests) <= 12
+
+
+def test_image_beyond_its_bounds_is_refused_before_its_layers_are_fetched(
+    registry: HostileRegistry, pull: Callable[..., News]
+) -> None:
+    for image, words in (
+        (Image(config={"Env": ["A=1"] * 4097}), "Env of configuration"),
+        (
+            fresh(diff_ids=["sha256:" + "1" * 64] * 3),
+            "2 layers in the manifest, 3 diff_ids in the configuration",
+        ),
+        (fresh(diff_ids=["sha256:" + "1" * 64, "../etc"]), "has diff_id '../etc', which is no digest"),
+    ):
+        registry.requests.clear()
+        assert words in str(refused(pull, registry.put(image, "odd/app", "1")))
+        assert len(registry.blob_requests()) == 1  # the configuration
+
+
 def test_a_layer_that_unpacks_to_something_else_is_no_image(
     containerd: ContainerdServer, registry: HostileRegistry, pull: Callable[..., News]
 ) -> None:

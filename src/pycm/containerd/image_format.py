@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,15 @@ from pycm.ports import ImageConfig
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-#: Manifests and configurations are a few KiB; registries refuse manifests beyond 4 MiB.
+#: Bounds of what is believed, all of them far beyond real images (docs/images.md). Bytes of a document: registries refuse more, too.
 DOCUMENT_LIMIT = 4 << 20
+#: Entries of an index, layers of an image (and their diff_ids), annotations of a descriptor.
+MANIFESTS, LAYERS, ANNOTATIONS = 1000, 500, 256
+#: Entrypoint, Cmd and Env: entries of each, and characters of an entry (the kernel's bound, MAX_ARG_STRLEN).
+WORDS, WORD = 4096, (128 << 10) - 1
+#: Characters of other texts and of an annotation's value; bytes of a blob; digits of a number.
+TEXT, ANNOTATION, BLOB, DIGITS = 4096, 64 << 10, 1 << 40, 20
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _HASHES = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 
 _ARM = tuple(("arm", variant) for variant in ("v8", "v7", "v6", "v5"))
@@ -68,6 +76,10 @@ class Config:
     diff_ids: tuple[str, ...]
 
 
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
 def verify(digest: str, data: bytes) -> None:
     """Content is used only after its digest matched."""
     algorithm, _, expected = digest.partition(":")
@@ -82,37 +94,66 @@ def verify(digest: str, data: bytes) -> None:
 def parse(data: bytes, what: str) -> Mapping[str, Any]:
     """A JSON object, or an error that names *what*."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_int=_whole)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise OperationFailedError(f"{what} is no JSON: {error}") from None
     return _object(value, what)
 
 
+def _whole(text: str) -> int:
+    """Python itself takes thousands of digits, and older ones a time that grows with their square."""
+    if len(text) > DIGITS:
+        raise ValueError(f"a number of {len(text)} digits, more than {DIGITS}")
+    return int(text)
+
+
 def index_or_manifest(document: Mapping[str, Any], what: str) -> tuple[Descriptor, ...] | Manifest:
     """The entries of an index, or a manifest. Told apart by content: the media type is optional and often wrong."""
     if isinstance(document.get("manifests"), list):
-        return tuple(_descriptor(item, f"an entry of {what}") for item in document["manifests"])
+        entries = _list(document["manifests"], f"manifests of {what}", MANIFESTS)
+        return tuple(_descriptor(item, f"an entry of {what}") for item in entries)
     if "config" not in document:
         raise OperationFailedError(
             f"{what} is neither an image index nor an image manifest (schema 1 is not supported)"
         )
-    layers = tuple(
-        _descriptor(item, f"a layer of {what}") for item in _list(document.get("layers"), f"layers of {what}")
+    layers = _list(document.get("layers"), f"layers of {what}", LAYERS)
+    found = Manifest(
+        _descriptor(document["config"], f"config of {what}"),
+        tuple(_descriptor(item, f"a layer of {what}") for item in layers),
     )
-    return Manifest(_descriptor(document["config"], f"config of {what}"), layers)
+    for descriptor in (found.config, *found.layers):
+        if not is_digest(descriptor.digest):
+            raise OperationFailedError(
+                f"{what} names content by {shorten(descriptor.digest)}, which is no digest"
+            )
+    return found
 
 
 def config(document: Mapping[str, Any], what: str) -> Config:
     run = _object(document.get("config") or {}, f"config of {what}")
     rootfs = _object(document.get("rootfs"), f"rootfs of {what}")
     image = ImageConfig(
-        entrypoint=_texts(run.get("Entrypoint"), f"Entrypoint of {what}"),
-        cmd=_texts(run.get("Cmd"), f"Cmd of {what}"),
-        env=_texts(run.get("Env"), f"Env of {what}"),
+        entrypoint=_texts(run.get("Entrypoint"), f"Entrypoint of {what}", WORDS, WORD),
+        cmd=_texts(run.get("Cmd"), f"Cmd of {what}", WORDS, WORD),
+        env=_texts(run.get("Env"), f"Env of {what}", WORDS, WORD),
         user=_text(run.get("User"), f"User of {what}"),
         working_dir=_text(run.get("WorkingDir"), f"WorkingDir of {what}"),
     )
-    return Config(image, _platform(document, what), _texts(rootfs.get("diff_ids"), f"diff_ids of {what}"))
+    diff_ids = _texts(rootfs.get("diff_ids"), f"diff_ids of {what}", LAYERS)
+    return Config(image, _platform(document, what), diff_ids)
+
+
+def check_layers(manifest: Manifest, config: Config) -> None:
+    """OperationFailedError unless each layer of the manifest has its diff_id in the configuration."""
+    if len(config.diff_ids) != len(manifest.layers):
+        raise OperationFailedError(
+            f"{len(manifest.layers)} layers in the manifest, {len(config.diff_ids)} diff_ids in the configuration"
+        )
+    for diff_id in config.diff_ids:
+        if not is_digest(diff_id):
+            raise OperationFailedError(
+                f"the configuration has diff_id {shorten(diff_id)}, which is no digest"
+            )
 
 
 def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
@@ -152,14 +193,26 @@ def _descriptor(value: Any, what: str) -> Descriptor:
     item = _object(value, what)
     size = item.get("size")
     digest = _text(item.get("digest"), f"digest of {what}")
-    if not digest or not isinstance(size, int) or size < 0:
+    if not digest or not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise OperationFailedError(f"{what} has no digest and size: {shorten(dict(item))}")
+    if size > BLOB:
+        raise OperationFailedError(f"{what} has a size of {size} bytes, more than {BLOB}")
     platform = (
         _platform(_object(item["platform"], f"platform of {what}"), what) if item.get("platform") else None
     )
-    annotations = _object(item.get("annotations") or {}, f"annotations of {what}")
-    texts = {key: text for key, text in annotations.items() if isinstance(text, str)}
-    return Descriptor(digest, size, _text(item.get("mediaType"), f"mediaType of {what}"), platform, texts)
+    media_type = _text(item.get("mediaType"), f"mediaType of {what}")
+    return Descriptor(digest, size, media_type, platform, _annotations(item.get("annotations"), what))
+
+
+def _annotations(value: Any, what: str) -> Mapping[str, str]:
+    found = _object(value or {}, f"annotations of {what}")
+    if len(found) > ANNOTATIONS:
+        raise OperationFailedError(f"{what} has {len(found)} annotations, more than {ANNOTATIONS}")
+    texts = {key: text for key, text in found.items() if isinstance(text, str)}
+    for key, text in texts.items():
+        _text(key, f"an annotation of {what}")
+        _text(text, f"annotation {shorten(key)} of {what}", ANNOTATION)
+    return texts
 
 
 def _platform(item: Mapping[str, Any], what: str) -> tuple[str, str, str]:
@@ -177,17 +230,26 @@ def _object(value: Any, what: str) -> Mapping[str, Any]:
     return value
 
 
-def _list(value: Any, what: str) -> list[Any]:
+def _list(value: Any, what: str, limit: int) -> list[Any]:
     if value is not None and not isinstance(value, list):
         raise OperationFailedError(f"{what}: a list is needed, not {shorten(value)}")
+    if value and len(value) > limit:
+        raise OperationFailedError(f"{what}: {len(value)} entries, more than {limit}")
     return value or []
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: Any, what: str, limit: int = TEXT) -> str:
     if value is not None and not isinstance(value, str):
         raise OperationFailedError(f"{what}: a text is needed, not {shorten(value)}")
+    if value and len(value) > limit:
+        raise OperationFailedError(f"{what}: {shorten(value)} has {len(value)} characters, more than {limit}")
+    if value and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair: JSON can hold it, protobuf cannot
+            raise OperationFailedError(f"{what}: {shorten(value)} is not valid Unicode") from None
     return value or ""
 
 
-def _texts(value: Any, what: str) -> tuple[str, ...]:
-    return tuple(_text(item, what) for item in _list(value, what))
+def _texts(value: Any, what: str, count: int, limit: int = TEXT) -> tuple[str, ...]:
+    return tuple(_text(item, what, limit) for item in _list(value, what, count))

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from pycm.containerd import image_format, rpc
 from pycm.containerd.content import Content
 from pycm.containerd.durable import sync_file_system
-from pycm.containerd.image_format import Descriptor, Manifest, show_platform
+from pycm.containerd.image_format import Config, Descriptor, Manifest, show_platform
 from pycm.containerd.image_store import ImageStore
 from pycm.containerd.proto import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
-from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Sequence
     from typing import Any
 
     from pycm.containerd.client import Client
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pycm.containerd")
 
-#: An index may point to an index; containerd's tools never make more levels than this.
-INDEX_DEPTH = 3
+#: An index may point to an index; containerd's tools never make more levels than this. Entries of an index without a platform that are
+#: looked at for theirs; manifests, indexes and configurations that are read for one image.
+INDEX_DEPTH, NAMELESS, DOCUMENTS = 3, 8, 32
 REFERENCE_LIMIT = 200  # characters of a reference in a message
 _GC_LABEL = "containerd.io/gc.ref.snapshot."
 
@@ -79,6 +80,97 @@ def unresolved(reference: str, namespace: str) -> NotFoundError:
     return NotFoundError(
         f"{start}not found in containerd's namespace {namespace}: fetch it with pycm pull, or import it with ctr"
     )
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """`path`: the documents from the root to the manifest, each with the number of the entry that was chosen (-1: the manifest)."""
+
+    manifest: Manifest
+    config: Config
+    path: tuple[tuple[Descriptor, bytes, int], ...]
+
+
+class Resolver:
+    """Finds what an index or manifest holds for *machine*, in at most DOCUMENTS documents. *nothing*: how the error begins if it is
+    nothing. *document* and *config* read a document, the latter, *document* unless given, a configuration.
+    """
+
+    def __init__(
+        self,
+        nothing: str,
+        machine: str,
+        document: Callable[[Descriptor], Awaitable[bytes]],
+        config: Callable[[Descriptor], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self._nothing = nothing
+        self._machine = machine
+        self._document = document
+        self._config = config or document
+        self._left = DOCUMENTS
+
+    async def resolve(self, root: Descriptor, data: bytes | None = None) -> Resolved:
+        """*data*: the root's document, if it is at hand."""
+        return await self._resolve(root, data, INDEX_DEPTH)
+
+    async def _resolve(self, root: Descriptor, data: bytes | None, depth: int) -> Resolved:
+        what = f"manifest {shorten(root.digest)[1:-1]}"
+        if data is None:
+            data = await self._read(self._document, root, what)
+        found = image_format.index_or_manifest(image_format.parse(data, what), what)
+        if isinstance(found, Manifest):
+            config = await self._configuration(found.config, what)
+            image_format.check_layers(found, config)
+            return Resolved(found, config, ((root, data, -1),))
+        if depth == 0:
+            raise OperationFailedError(f"{what}: indexes are nested more than {INDEX_DEPTH} deep")
+        number, below = await self._best(found, depth - 1)
+        below = below or await self._resolve(found[number], None, depth - 1)
+        return Resolved(below.manifest, below.config, ((root, data, number), *below.path))
+
+    async def _configuration(self, descriptor: Descriptor, whose: str) -> Config:
+        if descriptor.size > image_format.DOCUMENT_LIMIT:
+            raise OperationFailedError(
+                f"{whose} has a configuration of {descriptor.size} bytes, more than {image_format.DOCUMENT_LIMIT}"
+            )
+        what = f"configuration {descriptor.digest}"
+        data = await self._read(self._config, descriptor, what)
+        return image_format.config(image_format.parse(data, what), what)
+
+    async def _read(
+        self, read: Callable[[Descriptor], Awaitable[bytes]], descriptor: Descriptor, what: str
+    ) -> bytes:
+        if self._left == 0:
+            raise OperationFailedError(f"{what}: more than {DOCUMENTS} documents to read for one image")
+        self._left -= 1
+        return await read(descriptor)
+
+    async def _best(self, entries: Sequence[Descriptor], depth: int) -> tuple[int, Resolved | None]:
+        """The number of the entry that fits the machine best, and what was found below it if that was looked at."""
+        best: tuple[int, int, Resolved | None] | None = None
+        nameless: set[str] = set()
+        for number, entry in enumerate(entries):
+            platform, below = entry.platform, None
+            if platform is None and entry.digest not in nameless and len(nameless) < NAMELESS:
+                nameless.add(entry.digest)
+                below = await self._look(entry, depth)
+                platform = below.config.platform if below else None
+            rank = image_format.rank(platform, self._machine) if platform else None
+            if rank is not None and (best is None or rank < best[0]):
+                best = rank, number, below
+        if best is None:
+            offered = ", ".join(show_platform(entry.platform) for entry in entries[:10]) or "nothing"
+            raise OperationFailedError(f"{self._nothing} for this machine ({self._machine}), only {offered}")
+        return best[1], best[2]
+
+    async def _look(self, entry: Descriptor, depth: int) -> Resolved | None:
+        """Below an entry that names no platform. None if it is not here, or is no image (a signature, a list of contents)."""
+        try:
+            return await self._resolve(entry, None, depth)
+        except (NotFoundError, OperationFailedError):
+            if self._left == 0:
+                raise
+            return None
 
 
 class Images:
@@ -155,12 +247,8 @@ class Images:
 
     async def read(self, reference: str, root: Descriptor) -> Image:
         """What *root*, which need not have a name yet, is for this machine."""
-        manifest = await self._manifest(root, INDEX_DEPTH)
-        config = await self._config(manifest.config)
-        if len(config.diff_ids) != len(manifest.layers):
-            raise OperationFailedError(
-                f"{len(manifest.layers)} layers in the manifest, {len(config.diff_ids)} diff_ids in the configuration"
-            )
+        found = await Resolver("no manifest in it is", self._machine, self._document).resolve(root)
+        manifest, config = found.manifest, found.config
         chain = image_format.chain_ids(config.diff_ids)
         return Image(reference, config.image, manifest.config.digest, manifest.layers, config.diff_ids, chain)
 
@@ -180,51 +268,20 @@ class Images:
         whole = [await self._content.reaches(layer.digest, layer.size) for layer in image.layers]
         return tuple(layer.digest for layer, here in zip(image.layers, whole, strict=True) if not here)
 
-    async def _manifest(self, descriptor: Descriptor, depth: int) -> Manifest:
-        """The manifest that *descriptor* names or, of an index, the one that fits this machine best."""
-        what = f"manifest {descriptor.digest}"
-        found = image_format.index_or_manifest(await self._document(descriptor, what), what)
-        if isinstance(found, Manifest):
-            return found
-        if depth == 0:
-            raise OperationFailedError(f"indexes are nested more than {INDEX_DEPTH} deep")
-        fitting = []
-        for entry in found:
-            platform = entry.platform or await self._platform(entry, depth - 1)
-            rank = image_format.rank(platform, self._machine) if platform else None
-            if rank is not None:
-                fitting.append((rank, entry))
-        if not fitting:
-            offered = ", ".join(show_platform(entry.platform) for entry in found[:10]) or "nothing"
-            raise OperationFailedError(
-                f"no manifest in it is for this machine ({self._machine}), only {offered}"
-            )
-        return await self._manifest(min(fitting, key=lambda item: item[0])[1], depth - 1)
-
-    async def _platform(self, entry: Descriptor, depth: int) -> tuple[str, str, str] | None:
-        """The platform of an index entry that names none: its configuration's. None if it is not here."""
-        try:
-            return (await self._config((await self._manifest(entry, depth)).config)).platform
-        except (NotFoundError, OperationFailedError):
-            return None  # another platform's, left out at import; or no image at all
-
     async def config_of(self, digest: str) -> ImageConfig:
         """Of an image's configuration by its digest. NotFoundError if it is not here."""
         size = await self._content.size(digest)
         if size is None:
             raise NotFoundError(f"content {digest} is not here")
-        return (await self._config(Descriptor(digest, size))).image
+        what = f"configuration {digest}"
+        data = await self._document(Descriptor(digest, size))
+        return image_format.config(image_format.parse(data, what), what).image
 
-    async def _config(self, descriptor: Descriptor) -> image_format.Config:
-        what = f"configuration {descriptor.digest}"
-        return image_format.config(await self._document(descriptor, what), what)
-
-    async def _document(self, descriptor: Descriptor, what: str) -> Mapping[str, Any]:
+    async def _document(self, descriptor: Descriptor) -> bytes:
         try:
-            data = await self._content.read(descriptor.digest, descriptor.size)
+            return await self._content.read(descriptor.digest, descriptor.size)
         except (NotFoundError, OperationFailedError) as error:
             raise DamagedError(descriptor.digest, str(error)) from None
-        return image_format.parse(data, what)
 
     async def is_unpacked(self, name: str) -> bool:
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=name)

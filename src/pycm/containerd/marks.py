@@ -12,7 +12,7 @@ from pycm.containerd.proto import leases_pb2
 from pycm.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pycm.containerd.client import Client
 
@@ -34,8 +34,13 @@ class Marks:
         self._labels = dict(found.leases[0].labels) if found.leases else {}
         return Marked(self._labels)
 
-    async def add(self, name: str, value: str) -> None:
-        """Note *value* (at most some hundred characters) of *name*. A crash in between loses notes, never makes wrong ones."""
+    async def add(self, name: str, value: str, among: Iterable[str]) -> None:
+        """Note *value* (at most some hundred characters) of *name*, and forget names that are not *among* those that still count.
+
+        A crash in between loses notes, never makes wrong ones.
+        """
+        kept = set(map(_key, among))
+        self._labels = {key: text for key, text in self._labels.items() if key in kept}
         self._labels[_key(name)] = value
         with contextlib.suppress(NotFoundError):
             await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self._lease))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 from typing import TYPE_CHECKING
 
 from pycm.containerd import image_format
+from pycm.containerd.image_format import is_digest
 from pycm.errors import NotFoundError, OperationFailedError, shorten
-from pycm.registry.reference import is_digest
+from pycm.registry.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from pycm.registry.sources import Reader
 
 INDEX = "index.json"
-#: Files in an archive; images have some dozens.
-MOST_MEMBERS = 20_000
+#: Headers in an archive, of which a file has one or two (images have some dozens); bytes of a header that gives a long name.
+MOST_MEMBERS, HEADER_LIMIT = 20_000, 64 << 10
+#: Characters of the name of a file that can be a blob.
+NAME_LIMIT = 200
+_BLOCK = 512
+#: Types of tar's headers: files, and what comes before a file with a name or a size that the format of 1988 has no room for.
+_FILE, _PAX, _LONG_NAME = b"0\0007", b"x", b"L"
 #: Where tools write the name of an image; the second one may be a tag alone.
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
@@ -35,7 +40,7 @@ class Layout:
     def __init__(self, path: str) -> None:
         self.path = path
         self.name = f"archive {shorten(path)}"
-        self._members = None if os.path.isdir(path) else dict(self._read_members())
+        self._members = None if os.path.isdir(path) else self._read_members()
 
     def index(self) -> bytes:
         """Its index.json."""
@@ -93,22 +98,88 @@ class Layout:
             raise OperationFailedError(f"{self.name}: {name} is no regular file")
         return descriptor, found.st_size
 
-    def _read_members(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Names with offset and size."""
-        descriptor, _ = self._open(self.path, "it")
-        with open(descriptor, "rb") as file:
-            try:
-                # "r:" takes no compressed archive: its pieces could not be found again without unpacking all of it
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    for number, member in enumerate(tar):
-                        if number >= MOST_MEMBERS:
-                            raise OperationFailedError(f"{self.name} has more than {MOST_MEMBERS} files")
-                        if member.isreg():
-                            yield member.name.removeprefix("./"), (member.offset_data, member.size)
-            except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, RecursionError) as error:
-                raise OperationFailedError(
-                    f"{self.name} is no tar archive, or is cut short (a compressed one has to be unpacked first): {error}"
-                ) from None
+    def _read_members(self) -> dict[str, tuple[int, int]]:
+        """Names of the index and of what may be blobs, with offset and size."""
+        descriptor, size = self._open(self.path, "it")
+        try:
+            members = {}
+            for number, (name, place, length) in enumerate(_members(descriptor, size)):
+                if number >= MOST_MEMBERS:
+                    raise OperationFailedError(f"{self.name} has more than {MOST_MEMBERS} files")
+                name = name.removeprefix("./")  # noqa: PLW2901
+                if name == INDEX or (name.startswith("blobs/") and len(name) <= NAME_LIMIT):
+                    members[name] = place, length
+            return members
+        except (ValueError, OSError) as error:
+            raise OperationFailedError(
+                f"{self.name} is no tar archive, or is cut short (a compressed one has to be unpacked first): {shorten(str(error))[1:-1]}"
+            ) from None
+        finally:
+            os.close(descriptor)
+
+
+def _members(descriptor: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of what follows each header of a tar archive of *end* bytes; the name is "" unless it is a file. ValueError.
+
+    Python's tarfile reads headers of any size into memory, and some of its versions in a time that grows with the square of it.
+    """
+    place = 0
+    given: dict[bytes, bytes] = {}  # by the headers before a file's own
+    while place < end:
+        header = os.pread(descriptor, _BLOCK, place)
+        if place and not any(header):
+            return
+        kind, size = header[156:157], _size_of(header)
+        is_file = kind in _FILE
+        if is_file:
+            size = int(given.get(b"size", size))
+        place += _BLOCK
+        if not 0 <= size <= end - place:
+            raise ValueError(f"{size} bytes at offset {place} of {end}")
+        yield os.fsdecode(given.get(b"path") or _short_name(header)) if is_file else "", place, size
+        if is_file:
+            given = {}
+        elif kind in (_PAX, _LONG_NAME):
+            if size > HEADER_LIMIT:
+                raise ValueError(f"a header of {size} bytes at offset {place}, more than {HEADER_LIMIT}")
+            given.update(_given(kind, os.pread(descriptor, size, place)))
+        place += -(-size // _BLOCK) * _BLOCK
+
+
+def _size_of(header: bytes) -> int:
+    if len(header) < _BLOCK:
+        raise ValueError("cut in a header")
+    if int(_field(header, 148, 8), 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        raise ValueError("a header's checksum does not match")
+    if header[124] == 0x80:  # not octal digits: too large for them
+        return int.from_bytes(header[125:136], "big")
+    return int(_field(header, 124, 12) or b"0", 8)
+
+
+def _short_name(header: bytes) -> bytes:
+    prefix = _field(header, 345, 155) if header[257:263] == b"ustar\0" else b""
+    return b"/".join(filter(None, (prefix, _field(header, 0, 100))))
+
+
+def _field(header: bytes, start: int, size: int) -> bytes:
+    return header[start : start + size].partition(b"\0")[0].strip(b" ")
+
+
+def _given(kind: bytes, data: bytes) -> dict[bytes, bytes]:
+    """Path and size, as far as an extended header holds them: records of LENGTH KEY=VALUE, each with a newline."""
+    if kind == _LONG_NAME:
+        return {b"path": data.partition(b"\0")[0]}
+    found, place = {}, 0
+    while place < len(data):
+        space = data.index(b" ", place, place + 8)
+        length = int(data[place:space])
+        if not space - place < length <= len(data) - place:
+            raise ValueError("an extended header that cannot be read")
+        key, _, value = data[space + 1 : place + length - 1].partition(b"=")
+        if key in (b"path", b"size"):
+            found[key] = value
+        place += length
+    return found
 
 
 class FileReader:
@@ -140,4 +211,8 @@ class FileReader:
 
 def image_name(entry: Descriptor) -> str:
     """Under which name an entry of an index.json is meant to be used; "" if none is given, or no full one."""
-    return next((name for key in NAMES if "/" in (name := entry.annotations.get(key, ""))), "")
+    for key in NAMES:
+        name = entry.annotations.get(key, "")
+        if "/" in name:
+            return parse_reference(name).text
+    return ""

@@ -11,11 +11,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pycm.containerd import image_format
-from pycm.containerd.image_format import Descriptor, Manifest, show_platform
-from pycm.errors import ConflictError, NotFoundError, OperationFailedError, UnavailableError, shorten
+from pycm.containerd.image_format import Descriptor, Manifest, is_digest
+from pycm.containerd.images import Resolver
+from pycm.errors import ConflictError, OperationFailedError, UnavailableError, shorten
 from pycm.failpoints import fail_point
 from pycm.http import retry
-from pycm.registry.reference import is_digest
 from pycm.registry.remote import TryLaterError
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 PARALLEL = 3
 CHUNK = 256 << 10
-#: An index in an index in an index; entries of an index without a platform whose configuration is looked at; layers of an image.
-DEPTH, NAMELESS, LAYERS = 3, 8, 500
 #: Attempts to reach a server of which nothing was heard yet.
 UNREACHED = 3
 #: An attempt that brought as much counts as a new beginning.
@@ -62,38 +60,23 @@ class Fetch:
 
     async def manifest(self, root: Descriptor, document: bytes | None = None) -> Manifest:
         """Fetch the documents from *root* (whose *document* may be at hand) down to this machine's manifest and configuration."""
-        return await self._manifest(root, document, DEPTH)
+        nothing = f"{self._source.name} has no image"
+        resolver = Resolver(nothing, self._machine, self._document, self._configuration)
+        found = await resolver.resolve(root, document)
+        below = {f"{_GC}.l.{number}": layer.digest for number, layer in enumerate(found.manifest.layers)}
+        below[f"{_GC}.config"] = found.manifest.config.digest
+        chosen = ""
+        for descriptor, data, number in reversed(found.path):
+            if number >= 0:
+                below = {f"{_GC}.m.{number}": chosen}
+            await self._content.put(descriptor.digest, data, below)
+            await self._lease.keep("content", descriptor.digest)
+            chosen = descriptor.digest
+        return found.manifest
 
-    async def _manifest(self, root: Descriptor, data: bytes | None, depth: int) -> Manifest:
-        what = f"manifest {shorten(root.digest)[1:-1]}"
-        if data is None:
-            data = await self._document(root)
-        found = image_format.index_or_manifest(image_format.parse(data, what), what)
-        if isinstance(found, Manifest):
-            await self._configured(root, data, found, what)
-            return found
-        if depth == 0:
-            raise OperationFailedError(f"{self._source.name}: indexes are nested more than {DEPTH} deep")
-        entry = await self._fitting(found, depth)
-        manifest = await self._manifest(entry, None, depth - 1)
-        number = found.index(entry)
-        await self._content.put(root.digest, data, {f"{_GC}.m.{number}": entry.digest})
-        return manifest
-
-    async def _configured(self, root: Descriptor, data: bytes, manifest: Manifest, what: str) -> None:
-        for descriptor in (manifest.config, *manifest.layers):
-            if not is_digest(descriptor.digest):
-                raise OperationFailedError(
-                    f"{what} names content by {shorten(descriptor.digest)}, which is no digest"
-                )
-        if len(manifest.layers) > LAYERS:
-            raise OperationFailedError(f"{what} has {len(manifest.layers)} layers, more than {LAYERS}")
-        if manifest.config.size > image_format.DOCUMENT_LIMIT:
-            raise OperationFailedError(f"{what} has a configuration of {manifest.config.size} bytes")
-        await self._blob(manifest.config)
-        labels = {f"{_GC}.l.{number}": layer.digest for number, layer in enumerate(manifest.layers)}
-        await self._content.put(root.digest, data, {f"{_GC}.config": manifest.config.digest, **labels})
-        await self._lease.keep("content", root.digest)
+    async def _configuration(self, descriptor: Descriptor) -> bytes:
+        await self._blob(descriptor)
+        return await self._content.read(descriptor.digest, descriptor.size)
 
     async def _document(self, descriptor: Descriptor) -> bytes:
         """From containerd if it is there already: a digest never means anything else."""
@@ -120,35 +103,6 @@ class Fetch:
             raise OperationFailedError(
                 f"{self._source.name} has something else than manifest {digest} under its name"
             ) from None
-
-    async def _fitting(self, entries: Sequence[Descriptor], depth: int) -> Descriptor:
-        """The entry of an index that fits this machine best."""
-        fitting = []
-        nameless = 0
-        for entry in entries:
-            platform = entry.platform
-            if platform is None and nameless < NAMELESS:
-                nameless += 1
-                platform = await self._platform(entry, depth - 1)
-            rank = image_format.rank(platform, self._machine) if platform else None
-            if rank is not None:
-                fitting.append((rank, entry))
-        if not fitting:
-            offered = ", ".join(show_platform(entry.platform) for entry in entries[:10]) or "nothing"
-            raise OperationFailedError(
-                f"{self._source.name} has no image for this machine ({self._machine}), only {offered}"
-            )
-        return min(fitting, key=lambda item: item[0])[1]
-
-    async def _platform(self, entry: Descriptor, depth: int) -> tuple[str, str, str] | None:
-        """Of an entry that names none: its configuration's. None if it is no image (a signature, a list of contents)."""
-        try:
-            config = (await self._manifest(entry, None, depth)).config
-            data = await self._content.read(config.digest, config.size)
-            what = f"configuration {config.digest}"
-            return image_format.config(image_format.parse(data, what), what).platform
-        except (NotFoundError, OperationFailedError):
-            return None
 
     # ── layers ──
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Archives in the directory, images in an archive.
 MOST_ARCHIVES, MOST_IMAGES = 200, 100
+#: Bytes of the names of imported images, and of the failures, in the one line that reports both: it has job.LINE_LIMIT.
+REPORT = 24 << 10
 
 
 async def preload(job: Job, reporter: Reporter) -> News:
@@ -43,21 +46,38 @@ async def preload(job: Job, reporter: Reporter) -> News:
     failed: list[str] = []
     try:
         done = await marks.read()
-        for path in await asyncio.to_thread(archives, job.preload):
+        paths = await asyncio.to_thread(archives, job.preload)
+        names = [os.path.basename(path) for path in paths]
+        for path, name in zip(paths, names, strict=True):
             try:
                 layout = await asyncio.to_thread(Layout, path)
                 index = await asyncio.to_thread(layout.index)
                 mark = hashlib.sha256(index).hexdigest()
-                if done.get(os.path.basename(path)) != mark:
-                    images += await _import(job, client, reporter, layout, index)
-                    await marks.add(os.path.basename(path), mark)
+                if done.get(name) != mark:
+                    named = _named(layout, index)
+                    if len(json.dumps([*images, *(reference for reference, _ in named)])) > REPORT:
+                        raise OperationFailedError(
+                            f"{layout.name}: the next start's turn, {len(images)} images came before"
+                        )
+                    images += await _import(job, client, reporter, layout, named)
+                    await marks.add(name, mark, names)
             except UnavailableError:
                 raise
             except PycmError as error:
                 failed.append(f"{error}: its images are not imported")
     finally:
         client.close()
-    return News(PullStep.DONE.value, images=tuple(images), failed=tuple(failed))
+    return News(PullStep.DONE.value, images=tuple(images), failed=_reported(failed))
+
+
+def _reported(failed: list[str]) -> tuple[str, ...]:
+    """As many as the report has room for, and how many there are beyond."""
+    room = REPORT
+    for number, text in enumerate(failed):
+        room -= len(json.dumps(text)) + 2
+        if room < 0:
+            return (*failed[:number], f"{len(failed) - number} more archives cannot be imported")
+    return tuple(failed)
 
 
 def archives(directory: str) -> list[str]:
@@ -77,9 +97,10 @@ def archives(directory: str) -> list[str]:
     return found
 
 
-async def _import(job: Job, client: Client, reporter: Reporter, layout: Layout, index: bytes) -> list[str]:
+async def _import(
+    job: Job, client: Client, reporter: Reporter, layout: Layout, named: list[tuple[str, Descriptor]]
+) -> list[str]:
     """All images of the archive: first all of them are there, then they get their names."""
-    named = _named(layout, index)
     lease = PullLease(client, job.lease, hashlib.sha256(os.fsencode(layout.path)).hexdigest()[:32])
     await lease.take()
     try:

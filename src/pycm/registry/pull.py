@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pycm.containerd.client import Client
 from pycm.containerd.content import Content
 from pycm.containerd.durable import sync_file_system
-from pycm.containerd.image_format import Descriptor, verify
+from pycm.containerd.image_format import Descriptor, is_digest, verify
 from pycm.containerd.image_store import ImageStore
 from pycm.containerd.images import Images
 from pycm.containerd.pull_lease import PullLease
@@ -22,7 +22,7 @@ from pycm.ports import PullStep
 from pycm.registry import space
 from pycm.registry.fetch import Fetch
 from pycm.registry.job import News, NoRoomError
-from pycm.registry.reference import is_digest, parse_reference, quote
+from pycm.registry.reference import parse_reference, quote
 from pycm.registry.remote import Repository
 from pycm.registry.sources import RegistrySource
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pycm.containerd.image_format import is_digest
 from pycm.errors import InvalidInputError, NotFoundError, shorten
 
 REFERENCE_LIMIT = 512
@@ -14,7 +15,6 @@ _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.
 _PORT = re.compile(r":([0-9]+)$")
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 #: Docker Hub's registry does not live where its images' names say.
 _HUB, _HUB_REGISTRY = "docker.io", "registry-1.docker.io"
 
@@ -38,10 +38,6 @@ class Reference:
     def registry(self) -> str:
         """Host and port of the registry itself."""
         return _HUB_REGISTRY if self.host == _HUB else self.host
-
-
-def is_digest(text: str) -> bool:
-    return _DIGEST.fullmatch(text) is not None
 
 
 def parse_reference(text: str) -> Reference:

@@ -130,6 +130,89 @@ def test_what_is_no_json_object_is_named(data: bytes) -> None:
         parse(data, "thing")
 
 
+TEXT, WORD, ANNOTATION = image_format.TEXT, image_format.WORD, image_format.ANNOTATION
+IMAGE = {"config": DESCRIPTOR, "layers": []}
+
+
+def entry(**more: Any) -> dict[str, Any]:
+    return {"manifests": [{**DESCRIPTOR, **more}]}
+
+
+def run(**more: Any) -> dict[str, Any]:
+    return {"rootfs": {}, "config": more}
+
+
+@pytest.mark.parametrize(
+    ("reader", "document", "why"),
+    [
+        (index_or_manifest, lambda n: {"manifests": [DESCRIPTOR] * (1000 + n)}, "manifests of x: 1001 entries, more than 1000"),
+        (index_or_manifest, lambda n: {**IMAGE, "layers": [DESCRIPTOR] * (500 + n)}, "layers of x: 501 entries, more than 500"),
+        (index_or_manifest, lambda n: entry(size=(1 << 40) + n), "an entry of x has a size of 1099511627777 bytes, more than 1099511627776"),
+        (index_or_manifest, lambda n: entry(mediaType="m" * (TEXT + n)), "mediaType of an entry of x: 'mm"),
+        (index_or_manifest, lambda n: entry(digest="d" * (TEXT + n)), "digest of an entry of x: 'dd"),
+        (index_or_manifest, lambda n: entry(platform={"os": "o" * (TEXT + n)}), "os of an entry of x: 'oo"),
+        (index_or_manifest, lambda n: entry(annotations={str(i): "" for i in range(256 + n)}), "an entry of x has 257 annotations, more than 256"),
+        (index_or_manifest, lambda n: entry(annotations={"k" * (TEXT + n): ""}), "an annotation of an entry of x: 'kk"),
+        (index_or_manifest, lambda n: entry(annotations={"k": "v" * (ANNOTATION + n)}), "annotation 'k' of an entry of x: 'vv"),
+        (config, lambda n: run(Entrypoint=["e"] * (4096 + n)), "Entrypoint of x: 4097 entries, more than 4096"),
+        (config, lambda n: run(Cmd=["c"] * (4096 + n)), "Cmd of x: 4097 entries, more than 4096"),
+        (config, lambda n: run(Env=["E=1"] * (4096 + n)), "Env of x: 4097 entries, more than 4096"),
+        (config, lambda n: run(Env=["E" * (WORD + n)]), "has 131072 characters, more than 131071"),
+        (config, lambda n: run(User="u" * (TEXT + n)), "has 4097 characters, more than 4096"),
+        (config, lambda n: run(WorkingDir="/" * (TEXT + n)), "has 4097 characters, more than 4096"),
+        (config, lambda n: {"rootfs": {"diff_ids": ["d"] * (500 + n)}}, "diff_ids of x: 501 entries, more than 500"),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_document_of_an_image_is_bounded(reader: Any, document: Any, why: str) -> None:
+    reader(document(0), "x")
+    with pytest.raises(OperationFailedError) as caught:
+        reader(document(1), "x")
+    assert why in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("half", ["\ud800", "a\udfffb"])
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(half: str) -> None:
+    for document in (
+        entry(digest=half), entry(mediaType=half), entry(annotations={"k": half}), entry(annotations={half: "v"}),
+        entry(platform={"architecture": half}),
+    ):  # fmt: skip
+        with pytest.raises(OperationFailedError, match="is not valid Unicode"):
+            index_or_manifest(document, "x")
+    with pytest.raises(OperationFailedError, match=r"Env of x: .* is not valid Unicode"):
+        config(run(Env=[half]), "x")
+    assert config(run(Env=["Ä=ö"]), "x").image.env == ("Ä=ö",)
+
+
+@pytest.mark.parametrize("size", [True, 1.0, "1", None])
+def test_size_is_a_whole_number(size: Any) -> None:
+    with pytest.raises(OperationFailedError, match="has no digest and size"):
+        index_or_manifest(entry(size=size), "x")
+
+
+def test_number_has_as_many_digits_as_any_size_needs() -> None:
+    assert parse(b'{"size": ' + b"9" * 20 + b"}", "x") == {"size": 10**20 - 1}
+    with pytest.raises(OperationFailedError, match="x is no JSON: a number of 21 digits, more than 20"):
+        parse(b'{"size": ' + b"9" * 21 + b"}", "x")
+
+
+def test_layers_and_diff_ids_belong_together() -> None:
+    def check(layers: int, *diff_ids: str) -> None:
+        manifest = index_or_manifest({**IMAGE, "layers": [DESCRIPTOR] * layers}, "m")
+        assert isinstance(manifest, Manifest)
+        image_format.check_layers(manifest, config({"rootfs": {"diff_ids": list(diff_ids)}}, "c"))
+
+    digest = DESCRIPTOR["digest"]
+    assert isinstance(digest, str)
+    check(0)
+    check(2, digest, digest)
+    with pytest.raises(OperationFailedError, match="2 layers in the manifest, 1 diff_ids"):
+        check(2, digest)
+    with pytest.raises(OperationFailedError, match=r"diff_id '\.\./x', which is no digest"):
+        check(1, "../x")
+
+
 FIELDS = [
     "manifests",
     "config",

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from pycm.containerd.image_format import Descriptor
 from pycm.errors import PycmError
-from pycm.registry import archive
+from pycm.registry import archive, preload
 from pycm.registry.archive import Layout
+from pycm.registry.job import LINE_LIMIT, News
 from pycm.registry.preload import MOST_ARCHIVES, archives
 
 BLOB = b"blob" * 100
@@ -81,6 +82,122 @@ def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / f"b{number}.tar").touch()
     with pytest.raises(PycmError, match=f"{MOST_ARCHIVES + 1} archives"):
         archives(str(tmp_path))
+
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_layout_finds_files_as_tarfile_does(tmp_path: Path, form: int) -> None:
+    path = tmp_path / "a.tar"
+    names = ["index.json", f"blobs/sha256/{DIGEST[7:]}", "./blobs/" + "p" * 80 + "/" + "n" * 60, "other/é"]
+    if form != tarfile.USTAR_FORMAT:
+        names += ["blobs/" + "l" * 180, "other/" + "x" * 3000]
+    with tarfile.open(path, "w", format=form) as out:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = number * 511
+            out.addfile(info, io.BytesIO(b"x" * info.size))
+        for kind, name, target in (
+            (tarfile.SYMTYPE, "blobs/link", "t" * 90),
+            (tarfile.DIRTYPE, "blobs/d", ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            out.addfile(info)
+    with tarfile.open(path) as read:
+        expected = {
+            member.name.removeprefix("./"): (member.offset_data, member.size)
+            for member in read
+            if member.isreg() and not member.name.startswith("other")
+        }
+    assert Layout(str(path))._members == expected
+
+
+def header(name: bytes = b"f", size: int | bytes = 0, kind: bytes = b"0") -> bytes:
+    digits = size if isinstance(size, bytes) else b"%011o\0" % size
+    raw = name.ljust(100, b"\0") + b"0000644\0" * 3 + digits + b"0" * 12 + b" " * 8 + kind
+    raw = raw.ljust(512, b"\0")
+    return raw[:148] + b"%06o\0 " % sum(raw) + raw[156:]
+
+
+def block(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 512)
+
+
+def extended(size: int) -> bytes:
+    """An extended header of *size* bytes that says nothing of interest."""
+    record = b"%d k=" % size
+    return header(b"x", size, b"x") + block(record + b"v" * (size - len(record) - 1) + b"\n")
+
+
+INDEX_FILE = header(b"index.json", 2) + block(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (extended(archive.HEADER_LIMIT) + INDEX_FILE, ""),
+        (extended(archive.HEADER_LIMIT + 1) + INDEX_FILE, "a header of 65537 bytes"),
+        (header(b"x", archive.HEADER_LIMIT + 1, b"L") + block(b"n" * 65537) + INDEX_FILE, "a header of 65537 bytes"),
+        (header(b"x", 10**6, b"g") + bytes(10**6 + 448) + INDEX_FILE, ""),  # a global one is passed over
+        (header(b"x", 1, b"x") + block(b"9" * 1), "not found"),
+        (header(b"x", 20, b"x") + block(b"1 size=12345678901\n"), "cannot be read"),
+        (header(b"x", 20, b"x") + block(b"99 size=1234567890\n"), "cannot be read"),
+        (header(b"x", 11, b"x") + block(b"11 size=-1\n") + INDEX_FILE, "-1 bytes at offset"),
+        (header(size=b"\xff" * 12), "invalid literal"),  # negative, in base 256
+        (header(size=b"\x80" + b"\xff" * 11), "bytes at offset 512 of 512"),
+        (header(size=b"\x80" + bytes(10) + b"\x01") + block(b"x") + INDEX_FILE, ""),
+        (header(size=513) + block(b"x"), "513 bytes at offset 512 of 1024"),
+        (header(size=512) + bytes(512) + INDEX_FILE, ""),
+        (INDEX_FILE + b"cut", "cut in a header"),
+        (b"\x1f\x8b" + bytes(600), "invalid literal"),
+        (b"", ""),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_layout_reads_headers_within_bounds(tmp_path: Path, data: bytes, why: str) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(data)
+    if why:
+        with pytest.raises(PycmError, match=f"is cut short .*{why}"):
+            Layout(str(path))
+    elif data:
+        assert Layout(str(path)).index() == b"{}"
+    else:
+        with pytest.raises(PycmError, match=r"there is no index\.json"):
+            Layout(str(path)).index()
+
+
+def test_layout_counts_every_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MOST_MEMBERS", 3)
+    path = tmp_path / "a.tar"
+    path.write_bytes(extended(100) * 2 + INDEX_FILE)
+    assert Layout(str(path)).index() == b"{}"
+    path.write_bytes(extended(100) * 3 + INDEX_FILE)
+    with pytest.raises(PycmError, match="more than 3 files"):
+        Layout(str(path))
+
+
+def test_layout_keeps_only_names_of_blobs(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    longest = b"blobs/" + b"n" * (archive.NAME_LIMIT - 6)
+    members = b"".join(
+        header(b"x", len(name), b"L") + block(name) + header()
+        for name in (longest, longest + b"n", b"elsewhere/" * 20)
+    )
+    path.write_bytes(members + INDEX_FILE)
+    assert set(Layout(str(path))._members or ()) == {longest.decode(), "index.json"}
+
+
+def test_report_of_preload_fits_one_line() -> None:
+    assert preload._reported(["a", "b"]) == ("a", "b")
+    failed = ["é" * 500] * 200
+    reported = preload._reported(failed)
+    assert 1 < len(reported) < 20
+    assert reported[-1] == f"{200 - len(reported) + 1} more archives cannot be imported"
+    names = ("r.test/x:" + "x" * (preload.REPORT - 50),)
+    assert len(News("done", images=names, failed=reported).line()) < LINE_LIMIT
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycm.containerd.image_format import Descriptor
+from pycm.containerd.image_format import Descriptor, is_digest
 from pycm.containerd.image_store import Record
 from pycm.errors import (
     ConflictError,
@@ -22,7 +22,7 @@ from pycm.registry import space
 from pycm.registry.access import Access, access_to
 from pycm.registry.archive import image_name
 from pycm.registry.job import Job, News, NoRoomError, error_line, parse_job, parse_news
-from pycm.registry.reference import REFERENCE_LIMIT, Reference, is_digest, parse_reference
+from pycm.registry.reference import REFERENCE_LIMIT, Reference, parse_reference
 from pycm.registry.remote import TryLaterError
 from pycm.registry.usage import CLOCK_SET, Used, expired, to_make_room
 
@@ -267,3 +267,11 @@ def test_names_in_archives() -> None:
     assert named(org_opencontainers_image_ref_name="r.test/a:1") == "r.test/a:1"
     assert named(org_opencontainers_image_ref_name="1.0") == ""
     assert named() == ""
+    for wrong in (
+        "r.test/" + "a" * REFERENCE_LIMIT + ":1",
+        "r.test/A:1",
+        "r.test/a:1\ud800",
+        "r.test/../a:1",
+    ):
+        with pytest.raises(InvalidInputError, match="failed to resolve reference"):
+            named(io_containerd_image_name=wrong)
