@@ -175,6 +175,7 @@ def image_settings_of(config: Config) -> ImageSettings:
         insecure=containers.insecure_registries,
         expiry=None if containers.image_expiry_disable else containers.image_expiry,
         preload_dir=containers.preload_dir,
+        home_dir=config.manager.home_dir,
     )
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from agent_process import AgentProcess
@@ -119,3 +120,38 @@ def test_old_unused_images_go_and_used_ones_when_their_last_container_does(
             agent.cm("remove", second)
             wait_until(lambda: names(agent) == set(), 30, "the image goes with its last container")
         assert containerd.ctr("content", "ls", "-q") == ""
+
+
+def test_expiry_counts_the_time_in_use_over_restarts_and_not_the_clocks(
+    tmp_path: Path, registry: HostileRegistry
+) -> None:
+    reference = registry.put(big(1000), "old/kept", "1")
+    setting = 'image_expiry = "1h"'
+    with private_containerd() as containerd, AgentProcess(tmp_path, containerd, containers=setting) as agent:
+        file = agent.home / "pycm" / "images.json"
+        assert agent.pycm("pull", reference).returncode == 0
+        wait_until(lambda: reference in counted(file)["seen"], 30, "the image is seen")
+        assert agent.end() == 0
+        before = counted(file)
+        agent.start()
+        assert agent.end() == 0
+        after = counted(file)
+        assert after["seen"] == before["seen"]
+        # The time between the two agents counts: the machine was in use.
+        assert after["used"] - before["used"] == pytest.approx(after["running"] - before["running"], abs=0.1)
+        # An hour of use more, without the clock: the image is not an hour old by it.
+        file.write_text(json.dumps({**after, "used": after["used"] + 3600}))
+        agent.start()
+        another = registry.put(big(1000), "new/app", "1")
+        assert agent.pycm("pull", another).returncode == 0
+        wait_until(lambda: another in counted(file)["seen"], 30, "the agent has looked for old images")
+        assert counted(file)["used"] > after["used"] + 3600
+        assert names(agent) == {reference, another}
+
+
+def counted(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {"seen": {}, "used": 0.0}
+    return found

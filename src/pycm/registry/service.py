@@ -25,6 +25,7 @@ from pycm.errors import ConflictError, NotFoundError, OperationFailedError, Pycm
 from pycm.model import times
 from pycm.ports import ImageInfo, PullProgress, PullStep
 from pycm.registry.access import Access, access_to
+from pycm.registry.ages import Ages
 from pycm.registry.job import Job, NoRoomError
 from pycm.registry.pulls import Pulls
 from pycm.registry.reference import parse_reference, quote
@@ -40,8 +41,10 @@ if TYPE_CHECKING:
 
 #: Bytes that a pull leaves free.
 RESERVE = 64 << 20
-#: Seconds: after what failed for want of containerd; and the longest wait, since the wall clock may jump.
+#: Seconds: after what failed for want of containerd; and the longest wait between two looks.
 RETRY, DAY = 5.0, 24 * 3600.0
+#: Where ages of images are counted, below the home directory.
+AGES = "pycm/images.json"
 #: Seconds between two looks for old images, however many containers are removed.
 PAUSE = 2.0
 log = logging.getLogger("pycm.registry")
@@ -49,7 +52,10 @@ log = logging.getLogger("pycm.registry")
 
 @dataclass(frozen=True)
 class Settings:
-    """configured: how to get into registries, by host; insecure: hosts. expiry: seconds, None for never. preload_dir: "" for none."""
+    """configured: how to get into registries, by host; insecure: hosts. expiry: seconds, None for never. preload_dir: "" for none.
+
+    home_dir: where ages are counted; "" for a count that a restart forgets.
+    """
 
     address: str
     namespace: str
@@ -60,6 +66,7 @@ class Settings:
     expiry: float | None = None
     preload_dir: str = ""
     reserve: int = RESERVE
+    home_dir: str = ""
 
 
 class ImageService:
@@ -72,6 +79,7 @@ class ImageService:
         self._images = Images(self._client, settings.snapshotter, settings.lease)
         self._content = Content(self._client, settings.lease)
         self._usage = Usage(self._store, self._images, self._content, settings.snapshotter)
+        self._ages = Ages(os.path.join(settings.home_dir, AGES) if settings.home_dir else "")
         self._workers = Workers()
         self._pulls = Pulls(self._fetch)
         #: References that are being used for a container to be, or pulled.
@@ -292,7 +300,9 @@ class ImageService:
         expiry = self._settings.expiry
         assert expiry is not None
         async with self._removing:
-            due, wait = expired(await self._usage.all(), self._held, expiry, time.time())
+            images = await self._usage.all()
+            ages = await asyncio.to_thread(self._ages.of, [used.record for used in images])
+            due, wait = expired(images, self._held, expiry, ages)
             for reference in due:
                 log.info("image %s is unused and older than %g hours", quote(reference), expiry / 3600)
             await self._remove_all(due)
@@ -303,6 +313,7 @@ class ImageService:
         self._preloaded.set()
         await self._pulls.close()
         self._client.close()
+        await asyncio.to_thread(self._ages.close)
 
     async def list(self) -> list[ImageInfo]:
         return [_info(used) for used in await self._usage.all()]

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pycm.errors import NotFoundError, OperationFailedError
-from pycm.model.times import NANOSECONDS
 from pycm.registry import space
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from pycm.containerd.content import Content
     from pycm.containerd.image_store import ImageStore, Record
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 MOST_REMEMBERED = 512
 #: Images that are looked at side by side.
 PARALLEL = 8
-#: Before it (2020), the clock had not been set: an image that came then has no known age.
-CLOCK_SET = 1_577_836_800 * NANOSECONDS
 _SNAPSHOT = "-snapshot"
 
 
@@ -102,20 +99,20 @@ class Usage:
 
 
 def expired(
-    images: Iterable[Used], held: Collection[str], age: float, now: float
+    images: Iterable[Used], held: Collection[str], limit: float, ages: Mapping[str, float]
 ) -> tuple[list[str], float | None]:
-    """What is to be removed at *now* (seconds since 1970), and the seconds until the next one is old enough.
+    """What is to be removed, since its age has reached *limit*, and the seconds until the next one's may have.
 
     One that is in use or held waits for its last container's removal, and has no time of its own.
     """
     due, left = [], []
     for image in images:
-        record = image.record
-        if record.preloaded or record.created_ns < CLOCK_SET or not image.free or record.reference in held:
+        reference = image.record.reference
+        if image.record.preloaded or not image.free or reference in held or reference not in ages:
             continue
-        rest = record.created_ns / NANOSECONDS + age - now
+        rest = limit - ages[reference]
         if rest <= 0:
-            due.append(record.reference)
+            due.append(reference)
         else:
             left.append(rest)
     return due, min(left, default=None)

@@ -24,7 +24,7 @@ from pycm.registry.archive import image_name
 from pycm.registry.job import Job, News, NoRoomError, error_line, parse_job, parse_news
 from pycm.registry.reference import REFERENCE_LIMIT, Reference, parse_reference
 from pycm.registry.remote import TryLaterError
-from pycm.registry.usage import CLOCK_SET, Used, expired, to_make_room
+from pycm.registry.usage import Used, expired, to_make_room
 
 DIGEST = "sha256:" + "a1" * 32
 
@@ -226,18 +226,20 @@ NOW = 2_000_000_000.0
 
 
 def test_old_images_that_nothing_uses_expire() -> None:
+    ages = {"old": 100.0, "young": 99.5, "younger": 10.0, "in use": 500.0, "held": 500.0, "damaged": 500.0}
     images = [
-        used("old", 101),
-        used("young", 60),
-        used("younger", 10),
-        used("in use", 500, containers=("c",)),
-        used("held", 500),
-        used("preloaded", 500, preloaded=True),
-        used("damaged", 500, readable=False),
-        used("from before the clock was set", NOW - CLOCK_SET / 1e9 + 1),
+        used("old", 0),
+        used("young", 0),
+        used("younger", 0),
+        used("in use", 0, containers=("c",)),
+        used("held", 0),
+        used("preloaded", 0, preloaded=True),
+        used("damaged", 0, readable=False),
+        used("of unknown age", 10**9),
     ]
-    assert expired(images, {"held"}, 100, NOW) == (["old"], 40.0)
-    assert expired([], (), 100, NOW) == ([], None)
+    assert expired(images, {"held"}, 100, {**ages, "preloaded": 500.0}) == (["old"], 0.5)
+    assert expired(images, (), 100, {}) == ([], None)
+    assert expired([], (), 100, {}) == ([], None)
 
 
 def test_the_oldest_unused_images_make_room() -> None:
