@@ -30,6 +30,14 @@ TEXT, ANNOTATION, BLOB, DIGITS = 4096, 64 << 10, 1 << 40, 20
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _HASHES = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 
+#: OCI's index and manifest, Docker's.
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _ARM = tuple(("arm", variant) for variant in ("v8", "v7", "v6", "v5"))
 #: What a machine (uname -m) runs, best first, as (architecture, variant) of the image specification. arm64 is v8, arm is v7 unless
 #: they say otherwise.
@@ -127,6 +135,16 @@ def index_or_manifest(document: Mapping[str, Any], what: str) -> tuple[Descripto
                 f"{what} names content by {shorten(descriptor.digest)}, which is no digest"
             )
     return found
+
+
+def media_type(document: Mapping[str, Any], claimed: str) -> str:
+    """Of an index or manifest. Servers *claim* all kinds of types for JSON; other clients of containerd go by what is on record."""
+    for name in (document.get("mediaType"), claimed):
+        if name in MANIFEST_TYPES:
+            return str(name)
+    of_config = document.get("config")
+    docker = isinstance(of_config, dict) and of_config.get("mediaType") == _DOCKER_CONFIG
+    return MANIFEST_TYPES[0 if "manifests" in document else 3 if docker else 1]
 
 
 def config(document: Mapping[str, Any], what: str) -> Config:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from pycm.errors import OperationFailedError, shorten
 
@@ -60,16 +60,29 @@ def _plain(text: str) -> bool:
     return text.isascii() and not any(character <= " " or character == "\x7f" for character in text)
 
 
+#: Characters of an address that are escaped, as Go's clients do it: blanks, controls, all beyond ASCII, and what no part of one may hold.
+_AS_IT_IS = "!#$%&'()*+,/:;=?@[]~"
+
+
+def relative_to(base: Address, text: str) -> Address:
+    """The address that a header of an answer from *base* names: whole, without host or scheme, or with characters to be escaped."""
+    try:
+        parts = urlsplit(urljoin(f"{base.scheme}://{base.netloc}{base.path}", text.strip()))
+    except ValueError:
+        raise OperationFailedError(f"no http or https address: {shorten(text.partition('?')[0])}") from None
+    # http.client reads headers as Latin-1, whatever they are: the bytes are what was sent
+    path, query = (
+        quote(part.encode("latin-1", "replace"), safe=_AS_IT_IS) for part in (parts.path, parts.query)
+    )
+    return parse_address(f"{parts.scheme}://{parts.netloc}{path}{'?' if query else ''}{query}")
+
+
 def redirected(address: Address, location: str | None) -> Address:
     """Where *location*, a header of an answer from *address*, leads. Never from https to http."""
     if not location:
         raise OperationFailedError(f"{address} redirects to nowhere: a Location header is missing")
-    path = address.path
-    base = f"{address.scheme}://{address.netloc}{path}"
     try:
-        target = parse_address(urljoin(base, location))
-    except ValueError:
-        raise OperationFailedError(f"{address} redirects to {shorten(location)}: no address") from None
+        target = relative_to(address, location)
     except OperationFailedError as error:
         raise OperationFailedError(f"{address} redirects to {error}") from None
     if address.scheme == "https" and target.scheme == "http":

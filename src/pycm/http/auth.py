@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from pycm.errors import OperationFailedError, shorten
-from pycm.http.addresses import Address, parse_address
+from pycm.http.addresses import Address, parse_address, relative_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 #: Longest WWW-Authenticate header that is read, and longest token that is used.
 CHALLENGE_LIMIT, TOKEN_LIMIT = 8192, 32768
-_SCHEME = re.compile(r"\s*,?\s*([A-Za-z][A-Za-z0-9-]*)(?:\s+|$)(?!=)")
-_PARAMETER = re.compile(r'\s*,?\s*([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+# No two parts of a pattern can match the same characters: time is linear in the header's length.
+_SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9-]*)(?=[\s,]|$)")
+_PARAMETER = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_UNREADABLE = re.compile(r"[\s,]*[^,]*")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ class Login:
 
 
 def challenges(headers: Iterable[str]) -> list[Challenge]:
-    """What WWW-Authenticate headers offer; what cannot be read is left out."""
+    """What WWW-Authenticate headers offer; what cannot be read is left out, up to the next comma."""
     found = []
     for header in headers:
         text, place = header[:CHALLENGE_LIMIT], 0
-        while scheme := _SCHEME.match(text, place):
+        while place < len(text):
+            scheme = _SCHEME.match(text, place)
+            if scheme is None:
+                place = max(_UNREADABLE.match(text, place).end(), place + 1)  # type: ignore[union-attr]
+                continue
             place = scheme.end()
             parameters = {}
             while item := _PARAMETER.match(text, place):
@@ -60,17 +66,20 @@ def basic(login: Login) -> str:
     return "Basic " + base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
 
 
-def token_address(challenge: Challenge, scope: str, *, secure: bool) -> Address:
-    """Where the token is to be had. With *secure* the password goes over https only, whatever the server says."""
-    realm = challenge.parameters.get("realm", "")
+def token_address(challenge: Challenge, scope: str, asked: Address, *, secure: bool) -> Address:
+    """Where the token is to be had, as *asked* said. With *secure* the password goes over https only, whatever the server says.
+
+    *scope*: one or several with blanks between them.
+    """
     try:
-        address = parse_address(realm)
+        realm = challenge.parameters.get("realm", "")
+        address = relative_to(asked, realm) if realm else parse_address(realm)
     except OperationFailedError as error:
         raise OperationFailedError(f"the address of its token service is {error}") from None
     if secure and address.scheme != "https":
         raise OperationFailedError(f"its token service is at {address}: a login is not sent over plain http")
-    query = {"service": challenge.parameters.get("service", ""), "scope": scope}
-    words = urlencode({name: value for name, value in query.items() if value})
+    query = [("service", challenge.parameters.get("service", "")), *(("scope", one) for one in scope.split())]
+    words = urlencode([(name, value) for name, value in query if value])
     joined = f"{address.path}{'&' if '?' in address.path else '?'}{words}" if words else address.path
     return Address(address.scheme, address.host, address.port, joined)
 

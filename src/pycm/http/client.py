@@ -26,13 +26,17 @@ CONNECT = 30.0  # seconds
 HEADERS = 60.0  # from the request to the last header, however slowly they come
 IDLE = 30.0  # without a single byte
 BUFFER = 64 << 10
+BARREN = 1 << 20  # encoded bytes that may bring nothing
 #: Headers that are meant for one server only.
 PRIVATE = frozenset(("authorization", "cookie"))
 AGENT = "pycm"
 
 
 class Response:
-    """An answer; `read` its body, then `close` it (contextlib.closing). `address`: who answered, after redirects."""
+    """An answer; `read` its body, then `close` it (contextlib.closing). `address`: who answered, after redirects.
+
+    A body that comes encoded, though nobody asked for that, is decoded; then `headers` lack its length. `sent`: that length, if given.
+    """
 
     def __init__(self, address: Address, answer: http.client.HTTPResponse, raw: _Raw, closer: Any) -> None:
         self.address = address
@@ -41,14 +45,18 @@ class Response:
         self._answer = answer
         self._raw = raw
         self._closer = closer
-        self._left = _length(answer, address)
+        self.sent = self._left = _length(answer, address)
+        self.encoded = _encoding(answer)
+        if self.encoded:
+            del self.headers["Content-Length"]
+        self._decoder: Any = None
         self._failed: UnavailableError | None = None
 
     def read(self, limit: int, patience: float = 0.5) -> bytes:
         """Up to *limit* bytes: what has come after *patience* seconds, but at least one. b"" at the end, or where it was cut."""
         parts: list[bytes] = []
         room, until = limit, time.monotonic() + patience
-        while room > 0 and self._left != 0:
+        while room > 0 and (self._left != 0 or self.encoded):
             try:
                 part = self._part(room)
             except UnavailableError as error:
@@ -67,6 +75,43 @@ class Response:
     def _part(self, room: int) -> bytes:
         if self._failed is not None:
             raise self._failed
+        return self._decoded(room) if self.encoded else self._sent(room)
+
+    def take_as_sent(self) -> None:
+        """Leave the body as it comes, before any of it is read: its length says that it is not encoded, whatever a header says."""
+        if self.encoded:
+            self.encoded = ""
+            self.headers["Content-Length"] = str(self.sent)
+
+    def _decoded(self, room: int) -> bytes:
+        import zlib  # few servers need it
+
+        data, used = b"", 0
+        if self._decoder is None:
+            self._decoder = _decoder(self.address, self.encoded)
+            data = self._sent(room)
+            if not _is_compressed(data):
+                self.encoded = ""
+                return data
+        while used <= BARREN:
+            data = data or self._decoder.unconsumed_tail or self._decoder.unused_data or self._sent(BUFFER)
+            if not data and self._decoder.eof:
+                return b""
+            if not data:
+                raise UnavailableError(f"{self.address} ended its answer too early")
+            if self._decoder.eof:  # gzip files may be written one after the other
+                self._decoder = _decoder(self.address, self.encoded)
+            try:
+                part: bytes = self._decoder.decompress(data, room)
+            except zlib.error as error:
+                raise OperationFailedError(f"{self.address} sends what cannot be decoded: {error}") from None
+            if part:
+                return part
+            used += len(data) - len(self._decoder.unconsumed_tail or self._decoder.unused_data)
+            data = b""
+        raise OperationFailedError(f"{self.address} sends more than {BARREN} bytes that decode to nothing")
+
+    def _sent(self, room: int) -> bytes:
         self._raw.deadline = time.monotonic() + IDLE
         wanted = room if self._left is None else min(room, self._left)
         try:
@@ -122,6 +167,27 @@ def _length(answer: http.client.HTTPResponse, address: Address) -> int | None:
         answer.close()
         raise OperationFailedError(f"{address} sends a Content-Length that is none: {shorten(value)}")
     return int(value)
+
+
+def _encoding(answer: http.client.HTTPResponse) -> str:
+    """How the body is encoded, "" for not at all."""
+    names = ",".join(answer.headers.get_all("Content-Encoding") or ()).lower().split(",")
+    return ",".join(name for word in names if (name := word.strip()) not in ("", "identity"))
+
+
+def _is_compressed(data: bytes) -> bool:
+    """Whether *data* begins as gzip or zlib do; JSON never does. Web servers label files by their names."""
+    return data != b"" and (data[0] == 0x1F or data[0] & 0x0F == 8)
+
+
+def _decoder(address: Address, encoding: str) -> Any:
+    import zlib
+
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise OperationFailedError(
+            f"{address} sends its answer encoded as {shorten(encoding)}, which was not asked for"
+        )
+    return zlib.decompressobj(32 + zlib.MAX_WBITS)  # gzip or zlib, as it begins
 
 
 class _Raw(io.RawIOBase):

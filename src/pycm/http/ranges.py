@@ -24,7 +24,7 @@ def begins_at(status: int, headers: Mapping[str, str] | Message, offset: int, si
 
     0 where the server does not do parts. OperationFailedError if what it says it sends is not of that size or place.
     """
-    if status == 200:
+    if status != 206:
         length = headers.get("Content-Length")
         if length is not None and length.strip() != str(size):
             raise OperationFailedError(f"it has {shorten(length)} bytes at the server, {size} are expected")

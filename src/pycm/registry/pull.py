@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pycm.containerd.client import Client
 from pycm.containerd.content import Content
 from pycm.containerd.durable import sync_file_system
-from pycm.containerd.image_format import Descriptor, is_digest, verify
+from pycm.containerd.image_format import Descriptor, is_digest, media_type, parse, verify
 from pycm.containerd.image_store import ImageStore
 from pycm.containerd.images import Images
 from pycm.containerd.pull_lease import PullLease
@@ -176,7 +176,7 @@ class Pull:
 
 def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descriptor]:
     """The document that the reference names, its digest checked against all that is known of it."""
-    data, media_type, claimed = repository.manifest(reference.wanted)
+    data, type_claimed, claimed = repository.manifest(reference.wanted)
     digest = reference.digest or "sha256:" + hashlib.sha256(data).hexdigest()
     for expected in {digest, claimed if is_digest(claimed) else digest}:
         try:
@@ -186,4 +186,5 @@ def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descript
                 f"failed to resolve reference {quote(reference.text)}: registry {reference.host} sends something else than"
                 f" {expected} under its name"
             ) from None
-    return data, Descriptor(digest, len(data), media_type)
+    document = parse(data, f"manifest {digest}")
+    return data, Descriptor(digest, len(data), media_type(document, type_claimed))

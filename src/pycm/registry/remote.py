@@ -11,6 +11,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
+from pycm.containerd.image_format import MANIFEST_TYPES
 from pycm.errors import InvalidInputError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.http import auth, retry
 from pycm.http.addresses import Address, parse_address
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
 
 #: Registries refuse manifests beyond 4 MiB; tokens are a few KiB.
 DOCUMENT_LIMIT, TOKEN_LIMIT, ERROR_LIMIT = 4 << 20, 256 << 10, 64 << 10
-MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json,"
-    " application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
-)
+MANIFESTS = ", ".join(MANIFEST_TYPES)
 #: What servers that speak TLS say to somebody who does not.
 _PLAIN_TO_TLS = (
     b"HTTP request to an HTTPS server",
@@ -68,7 +66,7 @@ class Repository:
     def manifest(self, name: str) -> tuple[bytes, str, str]:
         """Document, media type, and digest as the registry says, of a tag or digest: for the caller to check."""
         with contextlib.closing(self._get(f"manifests/{name}", {"Accept": MANIFESTS})) as response:
-            if response.status != 200:
+            if not _is_whole(response):
                 raise self._refused(response, "manifest")
             kind, digest = (
                 response.headers.get(name) or "" for name in ("Content-Type", "Docker-Content-Digest")
@@ -76,9 +74,9 @@ class Repository:
             return response.whole(DOCUMENT_LIMIT), kind.partition(";")[0].strip(), digest
 
     def blob(self, digest: str, headers: Mapping[str, str]) -> Response:
-        """An open answer of status 200 or 206 (or 416: there is no such part)."""
+        """An open answer: all of it, a part (206), or status 416 (there is no such part)."""
         response = self._get(f"blobs/{digest}", headers)
-        if response.status not in (200, 206, 416):
+        if not _is_whole(response) and response.status not in (206, 416):
             with contextlib.closing(response):
                 raise self._refused(response, f"blob {digest}")
         return response
@@ -141,7 +139,7 @@ class Repository:
                 return self._authorization
             for offer in offers:
                 if offer.scheme == "bearer":
-                    self._authorization = self._token(offer)
+                    self._authorization = self._token(offer, response.address)
                     return self._authorization
             if self._login and any(offer.scheme == "basic" for offer in offers):
                 fresh = auth.basic(self._login)
@@ -150,13 +148,13 @@ class Repository:
                     return fresh
         return ""
 
-    def _token(self, offer: auth.Challenge) -> str:
+    def _token(self, offer: auth.Challenge, asked: Address) -> str:
         scope = offer.parameters.get("scope") or f"repository:{self._reference.path}:pull"
         secure = self._scheme == "https" and not self._insecure
-        address = auth.token_address(offer, scope, secure=secure)
+        address = auth.token_address(offer, scope, asked, secure=secure)
         login = {"Authorization": auth.basic(self._login)} if self._login else {}
         with contextlib.closing(self._http.get(address, login)) as response:
-            if response.status != 200:
+            if not _is_whole(response):
                 raise self._refused(response, "token")
             return auth.token(response.whole(TOKEN_LIMIT))
 
@@ -192,6 +190,11 @@ class Repository:
             return auth.server_message(response.whole(ERROR_LIMIT))
         except PycmError:
             return ""
+
+
+def _is_whole(response: Response) -> bool:
+    """A proxy may answer for the registry: 203, for instance."""
+    return 200 <= response.status < 300 and response.status != 206
 
 
 def _authorized(value: str) -> dict[str, str]:

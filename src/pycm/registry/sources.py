@@ -47,7 +47,14 @@ class RegistrySource:
 
     def open(self, descriptor: Descriptor, offset: int) -> Reader:
         response = self._repository.blob(descriptor.digest, range_header(offset))
+        if (
+            response.status == 206 and response.encoded
+        ):  # a part of what it is encoded to: nothing can be done with it
+            response.close()
+            response = self._repository.blob(descriptor.digest, {})
         try:
+            if response.sent == descriptor.size:
+                response.take_as_sent()
             if response.status == 416:
                 raise OperationFailedError(f"there is nothing after byte {offset} of it")
             start = begins_at(response.status, response.headers, offset, descriptor.size)

@@ -197,6 +197,23 @@ def test_number_has_as_many_digits_as_any_size_needs() -> None:
         parse(b'{"size": ' + b"9" * 21 + b"}", "x")
 
 
+@pytest.mark.parametrize(
+    ("document", "claimed", "expected"),
+    [
+        ({"mediaType": image_format.MANIFEST_TYPES[3]}, image_format.MANIFEST_TYPES[1], 3),
+        ({"mediaType": "text/plain"}, image_format.MANIFEST_TYPES[2], 2),
+        ({"mediaType": 7, "manifests": []}, "application/json", 0),
+        ({"config": {"mediaType": "application/vnd.oci.image.config.v1+json"}}, "", 1),
+        ({"config": {"mediaType": "application/vnd.docker.container.image.v1+json"}}, "text/html", 3),
+        ({"config": []}, "", 1),
+    ],
+)
+def test_media_type_is_one_that_other_clients_know(
+    document: dict[str, Any], claimed: str, expected: int
+) -> None:
+    assert image_format.media_type(document, claimed) == image_format.MANIFEST_TYPES[expected]
+
+
 def test_layers_and_diff_ids_belong_together() -> None:
     def check(layers: int, *diff_ids: str) -> None:
         manifest = index_or_manifest({**IMAGE, "layers": [DESCRIPTOR] * layers}, "m")

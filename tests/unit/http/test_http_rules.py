@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycm.errors import OperationFailedError
-from pycm.http import retry
+from pycm.http import auth, retry
 from pycm.http.addresses import Address, is_loopback, parse_address, redirected
 from pycm.http.auth import Challenge, Login, basic, challenges, server_message, token, token_address
 from pycm.http.ranges import begins_at
@@ -82,6 +82,19 @@ def test_this_machine() -> None:
             [Challenge("basic", {"realm": 'a "b"'}), Challenge("bearer", {"realm": "plain"})],
         ),
         ("Negotiate", [Challenge("negotiate", {})]),
+        ('Negotiate, Basic realm="x"', [Challenge("negotiate"), Challenge("basic", {"realm": "x"})]),
+        (
+            'NTLM TlR/+MTVNTUAAB==, BEARER Realm = "/t" , service=s',
+            [Challenge("ntlm", {}), Challenge("bearer", {"realm": "/t", "service": "s"})],
+        ),
+        (
+            '  ,, Bearer realm="a,b",x5="1",error="x"',
+            [Challenge("bearer", {"realm": "a,b", "x5": "1", "error": "x"})],
+        ),
+        (
+            'Bearer realm="never closed, Basic realm="x"',
+            [Challenge("bearer", {"realm": "never closed, Basic realm="})],
+        ),
         ("", []),
         ('=,"', []),
     ],
@@ -95,14 +108,66 @@ def test_any_header_is_read_or_left_out(header: str) -> None:
     assert isinstance(challenges([header]), list)
 
 
+@pytest.mark.parametrize("piece", [" ", ",", ", ", 'a="', "a=b ", "\\", '"', 'a="\\"', "Basic ", "= "])
+def test_challenges_take_time_in_step_with_their_length(piece: str) -> None:
+    """Counted in steps of the pattern matcher's work that cannot be seen from here: at a square, these headers would take hours."""
+    long = piece * (100_000 // len(piece)) + "x"
+    for pattern in (auth._SCHEME, auth._PARAMETER, auth._UNREADABLE):
+        pattern.match(long * 10)
+    assert isinstance(challenges([long] * 100), list)
+
+
 def test_where_the_token_is() -> None:
     offer = Challenge("bearer", {"realm": "https://a.test/token?x=1", "service": "my registry"})
-    found = token_address(offer, "repository:a:pull", secure=True)
+    found = token_address(offer, "repository:a:pull", HERE, secure=True)
     assert found.path == "/token?x=1&service=my+registry&scope=repository%3Aa%3Apull"
+    assert token_address(offer, "a b", HERE, secure=True).path.endswith("&scope=a&scope=b")
+    plain = Challenge("bearer", {"realm": "https://a.test/token"})
+    assert token_address(plain, "", HERE, secure=True).path == "/token"
     with pytest.raises(OperationFailedError, match="not sent over plain http"):
-        token_address(Challenge("bearer", {"realm": "http://a.test/token"}), "", secure=True)
+        token_address(Challenge("bearer", {"realm": "http://a.test/token"}), "", HERE, secure=True)
     with pytest.raises(OperationFailedError, match="address of its token service"):
-        token_address(Challenge("bearer", {}), "", secure=False)
+        token_address(Challenge("bearer", {}), "", HERE, secure=False)
+
+
+@pytest.mark.parametrize(
+    ("realm", "expected"),
+    [
+        ("/token", "https://r.test/token"),
+        ("token", "https://r.test/v2/token"),
+        ("../token", "https://r.test/token"),
+        ("//auth.test/token", "https://auth.test/token"),
+        (" https://auth.test/to ken ", "https://auth.test/to%20ken"),
+        ("HTTPS://auth.test:443/token", "https://auth.test/token"),
+    ],
+)
+def test_realm_may_be_relative_or_in_need_of_escapes(realm: str, expected: str) -> None:
+    assert str(token_address(Challenge("bearer", {"realm": realm}), "", HERE, secure=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("/a b", "/a%20b"),
+        ("  /a ", "/a"),
+        ("b?x=y z&n=1+2", "/v2/b?x=y%20z&n=1+2"),
+        ("/\xc3\xa4", "/%C3%A4"),  # UTF-8 as http.client shows it
+        ("/a%20b%2Fc", "/a%20b%2Fc"),  # escaped already
+        ('/<a>"{b}|c\\^`', "/%3Ca%3E%22%7Bb%7D%7Cc%5C%5E%60"),
+        ("/a#fragment", "/a"),
+        ("?only=query", "/v2/a?only=query"),
+        ("/sig?X-Amz-Signature=a%2Bb/c=&d=[1]:2", "/sig?X-Amz-Signature=a%2Bb/c=&d=[1]:2"),
+        ("/" + "\x01", "/%01"),
+    ],
+)
+def test_location_may_be_relative_or_in_need_of_escapes(location: str, expected: str) -> None:
+    assert redirected(HERE, location) == Address("https", "r.test", 443, expected)
+
+
+@pytest.mark.parametrize("location", ["https://a b/", "https://\xfc.test/", "https://r.test:x/", "https://[::1/", "/" + " " * 3000 + "x"])  # fmt: skip
+def test_location_that_names_no_server_or_too_much_is_refused(location: str) -> None:
+    with pytest.raises(OperationFailedError, match="redirects to no http or https address"):
+        redirected(HERE, location)
 
 
 def test_logins_and_tokens() -> None:
