@@ -197,7 +197,7 @@ class Agent:
             lease=containers.lease_id,
             exec_dir=os.path.join(containers.exec_root_dir, "exec"),
         )
-        self.images = ImageService(image_settings_of(config))
+        self.images = ImageService(image_settings_of(config), self._images_used)
         self.network = Networks(manager.home_dir, config.network)
         self.containers = Manager(
             store=ContainerStore(manager.home_dir),
@@ -246,6 +246,9 @@ class Agent:
                 if str(error) != reported:
                     reported = str(error)
                     log.error("API unavailable: %s (retrying every %g s)", error, API_RETRY)
+
+    def _images_used(self) -> dict[str, str]:
+        return {container.id: container.image.name for container in self.containers.list()}
 
     def _image_unused(self, event: Event) -> None:
         if event.action is Action.REMOVED:

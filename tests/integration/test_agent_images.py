@@ -186,6 +186,51 @@ def images_of(agent: AgentProcess) -> list[dict[str, Any]]:
     return found
 
 
+def test_image_use_counts_by_reference_and_not_by_layers(
+    agent: AgentProcess, registry: RegistryServer, containerd: ContainerdServer
+) -> None:
+    image = Image(layers=[base_layer(), layer({"shared": b"x"})])
+    used, same = (registry.push(image, f"same/{name}", "1") for name in ("used", "other"))
+    for reference in (used, same):
+        assert agent.pycm("pull", reference).returncode == 0
+    container_id = agent.cm("create", "--network", "host", "--rp", "no", used, "true")
+    listed = {image["reference"]: image["container_ids"] for image in images_of(agent)}
+    assert (listed[used], listed[same]) == ([container_id], [])
+    assert agent.pycm("image", "remove", used).returncode == 5
+    assert agent.pycm("image", "remove", same).returncode == 0
+    # A snapshot of somebody else's does not say which of them it was made from.
+    assert agent.pycm("pull", same).returncode == 0
+    parents = {
+        line.split()[0]: line.split()[1] for line in containerd.ctr("snapshots", "ls").splitlines()[1:]
+    }
+    containerd.ctr("snapshots", "prepare", "stranger", parents[f"{container_id}-snapshot"])
+    listed = {image["reference"]: image["container_ids"] for image in images_of(agent)}
+    assert (listed[used], listed[same]) == (sorted([container_id, "stranger"]), ["stranger"])
+    assert same not in agent.pycm("image", "prune").stdout.split()
+    containerd.ctr("snapshots", "remove", "stranger")
+    assert same in agent.pycm("image", "prune").stdout.split()
+    # What the container needs is still here.
+    agent.cm("start", container_id)
+    agent.wait_for(container_id, exited=True, exit_code=0)
+    agent.cm("remove", container_id)
+
+
+def test_image_use_follows_the_name_when_a_tag_moves(agent: AgentProcess, registry: RegistryServer) -> None:
+    reference = registry.push(Image(layers=[base_layer(), layer({"v": b"1\n"})]), "moved/app", "latest")
+    container_id = agent.cm("create", "--network", "host", "--rp", "no", reference, "cat", "/v")
+    registry.push(Image(layers=[base_layer(), layer({"v": b"2\n"})]), "moved/app", "latest")
+    assert agent.pycm("pull", reference).returncode == 0
+    assert {image["reference"]: image["container_ids"] for image in images_of(agent)}[reference] == [
+        container_id
+    ]
+    assert agent.pycm("image", "remove", reference).returncode == 5
+    assert reference not in agent.pycm("image", "prune").stdout.split()
+    agent.cm("start", container_id)
+    agent.wait_for(container_id, exited=True, exit_code=0)
+    assert agent.logged(container_id) == ["1"]
+    agent.cm("remove", container_id)
+
+
 def test_a_tag_that_moved_is_followed_by_a_pull_and_by_nothing_else(
     agent: AgentProcess, registry: RegistryServer
 ) -> None:

@@ -70,15 +70,15 @@ class Settings:
 
 
 class ImageService:
-    """Implements ports.Images. `run` as a task, at the end `close`."""
+    """Implements ports.Images. `run` as a task, at the end `close`. *containers*: see Usage."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, containers: Callable[[], Mapping[str, str]]) -> None:
         self._settings = settings
         self._client = Client(settings.address, settings.namespace)
         self._store = ImageStore(self._client)
         self._images = Images(self._client, settings.snapshotter, settings.lease)
         self._content = Content(self._client, settings.lease)
-        self._usage = Usage(self._store, self._images, self._content, settings.snapshotter)
+        self._usage = Usage(self._store, self._images, self._content, settings.snapshotter, containers)
         self._ages = Ages(os.path.join(settings.home_dir, AGES) if settings.home_dir else "")
         self._workers = Workers()
         self._pulls = Pulls(self._fetch)

@@ -11,7 +11,7 @@ from pycm.errors import NotFoundError, OperationFailedError
 from pycm.registry import space
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from pycm.containerd.content import Content
     from pycm.containerd.image_store import ImageStore, Record
@@ -27,7 +27,7 @@ _SNAPSHOT = "-snapshot"
 @dataclass(frozen=True)
 class Used:
     """`size`: bytes of its layers as far as they are here. `room`: bytes that its removal may free, unpacked ones included; what it
-    shares with others is counted too. `readable`: what uses it is not known of a damaged image.
+    shares with others is counted too. `readable`: of a damaged image not all that uses it may be known.
     """
 
     record: Record
@@ -48,12 +48,45 @@ class _Facts:
     room: int
 
 
+@dataclass(frozen=True)
+class _Users:
+    """Ids of known containers by reference, and of unknown ones by the snapshot that theirs stands on."""
+
+    references: Mapping[str, list[str]]
+    tops: Mapping[str, list[str]]
+
+
+def _users(containers: Mapping[str, str], snapshots: Mapping[str, list[str]]) -> _Users:
+    references: dict[str, list[str]] = {}
+    for container_id, reference in containers.items():
+        references.setdefault(reference, []).append(container_id)
+    tops = {
+        top: [owner for name in names if (owner := name.removesuffix(_SNAPSHOT)) not in containers]
+        for top, names in snapshots.items()
+    }
+    return _Users(references, tops)
+
+
 class Usage:
-    def __init__(self, store: ImageStore, images: Images, content: Content, snapshotter: str) -> None:
+    """*containers*: references of the images that containers were made from, by the containers' ids.
+
+    A container uses the image of that name, and no other one of the same layers. Of a snapshot that belongs to none of them it is not
+    known which of several images it was made from: it counts for all.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        images: Images,
+        content: Content,
+        snapshotter: str,
+        containers: Callable[[], Mapping[str, str]],
+    ) -> None:
         self._store = store
         self._images = images
         self._content = content
         self._snapshotter = snapshotter
+        self._containers = containers
         self._remembered: dict[str, _Facts] = {}
 
     async def all(self) -> list[Used]:
@@ -65,16 +98,19 @@ class Usage:
         return (await self._used([record]))[0]
 
     async def _used(self, records: Iterable[Record]) -> list[Used]:
-        users = await self._store.parents(self._snapshotter)
+        snapshots = await self._store.parents(self._snapshotter)
+        users = _users(self._containers(), snapshots)
         limit = asyncio.Semaphore(PARALLEL)
 
         async def one(record: Record) -> Used:
             async with limit:
                 facts = await self._facts(record)
+            names = users.references.get(record.reference, [])
             if facts is None:
-                return Used(record, readable=False)
-            names = sorted(name.removesuffix(_SNAPSHOT) for name in users.get(facts.top, ()))
-            return Used(record, facts.size, facts.room, tuple(names))
+                return Used(record, containers=tuple(sorted(names)), readable=False)
+            return Used(
+                record, facts.size, facts.room, tuple(sorted([*names, *users.tops.get(facts.top, ())]))
+            )
 
         return list(await asyncio.gather(*map(one, records)))
 

@@ -3,6 +3,8 @@
 
 import json
 import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ from pycm.registry.archive import image_name
 from pycm.registry.job import Job, News, NoRoomError, error_line, parse_job, parse_news
 from pycm.registry.reference import REFERENCE_LIMIT, Reference, parse_reference
 from pycm.registry.remote import TryLaterError
-from pycm.registry.usage import Used, expired, to_make_room
+from pycm.registry.usage import Usage, Used, expired, to_make_room
 
 DIGEST = "sha256:" + "a1" * 32
 
@@ -277,3 +279,53 @@ def test_names_in_archives() -> None:
     ):
         with pytest.raises(InvalidInputError, match="failed to resolve reference"):
             named(io_containerd_image_name=wrong)
+
+
+class Store:
+    """As much of a store as `Usage` needs."""
+
+    snapshots: dict[str, list[str]]
+
+    async def parents(self, snapshotter: str) -> dict[str, list[str]]:
+        return self.snapshots
+
+
+class Tops:
+    """Images by what they are stacked up to; one that is not among them is damaged."""
+
+    def __init__(self, **tops: str) -> None:
+        self.tops = tops
+
+    async def read(self, reference: str, _: Descriptor) -> Any:
+        if reference not in self.tops:
+            raise NotFoundError("damaged")
+        return SimpleNamespace(layers=[], top=self.tops[reference])
+
+
+async def test_usage_counts_by_reference_and_unknown_snapshots_by_layers() -> None:
+    store = Store()
+    store.snapshots = {
+        "x": ["c1-snapshot", "c2-snapshot", "stranger"],
+        "y": ["c3-snapshot"],
+        "z": ["c4-snapshot"],
+    }
+    known = {
+        "c1": "a",
+        "c2": "b",
+        "c3": "b",
+        "c5": "broken",
+        "c6": "a",
+    }  # c3's tag has moved, c6 has lost its snapshot
+    usage = Usage(store, Tops(a="x", b="x", c="x", d="y", e="z"), None, "overlayfs", lambda: known)  # type: ignore[arg-type]
+    users = {}
+    for number, name in enumerate(("a", "b", "c", "d", "e", "broken")):
+        found = await usage.of(Record(name, Descriptor(f"sha256:{number}", 1), 0))
+        users[name] = (found.containers, found.free)
+    assert users == {
+        "a": (("c1", "c6", "stranger"), False),
+        "b": (("c2", "c3", "stranger"), False),
+        "c": (("stranger",), False),
+        "d": ((), True),
+        "e": (("c4",), False),
+        "broken": (("c5",), False),
+    }
