@@ -103,7 +103,13 @@ REFUSED = {
         {"devices": [{"pathOnHost": "/dev/null", "pathInContainer": "/dev/x", "cgroupPermissions": "rx"}]},
     ),
     "a host name beyond the kernel's bound": Case(
-        "is longer than 64 bytes", ("-n", "n" * 60), {"host_name": "h" * 65}, {"hostName": "h" * 65}
+        "has 65 bytes; at most 64 are allowed", ("-n", "n" * 60), {"host_name": "h" * 65}, {"hostName": "h" * 65}
+    ),
+    "more extra hosts than are allowed": Case(
+        "host_config.extra_hosts has 1025 entries; at most 1024 are allowed",
+        ("--hosts", ",".join(["a:10.0.0.1"] * 1025)),
+        {"host_config": {"network_mode": "host", "extra_hosts": ["a:10.0.0.1"] * 1025}},
+        {"extraHosts": ["a:10.0.0.1"] * 1025},
     ),
 }  # fmt: skip
 

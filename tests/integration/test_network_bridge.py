@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -75,6 +76,22 @@ def test_containers_share_a_range_of_ports_until_it_is_full(world: World) -> Non
     world.agent.cm("stop", "-t", "1s", "-f", "first")
     world.agent.cm("start", "third")
     assert world.agent.state("third")["running"]
+
+
+def test_a_container_with_many_wide_ranges_starts_and_keeps_nobody_waiting(world: World) -> None:
+    """What each mapping costs does not depend on how many came before, nor on how wide it is."""
+    many = [port(1, host_port_end=65535, host_ip="127.0.0.1")] * 64
+    world.create("many", SERVE, port_mappings=many)
+    world.create("other")
+    with world.agent.popen("start", "many") as starting:
+        world.agent.cm("start", "other")
+        assert starting.wait(60) == 0
+    sandbox = json.loads((world.agent.run / "network" / "sandboxes" / "many.json").read_text())
+    ports = [published["host_port"] for published in sandbox["published"]]
+    assert len(set(ports)) == len(ports) == 64
+    assert world.machine.fetch(f"http://127.0.0.1:{ports[-1]}/name") == "many-host\n"
+    done = world.try_create("more", port_mappings=[port(1, host_port_end=65535)] * 257)
+    assert "host_config.port_mappings has 257 entries; at most 256 are allowed" in done.stderr
 
 
 def test_a_port_that_a_program_holds_is_refused_with_its_name_and_nothing_is_left(world: World) -> None:

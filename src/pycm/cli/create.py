@@ -168,8 +168,8 @@ def _from_file(line: Line) -> Container:
 
 def _warn_of_unknown_keys(path: str, container: Container) -> None:
     found = list(unknown_keys(container))
-    for key, near in found[:MOST_WARNINGS]:
-        meant = f"; {near} may be meant" if near else ""
+    for key, nearest in found[:MOST_WARNINGS]:
+        meant = f"; {near} may be meant" if (near := nearest()) else ""
         sys.stderr.write(
             f"Warning: descriptor {shorten(path)}: {shorten(key)} is not known and left out{meant}\n"
         )

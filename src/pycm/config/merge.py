@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pycm.config.document import Document, located, merged_values
 from pycm.config.flags import printable
 from pycm.config.keys import ALIASES, BY_FLAG, DEPRECATED, Key, build, keys, members
-from pycm.config.types import SOCKET, Config, DefaultBridge, Registry, Things
+from pycm.config.types import MOST_ENTRIES, SOCKET, Config, DefaultBridge, Registry, Things
 from pycm.config.values import read, show_raw
 from pycm.errors import ConfigError, InvalidInputError
 
@@ -242,6 +242,10 @@ class _FileReader:
     def registries(self, path: Path, raw: Any) -> None:
         if not isinstance(raw, dict):
             self.no_table(path, raw)
+            return
+        if len(raw) > MOST_ENTRIES:
+            reason = f"it has {len(raw)} entries; at most {MOST_ENTRIES} are allowed"
+            self.faults.append((path, str(self.error(path, reason))))
             return
         found = {}
         for host, value in raw.items():

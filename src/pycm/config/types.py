@@ -21,6 +21,8 @@ _SID = "container-management.service.local.v1.service-"
 RUNC_RUNTIMES = ("io.containerd.runc.v2", "io.containerd.runc.v1", "io.containerd.runtime.v1.linux")
 FEATURES = ("ContainerFactory", "SoftwareUpdatable", "Metrics")
 _MOST = 2**31 - 1
+#: Bytes of a string, as MQTT's own bound; of one that is a path; entries of a list or table.
+LONGEST, LONGEST_PATH, MOST_ENTRIES = 65_535, 4095, 1024
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.config.flags import printable, read_bool, read_int
 from pycm.config.keys import Key, plain
+from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.durations import SECOND, parse_duration
 from pycm.model.sizes import size_to_bytes
 from pycm.model.validation import is_identifier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     from pycm.config.types import Option
 
@@ -64,6 +65,9 @@ def _wrong(option: Option, raw: Any, wanted: str) -> InvalidInputError:
 def _string(option: Option, raw: Any) -> str:
     if not isinstance(raw, str):
         raise _wrong(option, raw, "a string; put it in double quotes")
+    longest = LONGEST_PATH if option.rule.startswith("path") else LONGEST
+    if len(raw.encode(errors="replace")) > longest:
+        raise _wrong(option, raw, f"usable: it is longer than {longest} bytes")
     if "\0" in raw:
         raise _wrong(option, raw, "usable: it has a NUL character in it")
     if option.rule and not _RULES[option.rule][0](raw):
@@ -106,6 +110,7 @@ def _bool(option: Option, raw: Any) -> bool:
 def _strings(option: Option, raw: Any) -> tuple[str, ...]:
     if not isinstance(raw, list | tuple):
         raise _wrong(option, raw, 'a list of strings, such as ["a", "b"]')
+    _check_entries(raw)
     return tuple(_string(option, item) for item in raw)
 
 
@@ -160,7 +165,13 @@ def _bounded(option: Option, seconds: float, raw: Any) -> float | InvalidInputEr
 def _map(option: Option, raw: Any) -> MappingProxyType[str, str]:
     if not isinstance(raw, dict):
         raise _wrong(option, raw, "a table of strings")
+    _check_entries(raw)
     return MappingProxyType({key: _string(option, value) for key, value in raw.items()})
+
+
+def _check_entries(raw: Sized) -> None:
+    if len(raw) > MOST_ENTRIES:
+        raise InvalidInputError(f"it has {len(raw)} entries; at most {MOST_ENTRIES} are allowed")
 
 
 _READERS: dict[str, Callable[[Option, Any], Any]] = {

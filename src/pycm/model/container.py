@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NANOSECONDS = 1_000_000_000
+#: Bytes of a path, as the kernel's bound; of a word of a command line and of a variable, as the kernel takes them.
+PATH = 4095
+WORD = 128 * 1024 - 1
+#: Bytes of a reference to an image, and of a size, duration or word of choice.
+REFERENCE, SIZE = 1024, 64
+#: Bytes of a whole description as it is stored; the store reads more, see `storage.store`.
+LARGEST = 1024 * 1024
 
 HOOK_TYPES = ("Prestart", "Poststart", "Poststop", "Unknown")
 
@@ -32,30 +39,30 @@ def _hook_number(word: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecryptConfig(Record):
-    keys: tuple[str, ...] = texts("keys", omit=True)
-    recipients: tuple[str, ...] = texts("recipients", omit=True)
+    keys: tuple[str, ...] = texts("keys", omit=True, most=64, longest=PATH)
+    recipients: tuple[str, ...] = texts("recipients", omit=True, most=64, longest=PATH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image(Record):
-    name: str = text("name")
+    name: str = text("name", longest=REFERENCE)
     decrypt_config: DecryptConfig | None = one("decrypt_config", DecryptConfig, omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint(Record):
-    destination: str = text("destination")
-    source: str = text("source")
-    propagation_mode: str = text("propagation_mode")
+    destination: str = text("destination", longest=PATH)
+    source: str = text("source", longest=PATH)
+    propagation_mode: str = text("propagation_mode", longest=SIZE)
     read_only: bool = flag("read_only", omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hook(Record):
-    path: str = text("path")
-    args: tuple[str, ...] = texts("args")
-    env: tuple[str, ...] = texts("env")
-    timeout: int = integer("timeout")
+    path: str = text("path", longest=PATH)
+    args: tuple[str, ...] = texts("args", most=1024, longest=WORD)
+    env: tuple[str, ...] = texts("env", most=1024, longest=WORD)
+    timeout: int = integer("timeout", most=24 * 3600)
     type: int = integer("type", to_wire=_hook_word, from_wire=_hook_number)
 
 
@@ -66,39 +73,42 @@ class HealthCheck(Record):
     interval, timeout and start_period are durations ("30s"); the check fails after `retries` failures in a row.
     """
 
-    exec: tuple[str, ...] = texts("exec", omit=True)
+    exec: tuple[str, ...] = texts("exec", omit=True, most=1024, longest=WORD)
     tcp: int = port("tcp", omit=True)
-    interval: str = text("interval", omit=True)
-    timeout: str = text("timeout", omit=True)
+    interval: str = text("interval", omit=True, longest=SIZE)
+    timeout: str = text("timeout", omit=True, longest=SIZE)
     retries: int = integer("retries", omit=True)
-    start_period: str = text("start_period", omit=True)
+    start_period: str = text("start_period", omit=True, longest=SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerConfiguration(Record):
     """`user`, `working_dir`: instead of the image's own, as an image would say them ("name", "uid:gid")."""
 
-    env: tuple[str, ...] = texts("env", omit=True)
-    cmd: tuple[str, ...] = texts("cmd", omit=True)
+    env: tuple[str, ...] = texts("env", omit=True, most=4096, longest=WORD)
+    cmd: tuple[str, ...] = texts("cmd", omit=True, most=4096, longest=WORD)
     user: str = text("user", omit=True)
-    working_dir: str = text("working_dir", omit=True)
+    working_dir: str = text("working_dir", omit=True, longest=PATH)
     health_check: HealthCheck | None = one("health_check", HealthCheck, omit=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMapping(Record):
-    path_on_host: str = text("path_on_host")
-    path_in_container: str = text("path_in_container")
-    cgroup_permissions: str = text("cgroup_permissions")
+    path_on_host: str = text("path_on_host", longest=PATH)
+    path_in_container: str = text("path_in_container", longest=PATH)
+    cgroup_permissions: str = text("cgroup_permissions", longest=SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy(Record):
     """`retry_timeout`: cap of the back-off in nanoseconds; seconds on the wire, rounded down."""
 
-    maximum_retry_count: int = integer("maximum_retry_count")
+    maximum_retry_count: int = integer("maximum_retry_count", most=2**31 - 1)
     retry_timeout: int = integer(
-        "retry_timeout", to_wire=lambda ns: ns // NANOSECONDS, from_wire=lambda s: s * NANOSECONDS
+        "retry_timeout",
+        to_wire=lambda ns: ns // NANOSECONDS,
+        from_wire=lambda s: s * NANOSECONDS,
+        most=365 * 24 * 3600 * NANOSECONDS,
     )
     type: str = text("type")
 
@@ -116,14 +126,14 @@ class PortMapping(Record):
 class LogDriverConfiguration(Record):
     type: str = text("type", omit=True)
     max_files: int = integer("max_files", omit=True)
-    max_size: str = text("max_size", omit=True)
-    root_dir: str = text("root_dir", omit=True)
+    max_size: str = text("max_size", omit=True, longest=SIZE)
+    root_dir: str = text("root_dir", omit=True, longest=PATH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogModeConfiguration(Record):
     mode: str = text("mode", omit=True)
-    max_buffer_size: str = text("max_buffer_size", omit=True)
+    max_buffer_size: str = text("max_buffer_size", omit=True, longest=SIZE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +150,12 @@ class Resources(Record):
     pids_limit: processes and threads at most; 0 for no limit.
     """
 
-    memory: str = text("memory", omit=True)
-    memory_reservation: str = text("memory_reservation", omit=True)
-    memory_swap: str = text("memory_swap", omit=True)
-    cpus: str = text("cpus", omit=True)
+    memory: str = text("memory", omit=True, longest=SIZE)
+    memory_reservation: str = text("memory_reservation", omit=True, longest=SIZE)
+    memory_swap: str = text("memory_swap", omit=True, longest=SIZE)
+    cpus: str = text("cpus", omit=True, longest=SIZE)
     cpu_shares: int = integer("cpu_shares", omit=True)
-    cpuset_cpus: str = text("cpuset_cpus", omit=True)
+    cpuset_cpus: str = text("cpuset_cpus", omit=True, longest=1024)
     pids_limit: int = integer("pids_limit", omit=True)
 
 
@@ -162,17 +172,17 @@ class Ulimit(Record):
 class HostConfig(Record):
     """`seccomp_profile`: "" for the default one, "unconfined" for none."""
 
-    devices: tuple[DeviceMapping, ...] = many("devices", DeviceMapping)
+    devices: tuple[DeviceMapping, ...] = many("devices", DeviceMapping, most=256)
     network_mode: str = text("network_mode")
     privileged: bool = flag("privileged")
     restart_policy: RestartPolicy | None = one("restart_policy", RestartPolicy)
     runtime: str = text("runtime")
-    extra_hosts: tuple[str, ...] = texts("extra_hosts")
-    extra_capabilities: tuple[str, ...] = texts("extra_capabilities")
-    port_mappings: tuple[PortMapping, ...] = many("port_mappings", PortMapping)
+    extra_hosts: tuple[str, ...] = texts("extra_hosts", most=1024, longest=512)
+    extra_capabilities: tuple[str, ...] = texts("extra_capabilities", most=64, longest=SIZE)
+    port_mappings: tuple[PortMapping, ...] = many("port_mappings", PortMapping, most=256)
     log_config: LogConfiguration | None = one("log_config", LogConfiguration)
     resources: Resources | None = one("resources", Resources)
-    ulimits: tuple[Ulimit, ...] = many("ulimits", Ulimit, omit=True)
+    ulimits: tuple[Ulimit, ...] = many("ulimits", Ulimit, omit=True, most=16)
     seccomp_profile: str = text("seccomp_profile", omit=True)
 
 
@@ -199,7 +209,7 @@ class EndpointSettings(Record):
 class NetworkSettings(Record):
     networks: Mapping[str, EndpointSettings] = mapping("networks", EndpointSettings)
     sandbox_id: str = text("sandbox_id", omit=True)
-    sandbox_key: str = text("sandbox_key", omit=True)
+    sandbox_key: str = text("sandbox_key", omit=True, longest=0)
     network_controller_id: str = text("network_controller_id", omit=True)
 
 
@@ -213,7 +223,7 @@ class State(Record):
 
     pid: int = integer("pid", default=NO_PID)
     started_at: str = text("started_at")
-    error: str = text("error")
+    error: str = text("error", longest=0)
     exit_code: int = integer("exit_code")
     finished_at: str = text("finished_at")
     exited: bool = flag("exited")
@@ -229,21 +239,21 @@ class State(Record):
         from_wire=Status.from_word,
     )
     health: str = text("health", omit=True)
-    health_error: str = text("health_error", omit=True)
+    health_error: str = text("health_error", omit=True, longest=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container(Record):
-    id: str = text("container_id", "id")
+    id: str = text("container_id", "id", longest=76)
     name: str = text("container_name", "name")
     image: Image = always("image", Image)
-    domain_name: str = text("domain_name")
-    host_name: str = text("host_name")
-    resolv_conf_path: str = text("resolv_conf_path", omit=True)
-    hosts_path: str = text("hosts_path", omit=True)
-    hostname_path: str = text("hostname_path", omit=True)
-    mount_points: tuple[MountPoint, ...] = many("mount_points", MountPoint, "mounts")
-    hooks: tuple[Hook, ...] = many("hooks", Hook)
+    domain_name: str = text("domain_name", longest=512)
+    host_name: str = text("host_name", longest=64)
+    resolv_conf_path: str = text("resolv_conf_path", omit=True, longest=0)
+    hosts_path: str = text("hosts_path", omit=True, longest=0)
+    hostname_path: str = text("hostname_path", omit=True, longest=0)
+    mount_points: tuple[MountPoint, ...] = many("mount_points", MountPoint, "mounts", most=256)
+    hooks: tuple[Hook, ...] = many("hooks", Hook, most=64)
     config: ContainerConfiguration | None = one("config", ContainerConfiguration)
     host_config: HostConfig | None = one("host_config", HostConfig)
     io_config: IOConfig | None = one("io_config", IOConfig)

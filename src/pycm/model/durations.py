@@ -24,6 +24,7 @@ UNITS = {
 }
 _LIMIT = 1 << 63  # of the magnitude; only a negative duration may reach it
 _MAX_DIGITS = 19  # that _LIMIT has: longer numbers overflow, and are not worth converting
+_LONGEST = 1024  # characters: each term costs a copy of the rest
 _MAX_SHOWN = 200  # characters of a wrong text that are repeated in an error
 
 
@@ -32,6 +33,8 @@ def parse_duration(text: str) -> int:
     unsigned = text[1:] if text[:1] in ("-", "+") else text
     if unsigned == "0":
         return 0
+    if len(text) > _LONGEST:
+        raise _invalid(text)
     total = 0
     rest = unsigned
     while rest:

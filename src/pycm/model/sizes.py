@@ -12,6 +12,7 @@ from pycm.errors import InvalidInputError, shorten
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)*) ?([kKmMgG])", re.ASCII)
 _FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+_LONGEST = 64
 _CPUS = re.compile(r"\d{1,4}(?:\.\d{1,9})?", re.ASCII)
 _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
 #: The most that containerd can be told.
@@ -26,7 +27,7 @@ def size_to_bytes(text: str) -> int:
     """Bytes of a size such as "200M", rounded down. InvalidInputError for "12", "12B", "-5M", "1.2.3M"."""
     match = _SIZE.fullmatch(text)
     try:
-        if match is None:
+        if match is None or len(text) > _LONGEST:
             raise ValueError
         size = int(float(match[1]) * _FACTORS[match[2].lower()])
         if size > _MOST_BYTES:
@@ -48,12 +49,13 @@ def cpu_quota(cpus: str) -> int:
 
 def cpus_of(text: str) -> frozenset[int]:
     """The CPUs of a list as the kernel reads it: "0", "0-2,5". InvalidInputError if it is none."""
-    found: set[int] = set()
+    found = 0  # a bit for each: as quick for a long list of wide ranges
     for part in text.split(","):
         match = _CPU_RANGE.fullmatch(part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise InvalidInputError(
                 f"cpuset_cpus {shorten(text)} is not a list of CPUs, such as 0-2,5: {shorten(part)} is none"
             )
-        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(found)
+        first, last = int(match[1]), int(match[2] or match[1])
+        found |= (1 << last + 1) - (1 << first)
+    return frozenset(number for number in range(found.bit_length()) if found >> number & 1)

@@ -3,21 +3,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pycm.model.fields import Form, Record, forms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: A key's letters that are looked at for the nearest known one.
 _LONGEST = 100
 
 
-def unknown_keys(record: Record, path: str = "") -> Iterator[tuple[str, str]]:
-    """Path of each key that no field of *record* claims, and of the records in it, with the nearest known key there or ""."""
+def unknown_keys(record: Record, path: str = "") -> Iterator[tuple[str, Callable[[], str]]]:
+    """Path of each key that no field of *record* claims, and of the records in it; and how to find the nearest known key there, or ""."""
     for key in record.extra:
-        yield f"{path}.{key}" if path else key, _nearest(key, record)
+        yield f"{path}.{key}" if path else key, partial(_nearest, key, record)
     for attribute, form in forms(type(record)):
         for where, child in _children(form, getattr(record, attribute)):
             yield from unknown_keys(child, f"{path}.{where}" if path else where)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
+    LARGEST,
     Container,
     ContainerConfiguration,
     DeviceMapping,
@@ -29,10 +30,14 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import BRIDGE, HOST
 from pycm.model.durations import SECOND, format_duration, parse_duration
+from pycm.model.fields import excess
+from pycm.model.json_form import stored
 from pycm.model.sizes import cpu_quota, cpus_of, size_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pycm.model.fields import Record
 
 #: containerd's own rule for identifiers: nothing in it can leave a directory.
 _ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
@@ -53,8 +58,6 @@ ULIMITS = frozenset(_ULIMITS.split())
 #: What the kernel allows: weights of CPU time, and processes of a machine.
 CPU_SHARES = (2, 262_144)
 MOST_PIDS = 4_194_304
-#: The kernel's bound.
-LONGEST_HOST_NAME = 64
 _PERMISSIONS = re.compile(r"[rwm]{1,3}")
 _RUNTIME = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)+")
 _USER = re.compile(r"[^\s:]+(:[^\s:]+)?")
@@ -85,6 +88,17 @@ def check_name(name: str) -> None:
     """A name may be empty; it is never used as a path."""
     if name and not _NAME.fullmatch(name):
         raise InvalidInputError(f"invalid container name format : {_shown(name)}")
+    check_bounds(Container(name=name))
+
+
+def check_bounds(record: Record) -> None:
+    """What a field of *record*, and a whole container, may hold at most (see model.container)."""
+    for text in excess(record):
+        raise InvalidInputError(text)
+    if isinstance(record, Container):
+        size = len(stored(record))
+        if size > LARGEST:
+            raise InvalidInputError(f"the description has {size} bytes; at most {LARGEST} are allowed")
 
 
 def _shown(text: str) -> str:
@@ -96,8 +110,8 @@ def validate(container: Container) -> None:
     """The whole container, after defaults were filled."""
     if not container.image.name:
         raise InvalidInputError("the containers image configuration is invalid")
+    check_bounds(container)
     check_name(container.name)
-    _check_host_name(container.host_name)
     _check_hosts_word("host_name", container.host_name)
     _check_hosts_word("domain_name", container.domain_name)
     for hook in container.hooks:
@@ -249,13 +263,6 @@ def _check_hook(hook: Hook) -> None:
         raise InvalidInputError(f"hook {shorten(hook.path)}: timeout {hook.timeout} is negative; 0 is none")
 
 
-def _check_host_name(name: str) -> None:
-    if len(name.encode()) > LONGEST_HOST_NAME:
-        raise InvalidInputError(
-            f"host_name {shorten(name)} is longer than {LONGEST_HOST_NAME} bytes: give a shorter one"
-        )
-
-
 def _check_hosts_word(field: str, name: str) -> None:
     """The name stands in the hosts file, where a blank, a comment or a line feed would make other entries of it."""
     if not name.isprintable() or " " in name or "#" in name:
@@ -303,6 +310,8 @@ def _bytes(text: str, what: str) -> int:
 
 def check_restart_policy(policy: RestartPolicy | None) -> None:
     """A known type; retries only with on-failure, and none negative."""
+    if policy is not None:
+        check_bounds(policy)
     if policy is None or policy.type not in RESTART_TYPES:
         raise InvalidInputError(f"unsupported restart policy type {_shown(policy.type) if policy else ''}")
     if policy.type != "on-failure" and policy.maximum_retry_count:
@@ -321,6 +330,7 @@ def check_resources(resources: Resources | None) -> None:
     """
     if resources is None:
         return
+    check_bounds(resources)
     _check_memory(resources)
     if resources.cpus:
         cpu_quota(resources.cpus)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pycm.errors import InvalidInputError, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 LOCAL = (
     "127.0.0.1\tlocalhost",
@@ -61,10 +61,10 @@ def providers(entries: Iterable[str]) -> set[str]:
     return {value[len(CONTAINER_TOKEN) :] for value in values if value.startswith(CONTAINER_TOKEN)}
 
 
-def resolve(value: str, peers: Sequence[Peer], interface: Callable[[str], str]) -> str:
+def resolve(value: str, peers: Mapping[str, Sequence[str]], interface: Callable[[str], str]) -> str:
     """The address that a value stands for; "" if its token stands for none now, or for more than one.
 
-    *interface*: the address of an interface of the machine, "" for the bridge.
+    *peers*: addresses by host name. *interface*: the address of an interface of the machine, "" for the bridge.
     """
     if value == HOST_TOKEN:
         return interface("")
@@ -72,8 +72,7 @@ def resolve(value: str, peers: Sequence[Peer], interface: Callable[[str], str]) 
         name = value[len(HOST_TOKEN) + 1 :]
         return interface(name) if name else ""
     if value.startswith(CONTAINER_TOKEN):
-        wanted = value[len(CONTAINER_TOKEN) :]
-        found = [peer.address for peer in peers if peer.host_name == wanted]
+        found = peers.get(value[len(CONTAINER_TOKEN) :], ())
         return found[0] if len(found) == 1 else ""
     return value
 
@@ -89,9 +88,12 @@ def hosts_file(
 def hosts_lines(entries: Iterable[str], peers: Sequence[Peer], interface: Callable[[str], str]) -> bytes:
     """The file without the container's own names."""
     lines = list(LOCAL)
+    by_name: dict[str, list[str]] = {}
+    for peer in peers:
+        by_name.setdefault(peer.host_name, []).append(peer.address)
     for entry in entries:
         name, _, value = entry.partition(":")
-        address = resolve(value, peers, interface)
+        address = resolve(value, by_name, interface)
         if address:
             lines.append(f"{address}\t{name}")
     return ("\n".join(lines) + "\n").encode()

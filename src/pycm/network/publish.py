@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PROTOCOLS = ("tcp", "udp", "sctp")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _LISTEN = "0A"
+#: Ports that are tried for one container; each costs some microseconds.
+MOST_PROBES = 2 * 65536
 #: Error numbers of a bind that say nothing about whether the port is free.
 _UNKNOWN = (errno.EACCES, errno.EPERM, errno.EPROTONOSUPPORT)
 
@@ -81,35 +83,67 @@ def choose(
 
     Opens sockets and may search all processes: not for the event loop. ConflictError names the port and who holds it.
     """
-    chosen: list[Published] = []
-    for want in asked:
-        chosen.append(_first_free(want, {**others, container_id: chosen}))
-    return tuple(chosen)
+    search = _PortSearch(others, container_id)
+    return tuple(map(search.first_free, asked))
 
 
-def _first_free(want: Wanted, others: Mapping[str, Sequence[Published]]) -> Published:
-    told = ""
-    for port in range(want.first, want.last + 1):
-        candidate = Published(want.proto, want.host_ip, port, want.container_port)
-        container = _container(candidate, others)
-        if not container and not _bound(candidate):
-            return candidate
-        if not told:  # of the first one: to search all processes for each port of a range takes long
-            told = f"host port {port}/{want.proto} is taken by {container or _program(candidate)}"
-    more = "" if want.first == want.last else f", and so are the others up to {want.last}"
-    raise ConflictError(f"port mapping {want}: {told}{more}")
+class _PortSearch:
+    """For the ports of one container. Each port is looked at once for each protocol and address, however many ranges name it."""
 
+    def __init__(self, others: Mapping[str, Sequence[Published]], container_id: str) -> None:
+        self._id = container_id
+        #: Protocol and port -> address -> who has it.
+        self._holders: dict[tuple[str, int], dict[str, str]] = {}
+        #: Protocol and address -> port that is taken -> a later one, which may be free.
+        self._next: dict[tuple[str, str], dict[int, int]] = {}
+        self._probes = 0
+        for name, ports in others.items():
+            for port in ports:
+                self._hold(port, name)
 
-def _container(port: Published, others: Mapping[str, Sequence[Published]]) -> str:
-    for container_id, published in others.items():
-        if any(overlap(port, other) for other in published):
-            return f"container {container_id}"
-    return ""
+    def _hold(self, port: Published, holder: str) -> None:
+        self._holders.setdefault((port.proto, port.host_port), {})[port.host_ip] = holder
 
+    def first_free(self, want: Wanted) -> Published:
+        later = self._next.setdefault((want.proto, want.host_ip), {})
+        port = want.first
+        while True:
+            while (
+                port in later
+            ):  # over what earlier mappings have found taken; the way is shortened for the next
+                later[port] = port = later.get(later[port], later[port])
+            if port > want.last:
+                raise self._taken(want)
+            candidate = Published(want.proto, want.host_ip, port, want.container_port)
+            later[port] = port + 1
+            if self._is_free(candidate, want):
+                self._hold(candidate, self._id)
+                return candidate
 
-def overlap(one: Published, other: Published) -> bool:
-    same = (one.proto, one.host_port) == (other.proto, other.host_port)
-    return same and (one.host_ip == other.host_ip or not one.host_ip or not other.host_ip)
+    def _is_free(self, port: Published, want: Wanted) -> bool:
+        if self._container(port):
+            return False
+        self._probes += 1
+        if self._probes > MOST_PROBES:
+            raise ConflictError(f"port mapping {want}: no free port among {MOST_PROBES} that were tried")
+        return not _bound(port)
+
+    def _container(self, port: Published) -> str:
+        """The holder of a port that *port* overlaps: one without an address is on all of them."""
+        holders = self._holders.get((port.proto, port.host_port), {})
+        if not port.host_ip:
+            return next(iter(holders.values()), "")
+        return holders.get(port.host_ip) or holders.get("", "")
+
+    def _taken(self, want: Wanted) -> ConflictError:
+        """Says of the first port of the range who has it: to search all processes for each port takes long."""
+        first = Published(want.proto, want.host_ip, want.first, want.container_port)
+        container = self._container(first)
+        holder = f"container {container}" if container else _program(first)
+        more = "" if want.first == want.last else f", and so are the others up to {want.last}"
+        return ConflictError(
+            f"port mapping {want}: host port {want.first}/{want.proto} is taken by {holder}{more}"
+        )
 
 
 def _bound(port: Published) -> bool:

@@ -17,8 +17,8 @@ from pycm.errors import OperationFailedError
 from pycm.network.conf import Published
 from pycm.storage.files import TEMPORARY, discard, make_directory, sync_directory, write_atomic
 
-#: A record has a few KiB; a larger file is none.
-_LONGEST = 256 * 1024
+#: A record has a few KiB, with all extra hosts that a description may have 4 MiB at most; a larger file is none.
+_LONGEST = 4 * 1024 * 1024
 log = logging.getLogger("pycm.network")
 
 

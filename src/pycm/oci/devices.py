@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 #: Below /dev, but made by the runtime for each container.
 _NOT_SHARED = frozenset({"pts", "shm", "fd", "mqueue", "console", ".udev", ".lxc", ".lxd-mounts"})
-#: A mapped directory with more entries than this is a mistake (for instance "/").
+#: Entries that are looked at below the directories that a container maps: more are a mistake (for instance "/").
 MAX_ENTRIES = 16_384
+#: Nodes that mappings of one container stand for together; each is a node in the container and a rule for the kernel.
+MAX_NODES = 4_096
 
 
 @dataclass(frozen=True)
@@ -51,29 +53,44 @@ class Devices(Protocol):
 
 class HostDevices:
     def find(self, host: HostConfig) -> tuple[Device, ...]:
+        search = _NodeSearch()
         if host.privileged:
-            return tuple(self._below("/dev", "/dev", "rwm"))
-        return tuple(device for mapping in host.devices for device in self._mapped(mapping))
+            return tuple(search.below("/dev", "/dev", "rwm"))
+        found: dict[Device, None] = {}  # a node that is mapped twice in the same way is one
+        for mapping in host.devices:
+            for device in search.mapped(mapping):
+                found[device] = None
+                if len(found) > MAX_NODES:
+                    raise InvalidInputError(
+                        f"devices: the mappings stand for more than {MAX_NODES} nodes: map those that are needed"
+                    )
+        return tuple(found)
 
-    def _mapped(self, mapping: DeviceMapping) -> Iterator[Device]:
+
+class _NodeSearch:
+    """Counts what it looks at for one container."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+
+    def mapped(self, mapping: DeviceMapping) -> Iterator[Device]:
         source = os.path.realpath(mapping.path_on_host)
         device = _node(source, mapping.path_in_container, mapping.cgroup_permissions)
         if device is not None:
             yield device
         elif os.path.isdir(source):
-            yield from self._below(source, mapping.path_in_container, mapping.cgroup_permissions)
+            yield from self.below(source, mapping.path_in_container, mapping.cgroup_permissions)
         else:
             raise InvalidInputError(
                 f"device {shorten(mapping.path_on_host)} is not a device node of this machine"
             )
 
-    def _below(self, source: str, target: str, access: str) -> Iterator[Device]:
-        entries = 0
+    def below(self, source: str, target: str, access: str) -> Iterator[Device]:
         for directory, names, files in os.walk(source):
-            entries += len(names) + len(files)
-            if entries > MAX_ENTRIES:
+            self._entries += len(names) + len(files)
+            if self._entries > MAX_ENTRIES:
                 raise InvalidInputError(
-                    f"device directory {shorten(source)} holds more than {MAX_ENTRIES} entries: map the devices that are needed"
+                    f"device directory {shorten(source)}: more than {MAX_ENTRIES} entries: map the devices that are needed"
                 )
             names[:] = [name for name in names if name not in _NOT_SHARED]
             inside = target + directory[len(source) :]

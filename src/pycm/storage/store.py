@@ -11,11 +11,13 @@ import errno
 import logging
 import os
 import shutil
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.failpoints import fail_point
 from pycm.model.container import Container
+from pycm.model.fields import excess
 from pycm.model.json_form import decode, parse, stored
 from pycm.model.validation import check_id
 from pycm.storage.files import TEMPORARY, discard, make_directory, sync_directory, write_atomic
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
 _FILE = "config.json"
 _DAMAGED = "config.json.damaged"
-#: No record is larger; a file that is, is damaged.
-MAX_SIZE = 4 * 1024 * 1024
+#: No record is larger; a file that is, is damaged. A description has 1 MiB at most; what earlier agents took has 4 MiB, and six
+#: times that where each character is escaped.
+MAX_SIZE = 32 * 1024 * 1024
 #: A directory that holds at most this was left by a first save, or a deletion, that was cut short.
 _REMAINS = frozenset({_FILE + TEMPORARY})
 log = logging.getLogger("pycm.storage")
@@ -94,6 +97,8 @@ class ContainerStore:
         check_id(container.id)
         if container.id != name:
             raise InvalidInputError(f"it says container_id {container.id!r}, its directory {name!r}")
+        for text in islice(excess(container), 1):
+            log.warning("stored container %s: %s for a new container; this one is used as it is", name, text)
         return container
 
     def _set_aside(self, path: str, error: Exception) -> None:

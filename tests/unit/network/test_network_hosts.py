@@ -99,7 +99,7 @@ def test_what_is_no_line_of_a_hosts_file_is_refused(entry: str) -> None:
 
 def test_an_address_of_ipv6_may_be_given() -> None:
     check_extra_hosts(("a:2001:db8::1", "b:host_ip", "c:container_d"))
-    assert resolve("2001:db8::1", (), interface) == "2001:db8::1"
+    assert resolve("2001:db8::1", {}, interface) == "2001:db8::1"
 
 
 @pytest.mark.parametrize(

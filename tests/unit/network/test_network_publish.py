@@ -11,7 +11,7 @@ from pycm.errors import ConflictError, InvalidInputError
 from pycm.model.container import PortMapping
 from pycm.network import publish
 from pycm.network.conf import Published
-from pycm.network.publish import Wanted, choose, overlap, parse_sockets, wanted
+from pycm.network.publish import Wanted, choose, parse_sockets, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,11 +130,52 @@ def test_an_address_that_the_machine_has_not_is_an_error() -> None:
         choose([want(30555, host_ip="198.51.100.7")], {}, "c1")
 
 
-def test_ports_of_two_addresses_do_not_overlap() -> None:
-    one = Published("tcp", "127.0.0.1", 80, 1)
-    assert not overlap(one, Published("tcp", "192.0.2.1", 80, 2))
-    assert not overlap(one, Published("udp", "", 80, 2))
-    assert overlap(one, Published("tcp", "", 80, 2))
+@pytest.mark.parametrize(
+    ("held", "asked", "free"),
+    [
+        (Published("tcp", "127.0.0.1", 30555, 1), want(30555, host_ip="127.0.0.2"), True),
+        (Published("tcp", "127.0.0.1", 30555, 1), want(30555, proto="udp"), True),
+        (Published("tcp", "127.0.0.1", 30555, 1), want(30555, host_ip=""), False),
+        (Published("tcp", "", 30555, 1), want(30555), False),
+        (Published("tcp", "127.0.0.1", 30555, 1), want(30555), False),
+    ],
+)
+def test_ports_of_two_addresses_do_not_overlap(
+    monkeypatch: pytest.MonkeyPatch, held: Published, asked: Wanted, free: bool
+) -> None:
+    monkeypatch.setattr(publish, "_bound", lambda _port: False)
+    if free:
+        assert choose([asked], {"c2": [held]}, "c1")[0].host_port == 30555
+    else:
+        with pytest.raises(ConflictError, match="taken by container c2"):
+            choose([asked], {"c2": [held]}, "c1")
+
+
+def test_choose_tries_each_port_once_however_many_ranges_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(
+        publish, "_bound", lambda port: bool(tried.append(port.host_port)) or port.host_port < 5000
+    )
+    ranges = [want(first, 65535) for first in (1, 1, 4000, 2, 4999, 1)]
+    assert [port.host_port for port in choose(ranges, {}, "c1")] == [5000, 5001, 5002, 5003, 5004, 5005]
+    assert sorted(tried) == list(range(1, 5006))
+
+
+def test_choose_skips_ports_of_other_containers_without_trying_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(publish, "_bound", lambda port: bool(tried.append(port.host_port)))
+    others = {"c2": [Published("tcp", "", port, 80) for port in range(1, 60_000)]}
+    assert [port.host_port for port in choose([want(1, 65535)] * 2, others, "c1")] == [60_000, 60_001]
+    assert tried == [60_000, 60_001]
+
+
+def test_choose_gives_up_when_too_many_ports_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "MOST_PROBES", 10)
+    monkeypatch.setattr(publish, "_bound", lambda port: port.host_port < 10)
+    assert choose([want(1, 65535)], {}, "c1")[0].host_port == 10
+    monkeypatch.setattr(publish, "_bound", lambda port: port.host_port < 11)
+    with pytest.raises(ConflictError, match="no free port among 10 that were tried"):
+        choose([want(1, 65535)], {}, "c1")
 
 
 def test_sockets_of_a_port_are_found_in_the_kernels_table() -> None:

@@ -111,3 +111,13 @@ def test_the_address_of_a_container_is_found_where_the_plugin_keeps_it(directory
     (directory / "172.17.0.1").mkdir()
     assert find_address(str(directory), "c1") == "172.17.0.3"
     assert find_address(str(directory), "c2") == ""
+
+
+def test_the_record_of_the_largest_description_is_read_again(tmp_path: Path) -> None:
+    records = Records(str(tmp_path))
+    names = tuple(f"{'ü' * 125}{number:04}:container_{'é' * 100}" for number in range(1024))
+    published = tuple(Published("tcp", "127.0.0.1", port, port) for port in range(256))
+    records.save(Sandbox("c1", "/ns", (), published, extra_hosts=names))
+    again = Records(str(tmp_path))
+    assert again.load() == []
+    assert again.sandboxes["c1"].extra_hosts == names

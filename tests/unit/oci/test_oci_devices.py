@@ -62,6 +62,40 @@ def test_a_directory_that_cannot_be_meant_is_refused(tmp_path, monkeypatch):
         find((tmp_path, "/dev/x", "rwm"))
 
 
+def make_nodes(directory, count):
+    for number in range(count):
+        os.mknod(directory / f"n{number}", 0o600 | 0o020000, os.makedev(1, 3))
+
+
+def test_devices_that_are_mapped_twice_in_the_same_way_are_one(tmp_path):
+    make_nodes(tmp_path, 3)
+    found = find(
+        *[(tmp_path, "/dev/x", "rwm")] * 200, (tmp_path, "/dev/x", "r"), ("/dev/null", "/dev/x/n0", "rwm")
+    )
+    seen = sorted((device.path, device.access, device.mode) for device in found)
+    assert seen == sorted(
+        [(f"/dev/x/n{number}", access, 0o600) for number in range(3) for access in ("rwm", "r")]
+        + [("/dev/x/n0", "rwm", 0o666)]
+    )
+
+
+def test_all_mappings_together_stand_for_a_bounded_number_of_nodes(tmp_path, monkeypatch):
+    make_nodes(tmp_path, 4)
+    monkeypatch.setattr(devices, "MAX_NODES", 8)
+    assert len(find((tmp_path, "/dev/x", "rwm"), (tmp_path, "/dev/y", "rwm"))) == 8
+    with pytest.raises(InvalidInputError, match="devices: the mappings stand for more than 8 nodes"):
+        find((tmp_path, "/dev/x", "rwm"), (tmp_path, "/dev/y", "rwm"), ("/dev/null", "/dev/z", "rwm"))
+
+
+def test_all_mappings_together_look_at_a_bounded_number_of_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "MAX_ENTRIES", 10)
+    for number in range(5):
+        (tmp_path / str(number)).touch()
+    assert find(*[(tmp_path, "/dev/x", "rwm")] * 2) == ()
+    with pytest.raises(InvalidInputError, match="more than 10 entries"):
+        find(*[(tmp_path, "/dev/x", "rwm")] * 3)
+
+
 def test_privileged_stands_for_all_nodes_but_those_made_for_each_container():
     paths = {device.path for device in HostDevices().find(HostConfig(privileged=True))}
     assert {"/dev/null", "/dev/zero"} <= paths

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pycm.errors import InvalidInputError, OperationFailedError
-from pycm.model.container import Container, Image
+from pycm.model.container import Container, ContainerConfiguration, HostConfig, Image
 from pycm.storage import files
 from pycm.storage.files import write_atomic
 from pycm.storage.store import ContainerStore, DiskFullError
@@ -50,6 +50,24 @@ def test_a_damaged_file_is_set_aside_and_named_and_the_rest_is_loaded(
     assert str(file_of(store, "bad")) in caplog.text
     assert file_of(store, "bad").with_suffix(".json.damaged").read_bytes() == content
     assert len(caplog.records) == 1
+
+
+def test_a_record_beyond_a_bound_of_new_ones_is_loaded_with_a_warning(
+    store: ContainerStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An upgrade loses no container, not even one with 4 MiB of characters that JSON escapes."""
+    names = tuple(f"host{number}:10.0.0.1" for number in range(1025))
+    env = ("A=" + "<" * (4 * 1024 * 1024),)
+    config, host = ContainerConfiguration(env=env), HostConfig(extra_hosts=names)
+    large = Container(id="large", image=Image(name="i:1"), config=config, host_config=host)
+    for record in (container("c1"), large):
+        store.save(record)
+    assert store.load() == [container("c1"), large]
+    (line,) = caplog.messages
+    assert line == (
+        "stored container large: config.env[0] has 4194306 bytes; at most 131071 are allowed for a new container;"
+        " this one is used as it is"
+    )
 
 
 def test_a_record_that_claims_another_id_is_damaged(store: ContainerStore) -> None:

@@ -29,8 +29,9 @@ from pycm.model.measurements import CPU_THROTTLED, STANDARD_IDS
 from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Measurement
 from pycm.twin import envelope
+from pycm.twin.features.arguments import MAX_ENTRIES, MAX_TEXT, Arguments
 from pycm.twin.features.container import ContainerFeature, config_value, masked, state_value
-from pycm.twin.features.metrics import MAX_FILTERS, MAX_IDS, data_value, decode_request
+from pycm.twin.features.metrics import MAX_ALL_IDS, MAX_FILTERS, MAX_IDS, data_value, decode_request
 from pycm.twin.features.software_updatable import dependencies
 from pycm.twin.names import Thing
 
@@ -276,11 +277,37 @@ def test_the_period_is_a_duration_or_whole_seconds(argument, seconds):
         ({"filter": [{}, {"id": [5]}]}, r"filter\[1\].id: 5 is not a string"),
         ({"filter": [{}] * (MAX_FILTERS + 1)}, "1024 are allowed"),
         ({"filter": [{"id": ["x"] * (MAX_IDS + 1)}]}, "256 are allowed"),
+        (
+            {"filter": [{"id": ["x"] * MAX_IDS}] * (MAX_ALL_IDS // MAX_IDS) + [{"id": ["x"]}]},
+            "more than 8192 ids",
+        ),
+        ({"frequency": "0s" * 200_000}, "time: invalid duration"),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_place(argument, message):
     with pytest.raises(InvalidInputError, match=message):
         decode_request(argument)
+
+
+def test_a_filter_may_have_as_many_ids_as_its_bound():
+    request = decode_request({"filter": [{"id": ["cpu.*"] * MAX_IDS}] * (MAX_ALL_IDS // MAX_IDS)})
+    assert request.accepted("c1") == {"cpu.utilization"}
+
+
+def test_arguments_bound_lists_and_texts():
+    given = Arguments({"env": ["a"] * MAX_ENTRIES, "software": [{}] * MAX_ENTRIES, "name": "n" * MAX_TEXT})
+    assert len(given.texts("env")) == len(given.children("software")) == MAX_ENTRIES
+    assert given.text("name") == "n" * MAX_TEXT
+    given = Arguments(
+        {"env": ["a"] * (MAX_ENTRIES + 1), "software": [{}] * (MAX_ENTRIES + 1), "name": "n" * (MAX_TEXT + 1)}
+    )
+    for read, name in ((given.texts, "env"), (given.children, "software")):
+        with pytest.raises(InvalidInputError, match=f"{name} has 4097 entries; at most 4096 are allowed"):
+            read(name)
+    with pytest.raises(
+        InvalidInputError, match=r"name: 'n+… has 16385 characters; at most 16384 are allowed"
+    ):
+        given.text("name")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from pycm.errors import InvalidInputError, shorten
 from pycm.twin.envelope import members
 
 _INT64 = 1 << 63
+#: Entries of a list, and bytes of a single text: a link that is signed has some thousand.
+MAX_ENTRIES, MAX_TEXT = 4096, 16 * 1024
 
 
 class Arguments:
@@ -38,7 +40,20 @@ class Arguments:
         return name.lower() in self._found
 
     def text(self, name: str) -> str:
-        return str(self._get(name, str, "a string", ""))
+        value = str(self._get(name, str, "a string", ""))
+        if len(value) > MAX_TEXT:
+            raise InvalidInputError(
+                f"{self._path(name)}: {shorten(value)} has {len(value)} characters; at most {MAX_TEXT} are allowed"
+            )
+        return value
+
+    def _list(self, name: str, wanted: str) -> list[Any]:
+        items: list[Any] = self._get(name, list, wanted, [])
+        if len(items) > MAX_ENTRIES:
+            raise InvalidInputError(
+                f"{self._path(name)} has {len(items)} entries; at most {MAX_ENTRIES} are allowed"
+            )
+        return items
 
     def flag(self, name: str) -> bool:
         return bool(self._get(name, bool, "true or false", False))
@@ -62,7 +77,7 @@ class Arguments:
 
     def texts(self, name: str) -> tuple[str, ...]:
         """null among them counts as empty."""
-        items = self._get(name, list, "a list of strings", [])
+        items = self._list(name, "a list of strings")
         for index, item in enumerate(items):
             if not isinstance(item, (str, type(None))):
                 raise _wrong(f"{self._path(name)}[{index}]", item, "a string")
@@ -74,7 +89,7 @@ class Arguments:
         return None if value is None else Arguments(value, self._path(name))
 
     def children(self, name: str) -> list[Arguments]:
-        items = self._get(name, list, "a list of objects", [])
+        items = self._list(name, "a list of objects")
         for index, item in enumerate(items):
             if item is None:
                 raise InvalidInputError(f"{self._path(name)}[{index}]: null is not an object")

@@ -33,9 +33,9 @@ DATA = "data"
 #: Shorter periods are raised to this.
 SHORTEST = durations.SECOND
 _LONGEST = (1 << 63) - 1
-#: Entries of a filter, and ids of an entry; there are 14 figures and rarely more than 100 containers.
+#: Entries of a filter, ids of an entry and ids of all entries; there are 14 figures and rarely more than 100 containers.
 MAX_FILTERS = 1024
-MAX_IDS = 256
+MAX_IDS, MAX_ALL_IDS = 256, 8192
 
 Wanted = Mapping[str, Callable[[str], bool] | None]
 
@@ -140,7 +140,14 @@ def _filters(entries: Any) -> tuple[Filter, ...] | None:
         raise InvalidInputError(f"filter: {shorten(entries)} is not a list")
     if len(entries) > MAX_FILTERS:
         raise InvalidInputError(f"filter: {len(entries)} entries, {MAX_FILTERS} are allowed")
-    return tuple(_filter(entry, f"filter[{number}]") for number, entry in enumerate(entries))
+    filters: list[Filter] = []
+    ids = 0
+    for number, entry in enumerate(entries):
+        filters.append(_filter(entry, f"filter[{number}]"))
+        ids += len(filters[-1].texts)
+        if ids > MAX_ALL_IDS:
+            raise InvalidInputError(f"filter: more than {MAX_ALL_IDS} ids in all entries")
+    return tuple(filters)
 
 
 def _filter(entry: Any, where: str) -> Filter:
