@@ -135,6 +135,12 @@ class AgentProcess:
         assert self.process.poll() is None, f"agent ended: {self.text()}"
         return self.socket.exists() and self.call("list", "-q").returncode == 0
 
+    def mounted_files(self) -> list[str]:
+        """What the agent has mounted for the network files of containers."""
+        with open("/proc/self/mountinfo") as file:
+            points = [line.split()[4] for line in file]
+        return [point for point in points if point.startswith((f"{self.home}/", f"{self.run}/network/"))]
+
     def text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 

@@ -90,6 +90,7 @@ class World:
                 for line in Path("/proc/mounts").read_text().splitlines()
                 if f"{self.agent.run}/netns" in line
             ],
+            "files": self.agent.mounted_files(),
             "records": [path.name for path in (network / "sandboxes").glob("*")],
             "addresses": [path.name for path in (network / "addresses").rglob("*.*.*.*")],
             "rules": self.machine.rules(),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +24,16 @@ def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdS
         archive = write_archive(tmp_path_factory.mktemp("image") / "app.tar", Image(IMAGE))
         server.ctr("images", "import", archive)
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_mounts_left(tmp_path: Path) -> Iterator[None]:
+    """Unmount what an agent that was killed has left below the test's own directory, or that could not be removed."""
+    yield
+    with open("/proc/self/mountinfo") as file:
+        points = [line.split()[4] for line in file]
+    for point in reversed([point for point in points if point.startswith(f"{tmp_path}/")]):
+        subprocess.run(["umount", "--lazy", point], check=False)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from pycm.model.container import Container, EndpointSettings, HostConfig, Networ
 from pycm.model.defaults import BRIDGE
 from pycm.network import addresses, conf, hosts, machine, namespaces, publish
 from pycm.network.addresses import Taken
-from pycm.network.files import read, read_resolv_conf, write_files
+from pycm.network.files import read, read_resolv_conf
 from pycm.network.plugins import Plugins, iptables
 from pycm.network.records import Records, Sandbox, find_address
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pycm.config.types import Network as Options
     from pycm.network.addresses import Addressing
+    from pycm.network.files import ContainerFiles
 
 log = logging.getLogger("pycm.network")
 
@@ -38,8 +39,9 @@ log = logging.getLogger("pycm.network")
 class BridgeNetwork:
     """The part of ports.Network for mode bridge. `prepare` once, before anything else."""
 
-    def __init__(self, home_dir: str, options: Options, etc: str = "/etc") -> None:
+    def __init__(self, home_dir: str, options: Options, files: ContainerFiles, etc: str = "/etc") -> None:
         self._home = home_dir
+        self._files = files
         self._options = options.default_bridge
         self._etc = etc
         network = os.path.join(options.exec_root_dir, "network")
@@ -227,7 +229,7 @@ class BridgeNetwork:
             "hosts": self._hosts(sandbox),
             "resolv.conf": hosts.resolv_conf(read_resolv_conf(self._etc)),
         }
-        return replace(write_files(self._home, container, contents), network_settings=self._settings(sandbox))
+        return replace(self._files.write(container, contents), network_settings=self._settings(sandbox))
 
     def _settings(self, sandbox: Sandbox) -> NetworkSettings:
         endpoint = conf.parse_endpoint(sandbox.result or {})
@@ -278,13 +280,13 @@ class BridgeNetwork:
     async def _refresh(self) -> None:
         """Bring the hosts files up to date of those who name other containers; somebody has come or gone."""
         async with self._refreshing:
-            await asyncio.to_thread(self._write_hosts)
+            await asyncio.to_thread(self._files.as_containers_see_them, self._write_hosts)
 
     def _write_hosts(self) -> None:
         for sandbox in tuple(self._records.sandboxes.values()):
             if sandbox.connected and hosts.providers(sandbox.extra_hosts):
                 try:
-                    _rewrite(sandbox.hosts_path, self._hosts(sandbox))
+                    _rewrite(sandbox, self._hosts(sandbox))
                 except OSError as error:
                     log.error(
                         "container %s: cannot write %s: %s", sandbox.id, sandbox.hosts_path, error.strerror
@@ -304,9 +306,15 @@ class BridgeNetwork:
         return str(address.ip) if address is not None else ""
 
 
-def _rewrite(path: str, content: bytes) -> None:
-    """In place, in one write: the file is mounted in a running container, which would not see another one. OSError if it fails."""
-    if read(path) == content:
+def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
+    """In place, in one write: the file is mounted in a running container, which would not see another one. OSError if it fails.
+
+    The container may have written to it: only the lines of its extra hosts are replaced.
+    """
+    path = sandbox.hosts_path
+    before = read(path)
+    content = hosts.updated(before, wanted, sandbox.extra_hosts)
+    if before == content:
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:

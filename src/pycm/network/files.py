@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of a container's network, in `<home>/containers/<id>/` as Kanto's, and network mode "host" as a whole.
 
+The container may write to them. So that it cannot fill the disk, files of a small tmpfs are mounted over them while it runs.
 In mode host the container shares the machine's network; it gets the machine's name and copies of its files.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import socket
 from dataclasses import replace
@@ -17,20 +20,124 @@ from pycm.model.container import Container, EndpointSettings, NetworkSettings
 from pycm.model.defaults import HOST
 from pycm.network.hosts import hosts_lines
 from pycm.storage.files import make_directory, write_atomic
+from pycm.storage.mounts import cover, in_own_thread, mounted_below, see_as_init, uncover
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 #: systemd-resolved's stub listens on an address of the host; its full list is here.
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 _STUB = "nameserver 127.0.0.53"
+NAMES = ("hostname", "hosts", "resolv.conf")
+#: Bytes of a file that are read.
+_LONGEST = 1024 * 1024
+#: What the files of one container may take: the largest that are made, and some.
+_SIZE = "4m"
+log = logging.getLogger("pycm.network")
+
+
+class ContainerFiles:
+    """`prepare` once, before anything else. Blocking: call it in a worker thread.
+
+    *run*: a directory of the agent's that the next boot finds empty; "" for files that lie on the disk.
+    """
+
+    def __init__(self, home: str, run: str = "") -> None:
+        self._directory = os.path.join(home, "containers")
+        self._staging = os.path.join(run, "files") if run else ""
+        #: Ids of containers over whose files something is mounted.
+        self._covered: set[str] = set()
+
+    def prepare(self) -> None:
+        """Find what earlier agents have mounted; containers that run keep it."""
+        if not self._staging:
+            return
+        directory, staging = os.path.realpath(self._directory), os.path.realpath(self._staging)
+        for path in mounted_below(directory):
+            container_id, _, name = os.path.relpath(path, directory).partition("/")
+            if name in NAMES:
+                self._covered.add(container_id)
+        # of a start that was cut short; what cannot be removed is used by the next start of that container
+        with contextlib.suppress(OSError):
+            if left := mounted_below(staging):
+                self._as_process_1(lambda: uncover(left))
+            for name in os.listdir(staging):
+                os.rmdir(os.path.join(staging, name))
+
+    def write(self, container: Container, contents: Mapping[str, bytes]) -> Container:
+        """Write hostname, hosts and resolv.conf; returns the container with their paths. OperationFailedError names the file."""
+        directory = os.path.join(self._directory, container.id)
+        try:
+            self.release(container.id)
+            make_directory(directory)
+            files = {os.path.join(directory, name): content for name, content in contents.items()}
+            for path, content in files.items():
+                _write_if_changed(path, content)
+            self._cover(container.id, files)
+        except OSError as error:
+            raise OperationFailedError(
+                f"cannot write {error.filename or directory}: {error.strerror}"
+            ) from error
+        return replace(
+            container,
+            hostname_path=os.path.join(directory, "hostname"),
+            hosts_path=os.path.join(directory, "hosts"),
+            resolv_conf_path=os.path.join(directory, "resolv.conf"),
+        )
+
+    def _cover(self, container_id: str, files: Mapping[str, bytes]) -> None:
+        """Without the right to mount, the container gets the files on the disk."""
+        if not self._staging:
+            return
+        staging = os.path.join(os.path.realpath(self._staging), container_id)
+        self._covered.add(container_id)
+        try:
+            self._as_process_1(lambda: cover(files, staging, _SIZE))
+        except PermissionError:
+            self._covered.discard(container_id)
+            log.warning(
+                "container %s: files of its network: the agent may not mount a tmpfs (the container can fill the disk through %s)",
+                container_id,
+                self._directory,
+            )
+
+    def release(self, container_id: str) -> None:
+        """Nothing uses the files any more. OperationFailedError if they cannot be unmounted; it can be tried again."""
+        if container_id not in self._covered:
+            return
+        paths = [os.path.join(self._directory, container_id, name) for name in NAMES]
+        try:
+            self._as_process_1(lambda: uncover(paths))
+        except OSError as error:
+            raise OperationFailedError(
+                f"cannot unmount the network files of container {container_id}: {error.strerror}"
+            ) from error
+        self._covered.discard(container_id)
+
+    def others(self, kept: Collection[str]) -> set[str]:
+        """Containers that have mounted files and are none of *kept*."""
+        return self._covered.difference(kept)
+
+    def as_containers_see_them(self, work: Callable[[], None]) -> None:
+        """Run *work* where the paths lead to what is mounted over them."""
+        if self._covered:
+            self._as_process_1(work)
+        else:
+            work()
+
+    def _as_process_1(self, work: Callable[[], None]) -> None:
+        def there() -> None:
+            see_as_init(self._directory)
+            work()
+
+        in_own_thread(there)
 
 
 class HostNetwork:
     """The part of ports.Network for mode "host"."""
 
-    def __init__(self, home_dir: str, etc: str = "/etc") -> None:
-        self._home = home_dir
+    def __init__(self, files: ContainerFiles, etc: str = "/etc") -> None:
+        self._files = files
         self._etc = etc
 
     async def connect(self, container: Container) -> Container:
@@ -44,7 +151,7 @@ class HostNetwork:
             "resolv.conf": read_resolv_conf(self._etc),
         }
         settings = NetworkSettings(networks={HOST: EndpointSettings()})
-        container = write_files(self._home, container, contents)
+        container = self._files.write(container, contents)
         return replace(container, host_name=host_name, network_settings=settings)
 
     def _hosts(self, container: Container) -> bytes:
@@ -52,23 +159,6 @@ class HostNetwork:
         if not extra:
             return read(os.path.join(self._etc, "hosts"))
         return hosts_lines(extra, (), lambda _name: "")
-
-
-def write_files(home: str, container: Container, contents: Mapping[str, bytes]) -> Container:
-    """Write hostname, hosts and resolv.conf; returns the container with their paths. OperationFailedError names the file."""
-    directory = os.path.join(home, "containers", container.id)
-    try:
-        make_directory(directory)
-        for name, content in contents.items():
-            _write_if_changed(os.path.join(directory, name), content)
-    except OSError as error:
-        raise OperationFailedError(f"cannot write {error.filename or directory}: {error.strerror}") from error
-    return replace(
-        container,
-        hostname_path=os.path.join(directory, "hostname"),
-        hosts_path=os.path.join(directory, "hosts"),
-        resolv_conf_path=os.path.join(directory, "resolv.conf"),
-    )
 
 
 def read_resolv_conf(etc: str) -> bytes:
@@ -80,7 +170,7 @@ def read(path: str) -> bytes:
     """What there is; nothing, if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file.read(1024 * 1024)
+            return file.read(_LONGEST)
     except OSError:
         return b""
 

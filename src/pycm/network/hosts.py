@@ -25,6 +25,8 @@ LOCAL = (
     "ff02::2\tip6-allrouters",
 )
 HOST_TOKEN, CONTAINER_TOKEN = "host_ip", "container_"
+#: Bytes of a hosts file that is brought up to date: those of all extra hosts, and as much of the container's own.
+_LONGEST = 1024 * 1024 - 1
 _NAMESERVERS = ("8.8.8.8", "8.8.4.4")
 
 
@@ -97,6 +99,28 @@ def hosts_lines(entries: Iterable[str], peers: Sequence[Peer], interface: Callab
         if address:
             lines.append(f"{address}\t{name}")
     return ("\n".join(lines) + "\n").encode()
+
+
+def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
+    """The file of a running container with the lines of tokens as they are in *wanted*; what else it holds stays.
+
+    *before* itself if those lines are as wanted, or if the container has made something else of the file than lines.
+    """
+    if len(before) > _LONGEST or b"\0" in before:
+        return before
+    split = (entry.partition(":") for entry in entries)
+    names = {name.encode() for name, _, value in split if value.startswith((HOST_TOKEN, CONTAINER_TOKEN))}
+    old, new = before.splitlines(), wanted.splitlines()
+    if [line for line in old if _names(line) in names] == [line for line in new if _names(line) in names]:
+        return before
+    own = set(new)
+    kept = [line for line in old if _names(line) not in names and line not in own]
+    return b"".join(line + b"\n" for line in (*new, *kept))
+
+
+def _names(line: bytes) -> bytes:
+    """The name on a line as this module writes it, with a tab; of other lines nothing that could be one."""
+    return line.partition(b"\t")[2]
 
 
 def resolv_conf(content: bytes) -> bytes:

@@ -7,17 +7,72 @@ back to others. A unit with a hardened view of the file system would otherwise m
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import threading
 from typing import TYPE_CHECKING
 
+from pycm.failpoints import fail_point
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 0x1000
 _INIT_MOUNTS, _OUR_MOUNTS = "/proc/1/ns/mnt", "/proc/self/ns/mnt"
+#: What process 1 has mounted, and what we have, which is the same without a view of our own.
+_TABLES = ("/proc/1/mountinfo", "/proc/self/mountinfo")
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+
+
+def mounted_below(directory: str) -> list[str]:
+    """Where something is mounted below *directory*, which is absolute and has no links in it, as far as it can be known."""
+    found: dict[str, None] = {}
+    for path in _TABLES:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            for line in file:
+                point = _ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), line.split()[4])
+                if (place := os.fsdecode(point)).startswith(directory + "/"):
+                    found[place] = None
+    return list(found)
+
+
+def cover(files: Mapping[str, bytes], staging: str, size: str) -> None:
+    """Mount a file of this content over each of these, all on one new tmpfs that holds *size* at most. OSError, and nothing is left.
+
+    *staging*: a directory that is not there, where the tmpfs is until it hangs on the files alone.
+    """
+    os.makedirs(staging, 0o700, exist_ok=True)
+    try:
+        options = f"size={size},nr_inodes={len(files) + 2},mode=700".encode()
+        system_call(
+            "mount", b"tmpfs", staging.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options
+        )
+        for number, (path, content) in enumerate(files.items()):
+            source = os.path.join(staging, str(number))
+            with open(source, "xb") as file:
+                os.fchmod(file.fileno(), 0o644)
+                file.write(content)
+            system_call("mount", source.encode(), path.encode(), None, _MS_BIND, None)
+            fail_point("storage.covered")
+    except BaseException:
+        uncover(tuple(files))
+        raise
+    finally:
+        try:
+            unmount(staging)
+        finally:
+            os.rmdir(staging)
+
+
+def uncover(paths: Sequence[str]) -> None:
+    """Unmount what lies on each of them; the other ones too if one fails, which is raised then."""
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.callback(unmount, path)
 
 
 def unmount(path: str) -> int:

@@ -16,6 +16,7 @@ from pycm.model.container import Container, HostConfig, PortMapping
 from pycm.network import machine
 from pycm.network.addresses import Taken
 from pycm.network.bridge import BridgeNetwork
+from pycm.network.files import ContainerFiles
 from pycm.network.records import Sandbox
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def bridge(directory: Path, **options: object) -> BridgeNetwork:
         cni_bin_dirs=("/usr/lib/cni",),
         default_bridge=DefaultBridge(**{"ip_tables": False, **options}),  # type: ignore[arg-type]
     )
-    return BridgeNetwork(str(directory / "home"), network, str(etc))
+    home = str(directory / "home")
+    return BridgeNetwork(home, network, ContainerFiles(home), str(etc))
 
 
 def container(**host: object) -> Container:
@@ -115,6 +117,9 @@ async def test_a_peers_file_that_cannot_be_written_keeps_nobody_from_starting(
     file = tmp_path / "hosts"
     file.write_text("old")
     peer = Sandbox("p", "/ns", (), connected=True, address="172.17.0.2", extra_hosts=("a:container_b",))
+    network._records.sandboxes["b"] = Sandbox(
+        "b", "/ns", (), connected=True, address="172.17.0.3", host_name="b"
+    )
     network._records.sandboxes["p"] = replace(peer, hosts_path=str(file))
     network._records.sandboxes["q"] = replace(peer, id="q", hosts_path=str(tmp_path / "none"))
     monkeypatch.setattr(os, "pwrite", lambda _descriptor, _content, _offset: 1)

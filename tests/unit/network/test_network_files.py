@@ -8,8 +8,9 @@ from pycm.config.types import Network
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.model.container import Container, HostConfig
 from pycm.network import files
-from pycm.network.files import HostNetwork
+from pycm.network.files import ContainerFiles, HostNetwork
 from pycm.network.modes import Networks
+from pycm.storage import mounts
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def network(tmp_path: Path) -> HostNetwork:
     etc.mkdir()
     (etc / "hosts").write_text("127.0.0.1 localhost here\n")
     (etc / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    return HostNetwork(str(tmp_path / "home"), str(etc))
+    return HostNetwork(ContainerFiles(str(tmp_path / "home")), str(etc))
 
 
 def host_container(*extra: str) -> Container:
@@ -80,4 +81,50 @@ async def test_a_second_start_writes_nothing_new(network: HostNetwork) -> None:
 async def test_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     with pytest.raises(OperationFailedError, match=r"cannot write .*home"):
-        await HostNetwork(str(tmp_path / "home")).connect(host_container())
+        await HostNetwork(ContainerFiles(str(tmp_path / "home"))).connect(host_container())
+
+
+async def test_an_agent_that_may_not_mount_gives_containers_the_files_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one without bridge, whose capabilities a drop-in has taken away."""
+
+    def refused(name: str, *_: object) -> None:
+        raise PermissionError(1, "Operation not permitted", name)
+
+    monkeypatch.setattr(mounts, "system_call", refused)
+    made = ContainerFiles(str(tmp_path / "home"), str(tmp_path / "run"))
+    made.prepare()
+    for _ in range(2):
+        connected = await HostNetwork(made).connect(host_container())
+        assert Path(connected.hostname_path).read_text() == socket.gethostname() + "\n"
+        assert made.others(()) == set()
+    assert "container c1: files of its network: the agent may not mount a tmpfs" in caplog.text
+
+
+async def test_a_mount_that_fails_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(name: str, *_: object) -> None:
+        raise OSError(22 if name == "umount2" else 28, "No space left on device")
+
+    monkeypatch.setattr(files, "see_as_init", lambda _directory: None)
+    monkeypatch.setattr(mounts, "system_call", failing)
+    made = ContainerFiles(str(tmp_path / "home"), str(tmp_path / "run"))
+    with pytest.raises(OperationFailedError, match=r"cannot write .*c1: No space left on device"):
+        await HostNetwork(made).connect(host_container())
+    assert list((tmp_path / "run" / "files").iterdir()) == []
+
+
+def test_what_earlier_agents_have_mounted_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "a home"
+    (home / "containers").mkdir(parents=True)
+    table = tmp_path / "mountinfo"
+    place = str(home / "containers").replace(" ", "\\040")
+    lines = [f"{place}/c1/hosts", f"{place}/c2/other", f"{place}2/c3/hosts", "/containers/c4/hosts"]
+    table.write_text("".join(f"36 35 0:30 / {line} rw - tmpfs tmpfs rw\n" for line in lines))
+    monkeypatch.setattr(mounts, "_TABLES", (str(tmp_path / "none"), str(table)))
+    made = ContainerFiles(str(home), str(tmp_path / "run"))
+    made.prepare()
+    assert made.others(()) == {"c1"}
+    assert made.others({"c1"}) == set()

@@ -17,6 +17,7 @@ from pycm.network.hosts import (
     resolv_conf,
     resolve,
     servers,
+    updated,
 )
 
 VECTORS = {v["name"]: v for v in json.loads((Path(__file__).parents[2] / "vectors/runtime.json").read_text())}
@@ -121,3 +122,37 @@ def test_name_servers_that_a_container_cannot_reach_are_taken_out(content: str, 
 def test_name_servers_take_their_address() -> None:
     content = b"# nameserver 192.0.2.9\nnameserver 172.17.0.53\nnameserver ::1\nnameserver\nnameserver x\nsearch 192.0.2.1\n"
     assert [str(server) for server in servers(content)] == ["172.17.0.53/32"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n", None),
+        (
+            b"127.0.0.1\tlocalhost\n10.0.0.9\tc.d c\n",
+            b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n",
+        ),
+        (
+            b"127.0.0.1\tlocalhost\n10.0.0.7\tweb\n10.0.0.9\tc.d c\n1.2.3.4 mine\n",
+            b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n1.2.3.4 mine\n",
+        ),
+        (b"10.0.0.1\tweb\n1.2.3.4\tother\n", None),
+        (b"1.2.3.4 web", b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n1.2.3.4 web\n"),
+        (b"\xff\xfe mine\n", b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n\xff\xfe mine\n"),
+        (b"\0" * 100, None),
+        (b"x" * (1024 * 1024), None),
+    ],
+    ids=["as wanted", "come", "moved", "own file", "not ours", "no text", "zeros", "full"],
+)
+def test_updated_replaces_the_lines_of_tokens_and_keeps_what_the_container_has_written(
+    before: bytes, after: bytes | None
+) -> None:
+    wanted = b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n"
+    assert updated(before, wanted, ["web:container_web-host", "other:192.0.2.1"]) == (after or before)
+
+
+def test_updated_takes_away_what_no_token_stands_for_any_more() -> None:
+    before = b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.2\tgate\n1.2.3.4 mine\n"
+    wanted = b"127.0.0.1\tlocalhost\n10.0.0.2\tgate\n"
+    after = b"127.0.0.1\tlocalhost\n10.0.0.2\tgate\n1.2.3.4 mine\n"
+    assert updated(before, wanted, ["web:container_web-host", "gate:host_ip"]) == after
