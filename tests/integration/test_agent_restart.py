@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from agent_process import AgentProcess
+from connector import Connector
 from containerd_server import wait_until
 from images import IMAGE
 
+from pycm.api.calls import Agent
+
 if TYPE_CHECKING:
-    from agent_process import AgentProcess
+    from containerd_server import ContainerdServer
+    from mosquitto_server import MosquittoServer
 
 pytestmark = pytest.mark.integration
 
@@ -94,3 +99,34 @@ def test_a_mount_that_comes_late_is_waited_for(agent: AgentProcess, tmp_path: Pa
     state = agent.wait_for(container_id, running=True)
     assert state["error"] == ""
     agent.cm("stop", container_id)
+
+
+def test_stop_in_the_restart_pause_is_the_end_from_every_front(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+        cloud.wait_for_twin()
+        policies = (("always",), ("on-failure", "--rp-cnt", "0"), ("unless-stopped",))
+        ids = [start(agent, "exit 7", "--rp", *policy) for policy in policies]
+        wait_until(lambda: min(restarts(agent, name) for name in ids) >= 5, 60, "the pauses are long")
+        by_command, by_call, by_twin = ids
+        agent.cm("stop", by_command)
+        client = Agent(str(agent.socket), timeout=30)
+        client.stop(by_call, timeout=0, force=False, signal="SIGTERM")
+        client.close()
+        assert cloud.ask(f"Container:{by_twin}", "stop") == (204, None)
+        for container_id in ids:
+            found = agent.get(container_id)
+            assert (found["state"]["status"], found["state"]["exit_code"]) == (3, 7)
+            assert found["manually_stopped"]
+        cloud.until(lambda: cloud.status(by_twin)["state"]["status"] == "STOPPED", "the twin shows it")
+        counts = [restarts(agent, container_id) for container_id in ids]
+        wait_for_a_longer_pause(agent, max(counts))
+        assert [restarts(agent, container_id) for container_id in ids] == counts
+        assert agent.call("stop", by_command).stderr.endswith("with state: Stopped\n")
+
+
+def wait_for_a_longer_pause(agent: AgentProcess, count: int) -> None:
+    """Return when a container that began later has been restarted more often than *count*."""
+    witness = start(agent, "exit 1", "--rp", "always")
+    wait_until(lambda: restarts(agent, witness) > count, 120, "the witness is restarted")

@@ -48,6 +48,10 @@ class Entry:
     known: bool = False
     #: The last automatic start failed for want of containerd: it is tried again as soon as that is back.
     waits_for_runtime: bool = False
+    #: The agent has just begun and starts this container in its turn if the policy says so.
+    awaits_boot: bool = False
+    #: Stopped by hand while containerd could not say whether a task runs: if one does, it is ended at containerd's return.
+    stop_unanswered: bool = False
     #: Loop time at which the present run began, and seconds that the last one took: the wall clock may jump.
     running_since: float | None = None
     ran_for: float = 0.0
@@ -57,6 +61,7 @@ class Entry:
         return self.container.id
 
     def cancel_restart(self) -> None:
+        self.awaits_boot = False
         if self.restart_timer is not None:
             self.restart_timer.cancel()
             self.restart_timer = None

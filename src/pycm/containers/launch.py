@@ -11,7 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.containers import host_mounts
-from pycm.errors import ConflictError, InvalidInputError, OperationFailedError, shorten
+from pycm.containers.settings import PARALLEL
+from pycm.errors import (
+    ConflictError,
+    InvalidInputError,
+    OperationFailedError,
+    UnavailableError,
+    shorten,
+)
+from pycm.failpoints import fail_point
+from pycm.model import times
 from pycm.model.container import Container, ContainerConfiguration, HostConfig
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.model.sizes import size_to_bytes
@@ -20,7 +29,7 @@ from pycm.oci.devices import Devices, HostDevices, online_cpus
 from pycm.oci.resources import check_cpus
 from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
 from pycm.oci.user import ProcessUser, resolve_user
-from pycm.ports import Network, Runtime, TaskIO, TaskRequest
+from pycm.ports import Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,13 +46,22 @@ log = logging.getLogger("pycm.containers")
 
 class Launcher:
     def __init__(
-        self, runtime: Runtime, network: Network, settings: Settings, devices: Devices | None = None
+        self,
+        runtime: Runtime,
+        logs: Logs,
+        metrics: Metrics,
+        network: Network,
+        settings: Settings,
+        devices: Devices | None = None,
     ) -> None:
         self._runtime = runtime
+        self._logs = logs
+        self._metrics = metrics
         self._network = network
         self._settings = settings
         self._devices = devices or HostDevices()
         self._systemd = os.path.isdir(_SYSTEMD)
+        self._starting = asyncio.Semaphore(PARALLEL)
 
     def admit(self, container: Container) -> None:
         """As check_policy; the log names what a new container may reach of the machine, and hooks that never run."""
@@ -103,6 +121,38 @@ class Launcher:
             systemd_cgroup=self._systemd,
             runtime_binary=self._settings.runc_binary if host.runtime in RUNC_FAMILY else "",
         )
+
+    async def launch(self, container: Container) -> tuple[int, str]:
+        """The pid, and when it began: taken before it runs, since it may end before containerd has answered."""
+        started_at = times.now()
+
+        def created(pid: int) -> None:
+            nonlocal started_at
+            started_at = times.now()
+            self._metrics.open(container.id, pid)
+
+        io_config = container.io_config
+        try:
+            await self._logs.check(container.id, container.log_config)
+            io = self._logs.make_fifos(
+                container.id,
+                terminal=bool(io_config and io_config.tty),
+                stdin=bool(io_config and io_config.open_stdin),
+            )
+            fail_point("containers.start-fifos")
+            request = await self.request(container, io)
+            self._logs.attach(container.id, io, container.log_config)
+            fail_point("containers.start-attached")
+            async with self._starting:
+                with explained(container):
+                    return await self._runtime.start(request, created), started_at
+        except UnavailableError:
+            raise  # the task may run: its output is still read, until containerd says (`reconcile`)
+        except BaseException:
+            self._metrics.close(container.id)
+            await self._logs.finish(container.id)
+            await self._network.disconnect(container.id)
+            raise
 
     def _seccomp_machine(self, host: HostConfig) -> str:
         """Where the default profile shall and can be used, the machine that it is for."""

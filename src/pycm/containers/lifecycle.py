@@ -13,8 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.containers.health import Health
-from pycm.containers.launch import explained
-from pycm.containers.settings import PARALLEL
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -27,6 +25,7 @@ from pycm.failpoints import fail_point
 from pycm.model import restart, states, times
 from pycm.model.container import Container, StopOptions
 from pycm.model.health import STARTING, UNHEALTHY, check_of
+from pycm.model.signals import DEFAULT as SIGTERM
 from pycm.model.signals import parse_signal, signal_name
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.ports import Action, Exit, Logs, Metrics, Network, Runtime, Task, TaskStatus
@@ -64,7 +63,6 @@ class Lifecycle:
         self._network = network
         self._launcher = launcher
         self._settings = settings
-        self._starting = asyncio.Semaphore(PARALLEL)
         #: Set by the manager: runs a coroutine in a task that close() waits for.
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = asyncio.ensure_future
         #: The agent ends: nothing is started any more.
@@ -80,6 +78,7 @@ class Lifecycle:
         """Start the task. *by_hand*: a user or the boot, which reset the count of automatic restarts."""
         check_allowed(Operation.START, entry.container)
         entry.cancel_restart()
+        entry.stop_unanswered = False
         try:
             container = await self._launcher.ready(entry.container)
         except PycmError as error:  # seen in the state too: who created it over MQTT gets no other answer
@@ -93,7 +92,7 @@ class Lifecycle:
         fail_point("containers.start-recorded")
         entry.early_exit, entry.out_of_memory = None, False
         try:
-            pid, started_at = await self._launch(container)
+            pid, started_at = await self._launcher.launch(container)
         except PycmError as error:
             entry.known = not isinstance(error, UnavailableError)
             await self._failed_start(entry, error)
@@ -103,36 +102,14 @@ class Lifecycle:
         await self._run(entry, pid, started_at)
         fail_point("containers.start-told")
 
-    async def _launch(self, container: Container) -> tuple[int, str]:
-        """The pid, and when it began: taken before it runs, since it may end before containerd has answered."""
-        started_at = times.now()
-
-        def created(pid: int) -> None:
-            nonlocal started_at
-            started_at = times.now()
-            self._metrics.open(container.id, pid)
-
-        io_config = container.io_config
+    async def start_by_hand(self, entry: Entry) -> None:
+        """A failure does not take away the automatic restart for which the container was waiting."""
+        pending = self.restart_pending(entry)
         try:
-            await self._logs.check(container.id, container.log_config)
-            io = self._logs.make_fifos(
-                container.id,
-                terminal=bool(io_config and io_config.tty),
-                stdin=bool(io_config and io_config.open_stdin),
-            )
-            fail_point("containers.start-fifos")
-            request = await self._launcher.request(container, io)
-            self._logs.attach(container.id, io, container.log_config)
-            fail_point("containers.start-attached")
-            async with self._starting:
-                with explained(container):
-                    return await self._runtime.start(request, created), started_at
-        except UnavailableError:
-            raise  # the task may run: its output is still read, until containerd says (`reconcile`)
-        except BaseException:
-            self._metrics.close(container.id)
-            await self._logs.finish(container.id)
-            await self._network.disconnect(container.id)
+            await self.start(entry, by_hand=True)
+        except PycmError as error:
+            if pending:
+                self._retry(entry, error)
             raise
 
     async def _failed_start(self, entry: Entry, error: PycmError) -> None:
@@ -205,6 +182,15 @@ class Lifecycle:
         A full disk does not refuse it: the container to be stopped may be the one that fills it.
         """
         timeout, number = self.stop_values(options)
+        try:
+            await self.know(entry)
+        except UnavailableError:
+            if not self.restart_pending(entry):
+                raise
+            entry.stop_unanswered = True
+        if self.restart_pending(entry):
+            await self._stop_restart(entry)
+            return
         check_allowed(Operation.STOP, entry.container)
         entry.cancel_restart()
         before = entry.container.manually_stopped
@@ -217,6 +203,27 @@ class Lifecycle:
             raise
         await self.ended(entry, exit_, Status.STOPPED)
         self.consider_restart(entry)
+
+    async def _stop_restart(self, entry: Entry) -> None:
+        """Nothing runs: cancel the restart, also that of `always`, and keep what the state says of the last run."""
+        entry.cancel_restart()
+        entry.waits_for_runtime = False
+        state = states.enter(entry.container.state, Status.STOPPED)
+        stopped = replace(entry.container, state=state, manually_stopped=True)
+        await self._catalog.record(entry, stopped, Action.STOPPED)
+
+    async def stop_for_good(self, entry: Entry) -> None:
+        """As a stop with force that no policy follows: at the agent's end, or for a stop that containerd could not hear."""
+        async with entry.lock:
+            if self._catalog.find(entry.id) is not entry or entry.container.state.status not in ALIVE:
+                return
+            try:
+                await self.know(entry)
+                if entry.exit is not None:
+                    exit_ = await self.terminate(entry, int(SIGTERM), self._settings.stop_timeout, force=True)
+                    await self.ended(entry, exit_, Status.STOPPED)
+            except PycmError as error:
+                log.error("container %s could not be stopped: %s", entry.id, error)
 
     def stop_values(self, options: StopOptions | None) -> tuple[float, int]:
         options = options or StopOptions()
@@ -286,10 +293,19 @@ class Lifecycle:
 
     # ── automatic restart ──
 
+    def restart_pending(self, entry: Entry) -> bool:
+        """Does the container, which does not run, wait for its back-off, for containerd or for its turn at the agent's start?"""
+        due = entry.awaits_boot and self.due_at_boot(entry.container)
+        return entry.container.state.status not in ALIVE and (entry.restart_timer is not None or due)
+
+    def _retry(self, entry: Entry, error: PycmError) -> None:
+        entry.waits_for_runtime = isinstance(error, UnavailableError)
+        self.consider_restart(entry)
+
     def consider_restart(self, entry: Entry) -> None:
         """Ask the policy, and start the container again after its delay."""
         container = entry.container
-        if self.closing or not self._wanted(container) or entry.restart_timer is not None:
+        if self.closing or not self._wanted(container) or self.restart_pending(entry):
             return
         assert container.host_config is not None
         assert container.host_config.restart_policy is not None
@@ -341,16 +357,16 @@ class Lifecycle:
 
     async def boot_start(self, entry: Entry) -> None:
         """Start what its policy starts with the agent. A device or mount may come later: whatever fails is tried again."""
-        if self.closing or not self.due_at_boot(entry.container):
+        if self.closing or not entry.awaits_boot or not self.due_at_boot(entry.container):
             return
+        entry.awaits_boot = False
         try:
             await self.know(entry)
             if entry.container.state.status not in ALIVE:
                 await self.start(entry, by_hand=True)
         except PycmError as error:
             log.error("container %s: start with the agent failed, it is tried again: %s", entry.id, error)
-            entry.waits_for_runtime = isinstance(error, UnavailableError)
-            self.consider_restart(entry)
+            self._retry(entry, error)
 
     def due_at_boot(self, container: Container) -> bool:
         """Does the container's policy start it when the agent starts and finds it not running?"""
@@ -379,6 +395,9 @@ class Lifecycle:
             task = await self._task(entry)
         await self._align(entry, task)
         entry.known = True
+        if entry.stop_unanswered:
+            entry.stop_unanswered = False
+            self.spawn(self.stop_for_good(entry))  # returns at once if there is no task
         if entry.waits_for_runtime and entry.restart_timer is not None:
             entry.cancel_restart()
             entry.restart_delay = 0.0

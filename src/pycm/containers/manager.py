@@ -22,7 +22,6 @@ from pycm.failpoints import fail_point
 from pycm.model import states, times
 from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap
-from pycm.model.signals import DEFAULT as SIGTERM
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
 from pycm.oci.devices import online_cpus
@@ -77,7 +76,7 @@ class Manager:
         self._metrics = metrics
         self._settings = settings
         self._catalog = Catalog(store)
-        launcher = Launcher(runtime, network, settings)
+        launcher = Launcher(runtime, logs, metrics, network, settings)
         self._lifecycle = Lifecycle(self._catalog, runtime, logs, metrics, network, launcher, settings)
         self._lifecycle.spawn = self._spawn
         self._launcher = launcher
@@ -109,11 +108,11 @@ class Manager:
 
     async def start(self, container_id: str) -> None:
         entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._lifecycle.start(entry, by_hand=True))
+        await self._locked(entry, lambda: self._lifecycle.start_by_hand(entry))
 
     async def stop(self, container_id: str, options: StopOptions | None = None) -> None:
         entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._lifecycle.stop(entry, options))
+        await self._locked(entry, lambda: self._lifecycle.stop(entry, options), ask=False)
 
     async def pause(self, container_id: str) -> None:
         entry = self._catalog.entry(container_id)
@@ -274,6 +273,7 @@ class Manager:
         fail_point("containers.update-stored")
         if changed.restart_policy != host.restart_policy:
             entry.cancel_restart()
+            entry.restart_delay = 0.0
             if entry.container.state.status in (Status.STOPPED, Status.EXITED):
                 self._lifecycle.consider_restart(entry)
 
@@ -292,9 +292,15 @@ class Manager:
 
     async def _remove(self, entry: Entry, *, force: bool, options: StopOptions | None) -> None:
         check_allowed(Operation.FORCE_REMOVE if force else Operation.REMOVE, entry.container)
+        pending = self._lifecycle.restart_pending(entry)
         entry.cancel_restart()
         if entry.container.state.status not in ALIVE:
-            await self._destroy(entry)
+            try:
+                await self._destroy(entry)
+            except PycmError:
+                if pending:
+                    self._lifecycle.consider_restart(entry)
+                raise
             return
         options = options or StopOptions(force=True)
         timeout, number = self._lifecycle.stop_values(options)
@@ -343,6 +349,7 @@ class Manager:
                 self._unfinished[filled.id] = filled
                 continue
             entry = self._catalog.add(filled)
+            entry.awaits_boot = True
             if filled is not container:
                 await self._catalog.record(entry, filled)
 
@@ -410,9 +417,9 @@ class Manager:
                 await self._lifecycle.reconcile(entry, tasks.get(entry.id))
 
     async def _boot_starts(self) -> None:
-        due = [entry for entry in self._catalog if self._lifecycle.due_at_boot(entry.container)]
-        for entry in due:  # in their order, however soon the back-off of a lost task would end
-            entry.cancel_restart()
+        for entry in self._catalog:
+            entry.awaits_boot = entry.awaits_boot and self._lifecycle.due_at_boot(entry.container)
+        due = [entry for entry in self._catalog if entry.awaits_boot]
         groups, circle = boot_order(entry.container for entry in due)
         if circle:
             names = ", ".join(container.name for container in circle)
@@ -451,7 +458,7 @@ class Manager:
         for entry in self._catalog:
             entry.cancel_restart()
             if not self._settings.live_restore:  # all at once: waiting for the stubborn costs nothing
-                self._spawn(self._stop_at_end(entry))
+                self._spawn(self._lifecycle.stop_for_good(entry))
         if not self._settings.live_restore:
             limit *= 2  # for SIGTERM, then for SIGKILL
         if self._tasks:
@@ -461,20 +468,6 @@ class Manager:
                     "%d operations have not ended within %g s; the agent ends without them", len(late), limit
                 )
         await self._catalog.close()
-
-    async def _stop_at_end(self, entry: Entry) -> None:
-        """As a stop with force, but not by hand: the container comes back with the next agent."""
-        async with entry.lock:
-            if entry.container.state.status not in ALIVE:
-                return
-            try:
-                await self._lifecycle.know(entry)
-                if entry.exit is not None:
-                    timeout = self._settings.stop_timeout
-                    exit_ = await self._lifecycle.terminate(entry, int(SIGTERM), timeout, force=True)
-                    await self._lifecycle.ended(entry, exit_, Status.STOPPED)
-            except PycmError as error:
-                log.error("container %s could not be stopped at the agent's end: %s", entry.id, error)
 
 
 def _as_new(container: Container) -> Container:
