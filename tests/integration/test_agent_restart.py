@@ -49,6 +49,26 @@ def test_on_failure_tries_as_often_as_it_may_and_a_start_by_hand_begins_anew(age
         others_would_be_back(agent)
         assert (restarts(agent, container_id), agent.state(container_id)["status"]) == (2, 5)
         agent.cm("start", container_id)
+    for line in (
+        "exited: exit code 3 (restart in 0.1 s)",
+        "(automatic restart 2)",
+        "exited: exit code 3 (not restarted: policy on-failure, 2 of 2 restarts used)",
+    ):
+        assert line in agent.text()
+
+
+def test_container_that_cannot_be_started_is_told_from_a_stopped_one(agent: AgentProcess) -> None:
+    made = agent.cm("create", "--network", "host", IMAGE, "/not/there")
+    assert agent.call("start", made).returncode == 1
+    state = agent.state(made)
+    assert (state["status"], state["exit_code"]) == (3, 0), "as in the original"
+    assert "/not/there" in state["error"]
+    assert state["error"].endswith(" (never started)")
+    own, theirs = agent.pycm("list").stdout, agent.cm("list")
+    assert "|Never started" in own
+    assert "|Stopped " in theirs
+    assert f"container {made}: failed to start: " in agent.text()
+    assert "(not restarted: start by hand)" in agent.text()
 
 
 @pytest.mark.parametrize("policy", ["on-failure", "unless-stopped"])
@@ -92,7 +112,8 @@ def test_a_mount_that_comes_late_is_waited_for(agent: AgentProcess, tmp_path: Pa
     wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "the container ends")
     if absent:
         agent.start()
-    agent.wait_for(container_id, status=3, error=f"mount source '{mounted}' does not exist on this machine")
+    missing = f"mount source '{mounted}' does not exist on this machine (did not start again)"
+    agent.wait_for(container_id, status=3, error=missing)
     wait_until(lambda: restarts(agent, container_id) >= 2, 30, "it is tried again")
     (tmp_path / "away" / "open").unlink()
     (tmp_path / "away").rename(mounted)

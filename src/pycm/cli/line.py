@@ -38,9 +38,10 @@ NAME = Flag("name", "n", about="name of the container, instead of its id")
 
 
 class Line:
-    """values: of every flag; given: names of this command's own flags that were used; rest: the other words."""
+    """program: `pycm` or `kanto-cm`; values: of every flag; given: names of this command's own flags that were used; rest: the other words."""
 
-    def __init__(self, command: Any, parsed: Parsed) -> None:
+    def __init__(self, program: str, command: Any, parsed: Parsed) -> None:
+        self.program = program
         self.command = command
         self.values = parsed.values
         self.given = parsed.given - _GLOBAL_NAMES
@@ -66,7 +67,7 @@ class Line:
 def parse_command(program: str, name: str, command: Any, words: Sequence[str]) -> Line:
     """Errors: InvalidInputError, in the order of the original: flags first, then the number of words."""
     flags = (*command.FLAGS, *GLOBAL_FLAGS, HELP)
-    line = Line(command, parse(flags, words, interspersed=getattr(command, "INTERSPERSED", True)))
+    line = Line(program, command, parse(flags, words, interspersed=getattr(command, "INTERSPERSED", True)))
     most: int | None = command.MOST_ARGUMENTS
     count = len(line.rest)
     if line.values["help"] or most is None or count <= most:

@@ -53,7 +53,9 @@ ANY_EXIT_CODE = -1
 def run(line: Line) -> None:
     wanted = _filter(line.values["name"], line.values["filter"])
     containers = [container for container in line.agent.list() if wanted(container)]
-    sys.stdout.write(ids(containers) if line.values["quiet"] else table(containers))
+    sys.stdout.write(
+        ids(containers) if line.values["quiet"] else table(containers, own=line.program == "pycm")
+    )
 
 
 def ids(containers: Iterable[Container]) -> str:
@@ -61,13 +63,14 @@ def ids(containers: Iterable[Container]) -> str:
     return text + "\n" if text else ""
 
 
-def table(containers: Sequence[Container]) -> str:
+def table(containers: Sequence[Container], *, own: bool = False) -> str:
+    """*own*: that of `pycm`, which tells a container that did not start from one that was stopped. Else the original's."""
     if not containers:
         return "No containers found.\n"
     rows = [
         tuple(title for title, _, _ in COLUMNS),
         tuple("-" * dashes for _, _, dashes in COLUMNS),
-        *map(_cells, containers),
+        *(_cells(container, own=own) for container in containers),
     ]
     padded = [[cell.ljust(column[1]) for cell, column in zip(row, COLUMNS, strict=True)] for row in rows]
     widths = [_stop(max(len(row[i]) for row in padded)) for i in range(len(COLUMNS))]
@@ -75,16 +78,25 @@ def table(containers: Sequence[Container]) -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-def _cells(container: Container) -> tuple[str, ...]:
+def _cells(container: Container, *, own: bool) -> tuple[str, ...]:
     state = container.state
+    failed = _failed_start(state.error) if own and state.status == "Stopped" and state.error else ""
     return (
         container.id,
         container.name,
         container.image.name,
-        state.status,
+        failed or state.status,
         state.finished_at,
-        str(state.exit_code),
+        "-" if failed else str(state.exit_code),
     )
+
+
+def _failed_start(error: str) -> str:
+    from pycm.model.states import NEVER_STARTED, NOT_STARTED  # seldom needed, and slow to import
+
+    if error.endswith(NEVER_STARTED):
+        return "Never started"
+    return "Not started" if error.endswith(NOT_STARTED) else ""
 
 
 def _stop(width: int) -> int:

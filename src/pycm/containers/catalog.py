@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pycm.errors import NotFoundError, OperationFailedError
+from pycm.model.states import ALIVE, Status
 from pycm.model.times import sort_key
-from pycm.ports import Action, Event, Exit
+from pycm.ports import Action, Event, Exit, Task, TaskStatus
 from pycm.waiting import within
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class Entry:
     @property
     def id(self) -> str:
         return self.container.id
+
+    def agrees(self, task: Task | None) -> bool:
+        """Does the record say the same as containerd's *task*?"""
+        state = self.container.state
+        if task is None or state.status not in ALIVE:
+            return task is None and state.status not in ALIVE
+        status = TaskStatus.PAUSED if state.status is Status.PAUSED else TaskStatus.RUNNING
+        return (task.pid, task.status) == (state.pid, status)
 
     def cancel_restart(self) -> None:
         self.awaits_boot = False

@@ -26,7 +26,7 @@ from pycm.model import restart, states, times
 from pycm.model.container import Container, StopOptions
 from pycm.model.health import STARTING, UNHEALTHY, check_of
 from pycm.model.signals import DEFAULT as SIGTERM
-from pycm.model.signals import parse_signal, signal_name
+from pycm.model.signals import exit_text, parse_signal, signal_name
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.ports import Action, Exit, Logs, Metrics, Network, Runtime, Task, TaskStatus
 
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from pycm.containers.settings import Settings
 
 SIGKILL = 9
-#: Exit code of a container whose task was gone when the agent looked (host reboot): a failure, so that on-failure restarts it.
-LOST_EXIT_CODE = 255
 #: Longest time-out a stop may ask for, in seconds.
 LONGEST_STOP = 24 * 3600
 log = logging.getLogger("pycm.containers")
@@ -100,6 +98,9 @@ class Lifecycle:
         fail_point("containers.start-launched")
         entry.waits_for_runtime = False
         await self._run(entry, pid, started_at)
+        how = "started" if by_hand else "restarted"
+        which = "" if by_hand else f" (automatic restart {container.restart_count})"
+        log.info("container %s: %s: pid %d%s", entry.id, how, pid, which)
         fail_point("containers.start-told")
 
     async def start_by_hand(self, entry: Entry) -> None:
@@ -108,12 +109,15 @@ class Lifecycle:
         try:
             await self.start(entry, by_hand=True)
         except PycmError as error:
-            if pending:
-                self._retry(entry, error)
+            after = self._retry(entry, error) if pending else "not restarted: start by hand"
+            if entry.container.state.status not in ALIVE:
+                log.info("container %s: failed to start: %s (%s)", entry.id, error.masked, after)
             raise
 
     async def _failed_start(self, entry: Entry, error: PycmError) -> None:
-        state = states.stopped(entry.container.state, exit_code=0, finished_at=times.now(), error=str(error))
+        before = entry.container.started_successfully_before
+        text = f"{error}{states.NOT_STARTED if before else states.NEVER_STARTED}"
+        state = states.stopped(entry.container.state, exit_code=0, finished_at=times.now(), error=text)
         stopped = replace(entry.container, state=state, network_settings=None)
         entry.ran_for = 0.0
         await self._catalog.record(entry, stopped, Action.STOPPED)
@@ -143,8 +147,19 @@ class Lifecycle:
     async def _self_exit(self, entry: Entry, exit_: asyncio.Future[Exit]) -> None:
         async with entry.lock:
             if entry.exit is exit_:  # else a stop or remove that held the lock has seen to it
-                await self.ended(entry, exit_.result(), Status.EXITED)
-                self.consider_restart(entry)
+                await self._conclude(entry, exit_.result(), Status.EXITED)
+
+    async def _conclude(
+        self, entry: Entry, exit_: Exit, status: Status, error: str = "", cause: str = ""
+    ) -> None:
+        """Record the end of a run, ask the policy what follows, and log both. *cause*: of *error*, for the log."""
+        await self.ended(entry, exit_, status, error)
+        event = "stopped by hand" if status is Status.STOPPED else "exited"
+        self.log_end(entry, event, exit_, self.consider_restart(entry), cause or error)
+
+    def log_end(self, entry: Entry, event: str, exit_: Exit, after: str, cause: str = "") -> None:
+        what = exit_text(exit_.code) + (", OOM kill" if entry.container.state.oom_killed else "")
+        log.info("container %s: %s: %s%s (%s)", entry.id, event, what, cause and f": {cause}", after)
 
     async def ended(self, entry: Entry, exit_: Exit, status: Status, error: str = "") -> None:
         """Record the end of a run as STOPPED or EXITED and release what the run held."""
@@ -201,8 +216,7 @@ class Lifecycle:
         except PycmError:
             await self._catalog.record(entry, replace(entry.container, manually_stopped=before))
             raise
-        await self.ended(entry, exit_, Status.STOPPED)
-        self.consider_restart(entry)
+        await self._conclude(entry, exit_, Status.STOPPED)
 
     async def _stop_restart(self, entry: Entry) -> None:
         """Nothing runs: cancel the restart, also that of `always`, and keep what the state says of the last run."""
@@ -211,6 +225,7 @@ class Lifecycle:
         state = states.enter(entry.container.state, Status.STOPPED)
         stopped = replace(entry.container, state=state, manually_stopped=True)
         await self._catalog.record(entry, stopped, Action.STOPPED)
+        log.info("container %s: stopped by hand: pending restart cancelled", entry.id)
 
     async def stop_for_good(self, entry: Entry) -> None:
         """As a stop with force that no policy follows: at the agent's end, or for a stop that containerd could not hear."""
@@ -222,6 +237,8 @@ class Lifecycle:
                 if entry.exit is not None:
                     exit_ = await self.terminate(entry, int(SIGTERM), self._settings.stop_timeout, force=True)
                     await self.ended(entry, exit_, Status.STOPPED)
+                    why = "the agent ends" if self.closing else "stopped by hand"
+                    self.log_end(entry, "stopped", exit_, f"not restarted: {why}")
             except PycmError as error:
                 log.error("container %s could not be stopped: %s", entry.id, error)
 
@@ -252,7 +269,7 @@ class Lifecycle:
         self, entry: Entry, number: int, timeout: float, *, everyone: bool
     ) -> Exit | None:
         if entry.exit is None:
-            return Exit(LOST_EXIT_CODE, times.now())
+            return Exit(restart.LOST_EXIT_CODE, times.now())
         try:
             await self._runtime.signal(entry.id, number, everyone=everyone)
         except NotFoundError:
@@ -288,8 +305,7 @@ class Lifecycle:
                 log.error("container %s: unhealthy, and cannot be stopped: %s", entry.id, error)
                 self.health.begin(entry)
                 return
-            await self.ended(entry, exit_, Status.EXITED, f"unhealthy: {reason}")
-            self.consider_restart(entry)
+            await self._conclude(entry, exit_, Status.EXITED, f"unhealthy: {reason}", "unhealthy")
 
     # ── automatic restart ──
 
@@ -298,30 +314,29 @@ class Lifecycle:
         due = entry.awaits_boot and self.due_at_boot(entry.container)
         return entry.container.state.status not in ALIVE and (entry.restart_timer is not None or due)
 
-    def _retry(self, entry: Entry, error: PycmError) -> None:
+    def _retry(self, entry: Entry, error: PycmError) -> str:
         entry.waits_for_runtime = isinstance(error, UnavailableError)
-        self.consider_restart(entry)
+        return self.consider_restart(entry)
 
-    def consider_restart(self, entry: Entry) -> None:
-        """Ask the policy, and start the container again after its delay."""
+    def consider_restart(self, entry: Entry) -> str:
+        """Ask the policy, and start the container again after its delay. Return what follows, for the log."""
         container = entry.container
-        if self.closing or not self._wanted(container) or self.restart_pending(entry):
-            return
+        if self.closing:
+            return "not restarted: the agent ends"
+        if not self._wanted(container):
+            return f"not restarted: {restart.refusal(*restart.question(container))}"
+        if self.restart_pending(entry):
+            return "restart pending"
         assert container.host_config is not None
         assert container.host_config.restart_policy is not None
         delay = restart.next_delay(container.host_config.restart_policy, entry.restart_delay, entry.ran_for)
         entry.restart_delay = delay
         loop = asyncio.get_running_loop()
         entry.restart_timer = loop.call_later(delay, lambda: self.spawn(self._restart(entry)))
+        return f"restart in {delay:g} s"
 
     def _wanted(self, container: Container) -> bool:
-        policy = container.host_config.restart_policy if container.host_config else None
-        ended = restart.Ended(
-            container.state.exit_code or (LOST_EXIT_CODE if container.state.error else 0),
-            container.manually_stopped,
-            container.restart_count,
-        )
-        return restart.wants_restart(policy, ended)
+        return restart.wants_restart(*restart.question(container))
 
     async def _restart(self, entry: Entry) -> None:
         async with entry.lock:
@@ -346,14 +361,15 @@ class Lifecycle:
         """A try for which containerd was away does not count among those that a policy allows, and is repeated at its return."""
         if isinstance(error, UnavailableError):
             if not entry.waits_for_runtime:
-                log.warning("container %s: automatic start waits for containerd: %s", entry.id, error)
+                log.warning("container %s: automatic start waits for containerd: %s", entry.id, error.masked)
             entry.waits_for_runtime = True
             if entry.container.restart_count:
                 fewer = replace(entry.container, restart_count=entry.container.restart_count - 1)
                 await self._catalog.record(entry, fewer)
-        else:
-            log.warning("container %s: automatic start failed: %s", entry.id, error)
-        self.consider_restart(entry)
+            self.consider_restart(entry)
+            return
+        after = self.consider_restart(entry)
+        log.warning("container %s: automatic start failed: %s (%s)", entry.id, error.masked, after)
 
     async def boot_start(self, entry: Entry) -> None:
         """Start what its policy starts with the agent. A device or mount may come later: whatever fails is tried again."""
@@ -365,8 +381,8 @@ class Lifecycle:
             if entry.container.state.status not in ALIVE:
                 await self.start(entry, by_hand=True)
         except PycmError as error:
-            log.error("container %s: start with the agent failed, it is tried again: %s", entry.id, error)
-            self._retry(entry, error)
+            after = self._retry(entry, error)
+            log.error("container %s: start with the agent failed: %s (%s)", entry.id, error.masked, after)
 
     def due_at_boot(self, container: Container) -> bool:
         """Does the container's policy start it when the agent starts and finds it not running?"""
@@ -391,7 +407,7 @@ class Lifecycle:
         *task* may be of a list that is older than an operation which has ended since: where it contradicts the record, it is asked
         for again.
         """
-        if not _agree(entry.container, task):
+        if not entry.agrees(task):
             task = await self._task(entry)
         await self._align(entry, task)
         entry.known = True
@@ -421,8 +437,7 @@ class Lifecycle:
     async def _lost(self, entry: Entry) -> None:
         log.warning("container %s: its task is gone (host restarted?)", entry.id)
         error = "the task was lost while the agent did not watch it"
-        await self.ended(entry, Exit(LOST_EXIT_CODE, times.now()), Status.EXITED, error)
-        self.consider_restart(entry)
+        await self._conclude(entry, Exit(restart.LOST_EXIT_CODE, times.now()), Status.EXITED, error)
 
     async def _ended_meanwhile(self, entry: Entry, task: Task, *, alive: bool) -> None:
         if not alive:
@@ -431,8 +446,7 @@ class Lifecycle:
         if entry.exit is None:  # collect the output that waits in the FIFOs
             self._attach(entry, task)
         status = Status.STOPPED if entry.container.manually_stopped else Status.EXITED
-        await self.ended(entry, task.exit or Exit(LOST_EXIT_CODE, times.now()), status)
-        self.consider_restart(entry)
+        await self._conclude(entry, task.exit or Exit(restart.LOST_EXIT_CODE, times.now()), status)
 
     def _attach(self, entry: Entry, task: Task) -> None:
         self._logs.attach(entry.id, task.io, entry.container.log_config)
@@ -466,11 +480,3 @@ class Lifecycle:
         except (NotFoundError, ConflictError):
             pass
         await self._release(entry)
-
-
-def _agree(container: Container, task: Task | None) -> bool:
-    state = container.state
-    if task is None or state.status not in ALIVE:
-        return task is None and state.status not in ALIVE
-    status = TaskStatus.PAUSED if state.status is Status.PAUSED else TaskStatus.RUNNING
-    return (task.pid, task.status) == (state.pid, status)

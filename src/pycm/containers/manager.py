@@ -22,6 +22,7 @@ from pycm.failpoints import fail_point
 from pycm.model import states, times
 from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap
+from pycm.model.signals import exit_text
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
 from pycm.oci.devices import online_cpus
@@ -305,6 +306,7 @@ class Manager:
         options = options or StopOptions(force=True)
         timeout, number = self._lifecycle.stop_values(options)
         exit_ = await self._lifecycle.terminate(entry, number, timeout, force=options.force)
+        log.info("container %s: stopped to be removed: %s", entry.id, exit_text(exit_.code))
         try:
             await self._destroy(entry)
         except PycmError:

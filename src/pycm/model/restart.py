@@ -14,11 +14,15 @@ from pycm.model.container import NANOSECONDS, RestartPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pycm.model.container import Container
+
 FIRST_DELAY = 0.1
 #: Cap of the delay where the policy names none.
 LONGEST_DELAY = 60.0
 #: A run of this many seconds counts as a success: the delay starts over.
 LONG_RUN = 10.0
+#: Exit code of a container whose task was gone when the agent looked (host reboot): a failure, so that on-failure restarts it.
+LOST_EXIT_CODE = 255
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,13 @@ class Ended:
     exit_code: int
     manually_stopped: bool
     restarts: int
+
+
+def question(container: Container) -> tuple[RestartPolicy | None, Ended]:
+    """A container that does not run, for `wants_restart` and `refusal`. An error counts as a failure, whatever the exit code."""
+    policy = container.host_config.restart_policy if container.host_config else None
+    code = container.state.exit_code or (LOST_EXIT_CODE if container.state.error else 0)
+    return policy, Ended(code, container.manually_stopped, container.restart_count)
 
 
 def _on_failure(policy: RestartPolicy, ended: Ended) -> bool:
@@ -48,6 +59,19 @@ def wants_restart(policy: RestartPolicy | None, ended: Ended) -> bool:
     """Does *policy* start the container again after this end? No policy, or one of an unknown type, does not."""
     decide = DECISIONS.get(policy.type) if policy else None
     return bool(policy and decide and decide(policy, ended))
+
+
+def refusal(policy: RestartPolicy | None, ended: Ended) -> str:
+    """Why *policy* does not start the container again, in words for the log."""
+    if policy is None:
+        return "no policy"
+    reason = ""
+    if ended.manually_stopped and policy.type in ("unless-stopped", "on-failure"):
+        reason = ", stopped by hand"
+    elif policy.type == "on-failure":
+        used = f", {ended.restarts} of {policy.maximum_retry_count} restarts used"
+        reason = used if ended.exit_code else ", no failure"
+    return f"policy {policy.type}{reason}"
 
 
 def next_delay(policy: RestartPolicy, previous: float, ran_for: float) -> float:

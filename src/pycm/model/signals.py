@@ -27,3 +27,9 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
+
+
+def exit_text(code: int) -> str:
+    """An exit code for people, with the signal that a code above 128 stands for."""
+    name = signal_name(code - 128)
+    return f"exit code {code} ({name})" if name.startswith("SIG") else f"exit code {code}"

@@ -113,6 +113,8 @@ FLAGS: dict[Status, Flags] = {
 
 NO_PID = -1
 OOM_TEXT = "OOM Killed"
+#: How the error of a failed start ends; the status is that of a stop, and the exit code 0, as in the original.
+NEVER_STARTED, NOT_STARTED = " (never started)", " (did not start again)"
 
 
 def enter(state: State, status: Status) -> State:

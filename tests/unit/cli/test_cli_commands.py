@@ -9,7 +9,7 @@ import pytest
 from pycm.api.proto.api.types.containers.types_pb2 import Container as Message
 from pycm.api.proto.api.types.containers.types_pb2 import State
 from pycm.cli import main, start, stop
-from pycm.errors import InvalidInputError
+from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.model.container import (
     Resources,
     RestartPolicy,
@@ -126,6 +126,21 @@ def test_remove_sends_stop_options_with_force_only(
     cli("remove", identifier, "-f", "-t", "5s")
     monkeypatch.undo()
     assert seen == [(False, None), (True, StopOptions(force=True, timeout=5))]
+
+
+def test_list_says_by_its_own_name_only_that_a_container_never_started(
+    agent: ServedAgent, cli: Cli, own: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make()
+    agent.runtime.fail["start"] = OperationFailedError("no such program")
+    try:
+        assert cli("start", identifier).code == 1
+    finally:
+        agent.runtime.fail.clear()
+    assert "Never started" in own("list").out
+    assert "|Stopped " in cli("list").out
+    assert "Never started" not in cli("list").out
+    assert own("list", "-q", "--filter", "status=stopped").out == f"{identifier}\n"
 
 
 # ── rename, update, logs ────────────────────────────────────────────────────────────────────────────────────────────

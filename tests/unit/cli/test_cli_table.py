@@ -51,6 +51,32 @@ def test_cells_are_never_cut() -> None:
     assert "n" * 500 in command.table([container(name="n" * 500)])
 
 
+def test_own_table_tells_a_container_that_never_started_from_a_stopped_one() -> None:
+    stopped = [
+        container("a", status="Stopped"),
+        container("b", status="Stopped", code=143),
+        container("c", status="Stopped"),
+        container("d", status="Stopped"),
+        container("e", status="Exited"),
+    ]
+    stopped[2].state.error = "no such program (never started)"
+    stopped[3].state.error = "no such program (did not start again)"
+    stopped[4].state.error = "no such program (never started)"
+
+    def shown(text: str) -> list[tuple[str, str]]:
+        rows = [line.split("|") for line in text.splitlines()[3:-1]]
+        return [(row[3].strip(), row[5].strip()) for row in rows]
+
+    assert shown(command.table(stopped, own=True)) == [
+        ("Stopped", "0"),
+        ("Stopped", "143"),
+        ("Never started", "-"),
+        ("Not started", "-"),
+        ("Exited", "0"),
+    ]
+    assert {status for status, _ in shown(command.table(stopped))} == {"Stopped", "Exited"}
+
+
 def test_ids_stand_on_one_line_and_no_ids_are_no_output() -> None:
     assert command.ids([container("a"), container("b")]) == "a b\n"
     assert command.ids([]) == ""

@@ -120,7 +120,10 @@ async def test_a_start_that_fails_ends_stopped_with_its_reason() -> None:
         await w.manager.create(described())
         with pytest.raises(OperationFailedError, match="runc says no"):
             await w.manager.start("c1")
-        assert (w.state("c1").status, w.state("c1").error) == (Status.STOPPED, "runc says no")
+        assert (w.state("c1").status, w.state("c1").error) == (
+            Status.STOPPED,
+            "runc says no (never started)",
+        )
         assert "c1" not in w.logs.attached
         assert w.actions == ["created", "stopped"]
 
@@ -134,7 +137,10 @@ async def test_a_network_that_cannot_be_made_is_seen_in_the_state(monkeypatch: p
         monkeypatch.setattr("support.fakes.FakeNetwork.connect", connect)
         with pytest.raises(OperationFailedError, match="no address left"):
             await w.manager.start("c1")
-        assert (w.state("c1").status, w.state("c1").error) == (Status.STOPPED, "no address left")
+        assert (w.state("c1").status, w.state("c1").error) == (
+            Status.STOPPED,
+            "no address left (never started)",
+        )
         assert w.actions == ["created", "stopped"]
 
 
