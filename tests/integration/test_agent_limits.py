@@ -77,6 +77,36 @@ def test_cpu_time_and_processes_are_limited_from_the_start_and_while_it_runs(age
     agent.cm("stop", container_id)
 
 
+def memory_limits(pid: int) -> tuple[str, str]:
+    return (
+        cgroup_value(pid, "memory", "memory.limit_in_bytes", "memory.max"),
+        cgroup_value(pid, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max"),
+    )
+
+
+def test_swap_limit_that_was_filled_in_follows_the_memory_limit_while_it_runs(agent: AgentProcess) -> None:
+    unlimited = run(agent, FOREVER)
+    nothing = memory_limits(agent.state(unlimited)["pid"])
+    container_id = run(agent, FOREVER, "-m", "32M")
+    pid = agent.state(container_id)["pid"]
+    assert "memory_swap_filled" in (agent.home / "containers" / container_id / "config.json").read_text()
+    agent.cm("update", "-m", "96M", container_id)
+    assert agent.get(container_id)["host_config"]["resources"] == {"memory": "96M", "memory_swap": "192M"}
+    memory, swap = memory_limits(pid)
+    assert (memory, swap in (str(192 << 20), str(96 << 20))) == (
+        str(96 << 20),
+        True,
+    )  # cgroup v2 counts swap alone
+    agent.kill()
+    agent.start()
+    agent.cm("update", "-m", "128M", container_id)
+    agent.cm("update", "-m", "-1", container_id)
+    assert agent.get(container_id)["host_config"]["resources"] is None
+    assert memory_limits(pid) == nothing
+    for one in (unlimited, container_id):
+        agent.cm("stop", one)
+
+
 def test_a_container_beyond_its_number_of_processes_cannot_fork(agent: AgentProcess) -> None:
     lines = output(agent, "(sleep 0; sleep 0 & sleep 0 & sleep 0 & wait) 2>&1; echo end", "--pids-limit", "3")
     assert any("can't fork" in line for line in lines), lines

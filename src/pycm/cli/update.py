@@ -51,7 +51,10 @@ def run(line: Line) -> None:
     options = UpdateOptions(restart_policy=_policy(line, host), resources=_resources(line, host))
     if options.restart_policy is not None:
         check_restart_policy(options.restart_policy)
-    check_resources(options.resources)
+    if options.resources is not None:
+        # only the agent knows whether a swap limit that is not given was filled in and goes with the memory limit
+        given = line.values["memory-swap"]
+        check_resources(options.resources if given else replace(options.resources, memory_swap=""))
     line.agent.update(container.id, options)
 
 

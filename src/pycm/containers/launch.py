@@ -171,8 +171,7 @@ def explained(container: Container) -> Iterator[None]:
     try:
         yield
     except OperationFailedError as error:
-        host = container.host_config or HostConfig()
-        limit = host.resources.memory if host.resources else ""
+        limit = container.resources.memory if container.resources else ""
         if type(error) is OperationFailedError and limit and 0 < size_to_bytes(limit) < RUNTIME_MEMORY:
             raise OperationFailedError(
                 f"{error}: the memory limit {limit} may be too low for the runtime, which needs some itself to start a container"
@@ -189,7 +188,7 @@ async def find_user(runtime: Runtime, container_id: str, user: str) -> ProcessUs
 
 def _check_machine(container: Container) -> None:
     """What this machine must have. The runtime would say the same in many words; what is missing is not made, as in the original."""
-    check_cpus(container.host_config.resources if container.host_config else None, online_cpus())
+    check_cpus(container.resources, online_cpus())
     for hook in container.hooks:
         if not os.access(hook.path, os.X_OK):
             raise InvalidInputError(f"hook {shorten(hook.path)} is not a program of this machine")

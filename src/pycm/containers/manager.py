@@ -21,7 +21,7 @@ from pycm.errors import ConflictError, NotFoundError, OperationFailedError, Pycm
 from pycm.failpoints import fail_point
 from pycm.model import states, times
 from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
-from pycm.model.defaults import fill_defaults, fill_swap
+from pycm.model.defaults import fill_defaults, fill_swap, follow_memory
 from pycm.model.signals import exit_text
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
@@ -132,6 +132,7 @@ class Manager:
         entry = self._catalog.entry(container_id)
         if options.restart_policy is not None:
             check_restart_policy(options.restart_policy)
+        options = replace(options, resources=follow_memory(entry.container.resources, options.resources))
         check_resources(options.resources)
         await self._locked(entry, lambda: self._update(entry, options))
 

@@ -148,6 +148,7 @@ class Resources(Record):
 
     cpus: how many CPUs' time at most ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: on which CPUs ("0-2,5").
     pids_limit: processes and threads at most; 0 for no limit.
+    swap_filled: nobody asked for memory_swap; it was filled in for the memory limit. Stored only.
     """
 
     memory: str = text("memory", omit=True, longest=SIZE)
@@ -157,6 +158,7 @@ class Resources(Record):
     cpu_shares: int = integer("cpu_shares", omit=True)
     cpuset_cpus: str = text("cpuset_cpus", omit=True, longest=1024)
     pids_limit: int = integer("pids_limit", omit=True)
+    swap_filled: bool = flag("memory_swap_filled", "", omit=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +265,10 @@ class Container(Record):
     restart_count: int = integer("restart_count")
     manually_stopped: bool = flag("manually_stopped")
     started_successfully_before: bool = flag("started_successfully_before", "")
+
+    @property
+    def resources(self) -> Resources | None:
+        return self.host_config.resources if self.host_config else None
 
     @property
     def log_config(self) -> LogConfiguration | None:

@@ -131,15 +131,39 @@ def fill_swap(container: Container) -> Container:
 
 def swap_of(resources: Resources) -> Resources:
     """*resources* with memory_swap as `fill_swap` says; sizes that cannot be read are left for validation."""
+    resources = replace(resources, swap_filled=False)
     if resources.memory_swap == "-1":
         return replace(resources, memory_swap="")
-    if not resources.memory or resources.memory_swap:
+    if resources.memory_swap or not _size(resources.memory):
         return resources
+    return replace(resources, memory_swap=_twice(resources.memory), swap_filled=True)
+
+
+def follow_memory(stored: Resources | None, wanted: Resources | None) -> Resources | None:
+    """The *wanted* limits of an update, where a swap limit that was filled in goes with the memory limit.
+
+    Clients send it back as they got it. It stays while memory fits below it, as in the original; else it is filled in again, or
+    goes. Records of older versions do not say whether it was filled in: twice the memory was.
+    """
+    if stored is None or wanted is None or not stored.memory_swap:
+        return wanted
+    if wanted.memory_swap != stored.memory_swap:
+        return wanted
+    if not stored.swap_filled and swap_of(replace(stored, memory_swap="")).memory_swap != stored.memory_swap:
+        return wanted
+    memory = _size(wanted.memory)
+    if memory is None:
+        return wanted
+    fits = 0 < memory <= (_size(wanted.memory_swap) or 0)
+    return replace(wanted, swap_filled=True) if fits else swap_of(replace(wanted, memory_swap=""))
+
+
+def _size(text: str) -> int | None:
+    """Bytes, 0 for no limit, None for what cannot be read."""
     try:
-        size_to_bytes(resources.memory)
+        return size_to_bytes(text) if text else 0
     except InvalidInputError:
-        return resources
-    return replace(resources, memory_swap=_twice(resources.memory))
+        return None
 
 
 def _twice(size: str) -> str:

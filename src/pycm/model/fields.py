@@ -58,16 +58,17 @@ class Record:
     extra: Mapping[str, Any] = dataclasses.field(default_factory=lambda: NOTHING, compare=False, repr=False)
 
 
-def _declare(default: Any, form: Form) -> Any:
-    return dataclasses.field(default=default, metadata={_META: form})
+def _declare(default: Any, form: Form, *, compare: bool = True) -> Any:
+    return dataclasses.field(default=default, metadata={_META: form}, compare=compare)
 
 
 def text(json: str, wire: str | None = None, *, omit: bool = False, longest: int = NAME) -> Any:
     return _declare("", Form(json, json if wire is None else wire, "text", omit, longest=longest))
 
 
-def flag(json: str, wire: str | None = None, *, omit: bool = False) -> Any:
-    return _declare(False, Form(json, json if wire is None else wire, "flag", omit))
+def flag(json: str, wire: str | None = None, *, omit: bool = False, compare: bool = True) -> Any:
+    """compare=False: a note beside the data, which makes no record differ from another."""
+    return _declare(False, Form(json, json if wire is None else wire, "flag", omit), compare=compare)
 
 
 def integer(

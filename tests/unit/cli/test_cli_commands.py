@@ -175,6 +175,42 @@ def test_update_merges_limits_and_minus_one_takes_one_away(
     assert limits(agent, identifier) is None
 
 
+def test_update_without_a_memory_limit_takes_the_filled_in_swap_limit_away(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("-m", "200M")
+    assert cli("update", identifier, "-m", "-1") == (0, "", "")
+    assert limits(agent, identifier) is None
+    identifier = make("-m", "64M", "--memory-reservation", "32M")
+    assert cli("update", identifier, "-m", "96M").code == 0
+    assert cli("update", identifier, "-m", "-1") == (0, "", ""), "128M was filled in for 64M"
+    assert limits(agent, identifier) == Resources(memory_reservation="32M")
+    assert cli("update", identifier, "-m", "64M").code == 0
+    assert limits(agent, identifier) == Resources(memory="64M", memory_reservation="32M")
+
+
+def test_update_beyond_the_filled_in_swap_limit_raises_it(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("-m", "64M")
+    assert cli("update", identifier, "-m", "200M") == (0, "", "")
+    assert limits(agent, identifier) == Resources(memory="200M", memory_swap="400M")
+
+
+def test_update_leaves_a_swap_limit_that_was_asked_for_to_who_asked(
+    agent: ServedAgent, cli: Cli, make: Callable[..., str]
+) -> None:
+    identifier = make("-m", "64M", "--memory-swap", "96M")
+    refused = cli("update", identifier, "-m", "-1")
+    assert (refused.code, "swap memory - 96M, memory must be set as well" in refused.err) == (1, True)
+    assert "swap memory - 96M is less than memory - 97M" in cli("update", identifier, "-m", "97M").err
+    assert limits(agent, identifier) == Resources(memory="64M", memory_swap="96M")
+    text = "Error: swap memory - 64M is less than memory - 65M\n"
+    assert cli("update", identifier, "-m", "65M", "--memory-swap", "64M").err == text
+    assert cli("update", identifier, "-m", "-1", "--memory-swap", "-1").code == 0
+    assert limits(agent, identifier) is None
+
+
 def test_update_changes_limits_of_cpu_time_and_processes(
     agent: ServedAgent, cli: Cli, make: Callable[..., str]
 ) -> None:

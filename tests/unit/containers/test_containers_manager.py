@@ -385,6 +385,19 @@ async def test_an_update_beyond_a_bound_changes_nothing() -> None:
         assert "updated" not in w.actions
 
 
+async def test_update_over_the_wire_that_carries_the_filled_in_swap_limit_along_drops_it() -> None:
+    async with world() as w:
+        await started(w, resources=Resources(memory="64M", cpus="1"))
+        assert w.store.saved["c1"].host_config.resources == Resources(  # type: ignore[union-attr]
+            memory="64M", memory_swap="128M", cpus="1"
+        )
+        await w.manager.update("c1", UpdateOptions(resources=Resources(memory_swap="128M", cpus="1")))
+        assert w.runtime.updates[-1][1]["memory"] == {"limit": -1, "swap": -1}
+        assert w.store.saved["c1"].host_config.resources == Resources(cpus="1")  # type: ignore[union-attr]
+        with pytest.raises(InvalidInputError, match="memory must be set as well"):
+            await w.manager.update("c1", UpdateOptions(resources=Resources(memory_swap="128M")))
+
+
 async def test_a_full_disk_refuses_an_update_and_changes_nothing() -> None:
     async with world() as w:
         await w.manager.create(described())

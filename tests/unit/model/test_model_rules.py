@@ -13,7 +13,7 @@ import pytest
 from pycm.errors import ConflictError, InvalidInputError
 from pycm.model import restart, states, times
 from pycm.model.container import Container, Hook, HostConfig, Image, Resources, RestartPolicy, State
-from pycm.model.defaults import descriptor_policy, fill_defaults, fill_swap
+from pycm.model.defaults import descriptor_policy, fill_defaults, fill_swap, follow_memory, swap_of
 from pycm.model.json_form import decode, encode
 from pycm.model.parse import parse_device, parse_mount, parse_port
 from pycm.model.signals import parse_signal
@@ -101,6 +101,63 @@ def test_swap_is_twice_the_memory_in_the_same_unit(memory: str, swap: str) -> No
     filled = fill_swap(container)
     assert filled.host_config is not None
     assert filled.host_config.resources == Resources(memory=memory, memory_swap=swap)
+
+
+FILLED = Resources(memory="200M", memory_swap="400M", swap_filled=True)
+OLDER = Resources(memory="200M", memory_swap="400M")
+ASKED = Resources(memory="200M", memory_swap="300M")
+UNLIMITED = Resources(memory="200M")
+
+
+@pytest.mark.parametrize(
+    ("stored", "wanted", "swap", "filled"),
+    [
+        (FILLED, Resources(memory_swap="400M"), "", False),
+        (OLDER, Resources(memory_swap="400M"), "", False),
+        (FILLED, Resources(memory_swap="400M", memory_reservation="100M"), "", False),
+        (FILLED, Resources(memory="0M", memory_swap="400M"), "", False),
+        (FILLED, Resources(memory="100M", memory_swap="400M"), "400M", True),
+        (FILLED, Resources(memory="400M", memory_swap="400M"), "400M", True),
+        (FILLED, Resources(memory="401M", memory_swap="400M"), "802M", True),
+        (OLDER, Resources(memory="0.5G", memory_swap="400M"), "1G", True),
+        (FILLED, Resources(memory="200M", memory_swap="250M"), "250M", False),
+        (FILLED, Resources(memory="200M"), "", False),
+        (FILLED, Resources(memory="200M", memory_swap="-1"), "-1", False),
+        (FILLED, Resources(), "", False),
+        (FILLED, Resources(memory="junk", memory_swap="400M"), "400M", False),
+        (ASKED, Resources(memory_swap="300M"), "300M", False),
+        (ASKED, Resources(memory="301M", memory_swap="300M"), "300M", False),
+        (UNLIMITED, Resources(memory="300M"), "", False),
+        (UNLIMITED, Resources(memory_swap="400M"), "400M", False),
+        (None, Resources(memory="64M"), "", False),
+        (None, Resources(memory_swap="64M"), "64M", False),
+        (Resources(memory="junk", memory_swap="400M"), Resources(memory_swap="400M"), "400M", False),
+    ],
+)
+def test_swap_limit_that_was_filled_in_follows_the_memory_limit(
+    stored: Resources | None, wanted: Resources, swap: str, *, filled: bool
+) -> None:
+    found = follow_memory(stored, wanted)
+    assert found is not None
+    assert found == replace(wanted, memory_swap=swap)
+    assert found.swap_filled is filled
+
+
+def test_filled_swap_is_still_known_after_updates_that_kept_it() -> None:
+    once = follow_memory(FILLED, Resources(memory="300M", memory_swap="400M"))
+    assert once is not None
+    assert (once.memory_swap, once.swap_filled) == ("400M", True)
+    assert follow_memory(once, Resources(memory_swap="400M")) == Resources()
+    assert follow_memory(once, None) is None
+
+
+def test_filling_of_swap_is_stored_but_no_part_of_the_description() -> None:
+    filled = swap_of(Resources(memory="64M"))
+    assert encode(filled) == {"memory": "64M", "memory_swap": "128M", "memory_swap_filled": True}
+    assert decode(Resources, encode(filled)).swap_filled
+    assert filled == Resources(memory="64M", memory_swap="128M")
+    lying = Resources(memory="64M", memory_swap="100M", swap_filled=True)
+    assert not swap_of(lying).swap_filled, "a descriptor has no say in it"
 
 
 @pytest.mark.parametrize("vector", cases("size", "size_to_bytes"))
