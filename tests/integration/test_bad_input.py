@@ -102,6 +102,18 @@ REFUSED = {
             {"path_on_host": "/dev/null", "path_in_container": "/dev/x", "cgroup_permissions": "rx"}]}},
         {"devices": [{"pathOnHost": "/dev/null", "pathInContainer": "/dev/x", "cgroupPermissions": "rx"}]},
     ),
+    "a relative mount source": Case(
+        "mount_points[0].source must be an absolute path, got './rel'; relative paths and named volumes",
+        ("--mp", "./rel:/d"),
+        {"mount_points": [{"source": "./rel", "destination": "/d"}]},
+        {"mountPoints": [{"source": "./rel", "destination": "/d"}]},
+    ),
+    "a named volume": Case(
+        "mount_points[0].source must be an absolute path, got 'myvol'",
+        ("--mp", "myvol:/d"),
+        {"mount_points": [{"source": "myvol", "destination": "/d"}]},
+        {"mountPoints": [{"source": "myvol", "destination": "/d"}]},
+    ),
     "a host name beyond the kernel's bound": Case(
         "has 65 bytes; at most 64 are allowed", ("-n", "n" * 60), {"host_name": "h" * 65}, {"hostName": "h" * 65}
     ),

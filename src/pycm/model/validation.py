@@ -116,8 +116,8 @@ def validate(container: Container) -> None:
     _check_hosts_word("domain_name", container.domain_name)
     for hook in container.hooks:
         _check_hook(hook)
-    for mount in container.mount_points:
-        _check_mount(mount)
+    for number, mount in enumerate(container.mount_points):
+        _check_mount(mount, f"mount_points[{number}]")
     if container.host_config is None:
         raise InvalidInputError("the containers host config is mandatory and is missing")
     _check_host_config(container.host_config)
@@ -147,11 +147,16 @@ def _check_texts(container: Container) -> None:
                 raise InvalidInputError(f"{field}: {shorten(value)}{end}", masked=masked)
 
 
-def _check_mount(mount: MountPoint) -> None:
+def _check_mount(mount: MountPoint, field: str) -> None:
     if not mount.source or not mount.destination:
         raise InvalidInputError("source and destination must be set for a mount point")
     if mount.propagation_mode not in PROPAGATION_MODES:
         raise InvalidInputError("propagation mode must be set to one of the supported modes")
+    if not mount.source.startswith("/"):
+        raise InvalidInputError(
+            f"{field}.source must be an absolute path, got {shorten(mount.source)}; relative paths and named volumes"
+            " are not supported, use a path such as /srv/data"
+        )
     if normpath("/" + mount.destination).strip("/") == "":
         raise InvalidInputError(
             f"mount destination {shorten(mount.destination)} would hide the container's own files: name a directory below /"
@@ -246,6 +251,10 @@ def _check_device(device: DeviceMapping) -> None:
     if not device.path_on_host or not device.path_in_container:
         raise InvalidInputError(
             "both path on the host and in the container must be specified for a device mapping"
+        )
+    if not device.path_on_host.startswith("/"):
+        raise InvalidInputError(
+            f"device path_on_host must be an absolute path, got {shorten(device.path_on_host)}; use one such as /dev/ttyS0"
         )
     if not device.cgroup_permissions:
         mapping = f"{device.path_on_host}:{device.path_in_container}"

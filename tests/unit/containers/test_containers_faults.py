@@ -417,9 +417,10 @@ async def test_times_of_records_that_make_no_sense_harm_nothing() -> None:
     [("/not/there", "'/not/there' does not exist"), ("here", "'here' is not an absolute path")],
 )
 async def test_a_mount_that_cannot_be_is_named(source: str, said: str) -> None:
-    async with world() as w:
-        mount = MountPoint(source=source, destination="/x", propagation_mode="rprivate")
-        await w.manager.create(replace(described(), mount_points=(mount,)))
+    """A relative one may be in records of Kanto and of older versions."""
+    mount = MountPoint(source=source, destination="/x", propagation_mode="rprivate")
+    record = replace(described(), mount_points=(mount,), state=states.created(State()))
+    async with world(record) as w:
         with pytest.raises(InvalidInputError, match=said):
             await w.manager.start("c1")
         assert said in w.state("c1").error

@@ -12,6 +12,7 @@ from pycm.model import wire
 from pycm.model.container import (
     Container,
     ContainerConfiguration,
+    DeviceMapping,
     HealthCheck,
     HostConfig,
     Image,
@@ -178,6 +179,28 @@ def test_a_health_check_that_makes_no_sense_is_refused(fields: dict[str, Any], s
         (
             {"mount_points": (MountPoint(source="/srv", destination="/a/../..", propagation_mode="shared"),)},
             "mount destination '/a/../..' would hide",
+        ),
+        *(
+            (
+                {
+                    "mount_points": (
+                        MountPoint(source="/srv", destination="/a", propagation_mode="rprivate"),
+                        MountPoint(source=source, destination="/b", propagation_mode="rprivate"),
+                    )
+                },
+                f"mount_points[1].source must be an absolute path, got {source!r}; relative paths and named volumes",
+            )
+            for source in ("./rel", "../rel", "myvol", "~/data", "C:\\data")
+        ),
+        (
+            {
+                "host_config": HostConfig(
+                    devices=(
+                        DeviceMapping(path_on_host="ttyS0", path_in_container="/x", cgroup_permissions="r"),
+                    )
+                )
+            },
+            "device path_on_host must be an absolute path, got 'ttyS0'",
         ),
     ],
 )
