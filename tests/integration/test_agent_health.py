@@ -47,10 +47,12 @@ def test_a_container_that_turns_unhealthy_is_restarted_and_comes_back_healthy(
 def test_with_policy_no_an_unhealthy_container_is_shown_with_the_reason_and_left_running(
     agent: AgentProcess,
 ) -> None:
-    flags = ("--health-cmd", "exit 7", "--health-interval", "1s", "--health-retries", "2")
+    command = "echo looking; printf 'no\\tway\\n' >&2; exit 7"
+    flags = ("--health-cmd", command, "--health-interval", "1s", "--health-retries", "2")
     container_id = agent.run_container(IMAGE, "/bin/sh", "-c", FOREVER, flags=flags)
     first = agent.wait_for(container_id, health="unhealthy")
-    assert (first["running"], first["health_error"]) == (True, "exit code 7")
+    assert (first["running"], first["health_error"].partition(": ")[0]) == (True, "exit code 7")
+    assert sorted(first["health_error"].partition(": ")[2].split("\\n")) == ["looking", "no\\tway"]
     agent.kill()
     agent.start()
     found = agent.wait_for(container_id, health="unhealthy")
@@ -59,12 +61,14 @@ def test_with_policy_no_an_unhealthy_container_is_shown_with_the_reason_and_left
 
 
 def test_a_check_that_takes_too_long_is_killed_with_all_it_started(agent: AgentProcess) -> None:
-    check = ("--health-cmd", "sleep 4711; true", "--health-timeout", "200ms", "--health-retries", "1")
+    command = "echo before; sleep 4711; true"
+    check = ("--health-cmd", command, "--health-timeout", "500ms", "--health-retries", "1")
     container_id = agent.run_container(
         IMAGE, "/bin/sh", "-c", FOREVER, flags=(*check, "--health-interval", "1s")
     )
     state = agent.wait_for(container_id, health="unhealthy")
-    assert "0.2 s" in state["health_error"]
+    assert "0.5 s" in state["health_error"]
+    assert state["health_error"].endswith(": before")
     pid = state["pid"]
     agent.cm("pause", container_id)  # no check is being made now, nor will be
     with open(f"/proc/{pid}/task/{pid}/children") as file:
@@ -72,6 +76,18 @@ def test_a_check_that_takes_too_long_is_killed_with_all_it_started(agent: AgentP
     assert not [command for command in commands if "4711" in command]
     agent.cm("unpause", container_id)
     agent.cm("stop", container_id)
+
+
+def test_check_that_prints_without_end_fails_in_time_and_holds_nothing_up(agent: AgentProcess) -> None:
+    check = ("--health-cmd", "yes no way", "--health-timeout", "500ms", "--health-retries", "1")
+    container_id = agent.run_container(
+        IMAGE, "/bin/sh", "-c", FOREVER, flags=(*check, "--health-interval", "1s")
+    )
+    state = agent.wait_for(container_id, health="unhealthy")
+    assert "0.5 s" in state["health_error"]
+    assert "\\nno way\\n" in state["health_error"]
+    agent.cm("stop", container_id)
+    assert not list(agent.run.rglob(f"*{container_id}@*"))
 
 
 def read_command(pid: str) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
     from pycm.model.container import Container, LogConfiguration
+    from pycm.ports import Pipes
 
 IMAGE = "registry.test/demo/app:1.0"
 
@@ -145,6 +146,9 @@ class FakeRuntime:
     ) -> int:
         self._called("exec", request.id)
         self.execs.append(request)
+        if listener is not None:
+            listener.started()
+            await listener.exited()
         return self.exec_codes.get(request.id, 0)
 
     async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
@@ -238,14 +242,58 @@ class FakeAttachment:
         pass
 
 
+class FakePipes:
+    """A command's ends, from which *printed* can be read, by stream; *held*: something keeps them open after that."""
+
+    def __init__(self, printed: Sequence[bytes], *, held: bool) -> None:
+        self.io = TaskIO(stdout="/pipes/stdout", stderr="/pipes/stderr")
+        self.begun = self.closed = False
+        self._printed = [[data] if data else [] for data in printed]
+        self._held = held
+
+    async def read(self, stream: int) -> bytes:
+        if self._printed[stream]:
+            return self._printed[stream].pop()
+        if self._held:
+            await asyncio.Event().wait()
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        pass
+
+    def started(self) -> None:
+        self.begun = True
+
+    def end_input(self) -> None:
+        pass
+
+    idle = ended = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class FakeLogs:
-    """Remembers who is attached; `lines` is what read yields. `clients` are attached to the containers."""
+    """Remembers who is attached; `lines` is what read yields. `clients` are attached to the containers.
+
+    `printed`: what commands print on stdout and stderr; `held`: with something left that holds their output open.
+    """
 
     def __init__(self) -> None:
+        self.printed: tuple[bytes, bytes] = (b"", b"")
+        self.held = False
+        self.fail_pipes: PycmError | None = None
+        self.made_pipes: list[FakePipes] = []
         self.attached: dict[str, TaskIO] = {}
         self.finished: list[str] = []
         self.lines: dict[str, list[str]] = {}
         self.clients: list[FakeAttachment] = []
+
+    def pipes(self, container_id: str, exec_id: str, *, terminal: bool, stdin: bool) -> Pipes:
+        if self.fail_pipes:
+            raise self.fail_pipes
+        self.made_pipes.append(FakePipes(self.printed, held=self.held))
+        return self.made_pipes[-1]
 
     async def connect(self, container_id: str, *, next_run: bool) -> FakeAttachment:
         self.clients.append(FakeAttachment())

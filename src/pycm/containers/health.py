@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ from pycm.errors import OperationFailedError, PycmError
 from pycm.model.container import HostConfig
 from pycm.model.defaults import HOST
 from pycm.model.durations import SECOND, parse_duration
-from pycm.model.health import UNHEALTHY, Progress, check_of, restarts_unhealthy, step
+from pycm.model.health import UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
 from pycm.model.states import Status
-from pycm.ports import Action, ExecRequest
+from pycm.ports import Action, ExecRequest, TaskIO
 from pycm.waiting import within
 
 if TYPE_CHECKING:
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
 
     from pycm.containers.catalog import Catalog, Entry
     from pycm.model.container import Container, HealthCheck
-    from pycm.ports import Runtime
+    from pycm.ports import Logs, Pipes, Runtime
 
 LOOPBACK = "127.0.0.1"
+#: Bytes of a check's output that are kept, and seconds to wait for the last of them.
+MOST_OUTPUT, LAST_OUTPUT = 4096, 0.5
+#: Seconds between reads of a check that prints much: it must not keep the loop busy.
+BREATH = 0.01
 log = logging.getLogger("pycm.containers")
 
 
@@ -41,11 +46,13 @@ class Health:
         self,
         catalog: Catalog,
         runtime: Runtime,
+        logs: Logs,
         unhealthy: Callable[[Entry, str], Coroutine[Any, Any, None]],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._catalog = catalog
         self._runtime = runtime
+        self._logs = logs
         self._unhealthy = unhealthy
         self._spawn = spawn
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -78,54 +85,106 @@ class Health:
         start_period = _seconds(check.start_period or "0s")
         began = loop.time()
         progress = Progress(entry.container.state.health or Progress.health)
+        told: tuple[str, str] | None = None
         while True:
             await asyncio.sleep(_seconds(check.interval))
             early = loop.time() - began < start_period
-            error = await self._ask(entry, check)
-            if error is None:
+            asked = await self._ask(entry, check)
+            if asked is None:
                 continue
+            error, output = asked
             progress = step(progress, error, early=early, retries=check.retries)
-            if not await self._show(entry, run, progress):
+            # what a check prints may differ each time, and is no reason to write the record
+            shown = None if (progress.health, progress.error) == told else printed(output) if error else ""
+            told = progress.health, progress.error
+            if not await self._show(entry, run, progress, shown):
                 return
 
-    async def _ask(self, entry: Entry, check: HealthCheck) -> str | None:
-        """Why the check failed, "" if it passed, None if it could not be made."""
+    async def _ask(self, entry: Entry, check: HealthCheck) -> tuple[str, bytes] | None:
+        """Why the check failed, "" if it passed, and what it printed. None if it could not be made."""
         async with self._at_once:
             if entry.container.state.status is not Status.RUNNING:
                 return None
             try:
-                error = await self._check(entry.container, check)
+                asked = await self._check(entry.container, check)
             except PycmError as problem:  # containerd is away, or the container just now
                 log.debug("container %s: its health could not be checked: %s", entry.id, problem)
                 return None
-        return error if entry.container.state.status is Status.RUNNING else None
+        return asked if entry.container.state.status is Status.RUNNING else None
 
-    async def _check(self, container: Container, check: HealthCheck) -> str:
+    async def _check(self, container: Container, check: HealthCheck) -> tuple[str, bytes]:
         timeout = _seconds(check.timeout)
         if check.tcp:
-            return await _connect(_address(container), check.tcp, timeout)
+            return await _connect(_address(container), check.tcp, timeout), b""
+        output = _Output(self._logs, container.id)
+        request = ExecRequest(container.id, check.exec, output.io, exec_id=output.exec_id)
         try:
-            code = await self._runtime.exec(ExecRequest(container.id, check.exec), timeout)
+            code = await self._runtime.exec(request, timeout, output)
         except OperationFailedError as error:
-            return str(error)
-        return f"exit code {code}" if code else ""
+            return str(error), bytes(output.tail)
+        finally:
+            await output.close()
+        return f"exit code {code}" if code else "", bytes(output.tail)
 
-    async def _show(self, entry: Entry, run: asyncio.Future[Any] | None, progress: Progress) -> bool:
-        """Put *progress* into the state. False if there is nothing more to watch."""
+    async def _show(
+        self, entry: Entry, run: asyncio.Future[Any] | None, progress: Progress, output: str | None
+    ) -> bool:
+        """Put *progress* into the state, but for None of *output*. False if there is nothing more to watch."""
         async with entry.lock:
             if entry.exit is not run or self._catalog.find(entry.id) is not entry:
                 return False
             state = entry.container.state
-            if (state.health, state.health_error) != (progress.health, progress.error):
+            error = f"{progress.error}: {output}" if output else progress.error
+            if output is not None and (state.health, state.health_error) != (progress.health, error):
                 if state.health != progress.health:
                     log.info("container %s: %s %s", entry.id, progress.health, progress.error)
-                shown = replace(state, health=progress.health, health_error=progress.error)
+                shown = replace(state, health=progress.health, health_error=error)
                 await self._catalog.record(entry, replace(entry.container, state=shown), Action.HEALTH)
             if progress.health != UNHEALTHY or not restarts_unhealthy(entry.container):
                 return True
         self._watchers.pop(entry.id, None)
         self._spawn(self._unhealthy(entry, progress.error))
         return False
+
+
+class _Output:
+    """Implements ports.ExecListener: reads what a check prints and keeps the end of it. It is not needed for the result."""
+
+    def __init__(self, logs: Logs, container_id: str) -> None:
+        self.exec_id = f"pycm-{secrets.token_hex(8)}"
+        self.io = TaskIO()
+        self.tail = bytearray()
+        self._pipes: Pipes | None = None
+        try:
+            self._pipes = logs.pipes(container_id, self.exec_id, terminal=False, stdin=False)
+        except OperationFailedError as error:
+            log.debug("container %s: output of its health check is not read: %s", container_id, error)
+            self._readers: list[asyncio.Future[None]] = []
+        else:
+            self.io = self._pipes.io
+            self._readers = [asyncio.ensure_future(self._read(self._pipes, stream)) for stream in (0, 1)]
+
+    async def _read(self, pipes: Pipes, stream: int) -> None:
+        while data := await pipes.read(stream):
+            self.tail += data
+            del self.tail[:-MOST_OUTPUT]
+            await asyncio.sleep(BREATH if len(data) > MOST_OUTPUT else 0)
+
+    def started(self) -> None:
+        if self._pipes is not None:
+            self._pipes.started()
+
+    async def exited(self) -> None:
+        """Wait for the rest, but not long for what the check left running with its output open."""
+        if self._readers:
+            await asyncio.wait(self._readers, timeout=LAST_OUTPUT)
+
+    async def close(self) -> None:
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        if self._pipes is not None:
+            self._pipes.close()
 
 
 def _seconds(text: str) -> float:

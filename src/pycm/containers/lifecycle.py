@@ -65,7 +65,7 @@ class Lifecycle:
         self.spawn: Callable[[Coroutine[Any, Any, None]], object] = asyncio.ensure_future
         #: The agent ends: nothing is started any more.
         self.closing = False
-        self.health = Health(catalog, runtime, self._unhealthy, self._begin)
+        self.health = Health(catalog, runtime, logs, self._unhealthy, self._begin)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self.spawn(work)
@@ -305,7 +305,8 @@ class Lifecycle:
                 log.error("container %s: unhealthy, and cannot be stopped: %s", entry.id, error)
                 self.health.begin(entry)
                 return
-            await self._conclude(entry, exit_, Status.EXITED, f"unhealthy: {reason}", "unhealthy")
+            why = f"unhealthy: {state.health_error or reason}"
+            await self._conclude(entry, exit_, Status.EXITED, why, "unhealthy")
 
     # ── automatic restart ──
 

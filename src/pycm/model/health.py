@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
 #: Exit code that stands for an unhealthy end where a restart policy asks for one: any but 0.
 UNHEALTHY_EXIT_CODE = 255
+#: Of what a failed check printed, so many lines and characters are shown.
+MOST_LINES, MOST_PRINTED = 5, 500
 
 
 class Result(enum.Enum):
@@ -60,6 +62,13 @@ def step(progress: Progress, error: str, *, early: bool, retries: int) -> Progre
     failures = min(progress.failures + 1, retries)
     result = Result.LAST if failures >= retries else Result.FAILED
     return Progress(TRANSITIONS[progress.health, result], failures, error)
+
+
+def printed(output: bytes) -> str:
+    """The last lines of a check's *output* as one line, bounded and with control characters escaped."""
+    lines = "\n".join(output.decode(errors="replace").strip().splitlines()[-MOST_LINES:])
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in lines)
+    return shown if len(shown) <= MOST_PRINTED else "…" + shown[1 - MOST_PRINTED :]
 
 
 def check_of(container: Container) -> HealthCheck | None:

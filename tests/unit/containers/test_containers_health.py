@@ -12,7 +12,7 @@ import pytest
 from pycm.containers import health as runner
 from pycm.errors import OperationFailedError, UnavailableError
 from pycm.model.container import Container, ContainerConfiguration, HealthCheck
-from pycm.model.health import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, step
+from pycm.model.health import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, printed, step
 from support.fakes import FakeRuntime
 from support.managers import World, described, world
 
@@ -46,6 +46,27 @@ def test_results_lead_to_a_health(results: str, health: str) -> None:
 def test_every_result_has_a_row_but_those_that_cannot_be() -> None:
     possible = {(h, r) for h in (STARTING, HEALTHY, UNHEALTHY) for r in Result}
     assert possible - set(TRANSITIONS) == {(HEALTHY, Result.EARLY), (UNHEALTHY, Result.EARLY)}
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        (b"", ""),
+        (b" \n\n", ""),
+        (b"no route\n", "no route"),
+        (b"1\n2\n3\n4\n5\n", "1\\n2\\n3\\n4\\n5"),
+        (b"0\n1\n2\n3\n4\n5", "1\\n2\\n3\\n4\\n5"),
+        (b"\x1b[31mred\x07\x00\tx", "\\x1b[31mred\\x07\\x00\\tx"),
+        ("läuft \u202enicht".encode(), "läuft \\u202enicht"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"x" * 500, "x" * 500),
+        (b"a" + b"x" * 500, "…" + "x" * 499),
+    ],
+)
+def test_printed_is_one_bounded_line_of_the_last_lines_without_control_characters(
+    output: bytes, text: str
+) -> None:
+    assert printed(output) == text
 
 
 def with_check(policy: str = "no", **fields: Any) -> Container:
@@ -103,6 +124,74 @@ async def test_an_unhealthy_container_is_restarted_by_the_other_policies(policy:
         container = w.manager.get("c1")
         assert container is not None
         assert (container.restart_count, container.manually_stopped) == (1, False)
+
+
+async def test_health_error_has_the_end_of_what_the_check_printed() -> None:
+    async with world() as w:
+        w.runtime.exec_codes["c1"] = 3
+        w.logs.printed = (b"x" * 9000 + b"\nno route\n", b"")
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        error = w.state("c1").health_error
+        assert error.startswith("exit code 3: …xxx")
+        assert error.endswith("xxx\\nno route")
+        assert len(error) == len("exit code 3: ") + 500
+        w.runtime.exec_codes["c1"] = 0
+        await w.until(lambda: w.state("c1").health == HEALTHY)
+        assert w.state("c1").health_error == ""
+        assert w.runtime.execs[0].io.stdout
+        await w.manager.stop("c1")
+        await w.until(lambda: all(pipes.closed for pipes in w.logs.made_pipes))
+        assert all(pipes.begun for pipes in w.logs.made_pipes)
+
+
+async def test_output_that_differs_each_time_is_no_reason_to_write_the_record() -> None:
+    async with world() as w:
+        w.runtime.exec_codes["c1"] = 3
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        told = w.actions.count("health")
+        assert told == 2, "the first failure, and the end of the retries"
+        w.logs.printed = (b"another time\n", b"")
+        made = len(w.logs.made_pipes)
+        await w.until(lambda: len(w.logs.made_pipes) > made + 3)
+        assert w.actions.count("health") == told
+        w.runtime.exec_codes["c1"] = 4
+        await w.until(lambda: w.actions.count("health") == told + 1)
+        assert w.state("c1").health_error == "exit code 4: another time"
+
+
+async def test_check_that_leaves_its_output_open_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LAST_OUTPUT", 0.01)
+    async with world() as w:
+        w.logs.held, w.logs.printed = True, (b"out ", b"err")
+        w.runtime.exec_codes["c1"] = 3
+        await run(w, with_check(policy="no"))
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        assert w.state("c1").health_error == "exit code 3: out err"
+
+
+async def test_check_is_made_without_pipes_when_there_are_none() -> None:
+    async with world() as w:
+        w.logs.fail_pipes = OperationFailedError("cannot make FIFOs: No space left on device")
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == HEALTHY)
+        w.runtime.exec_codes["c1"] = 3
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+        assert w.state("c1").health_error == "exit code 3"
+
+
+async def test_log_has_nothing_of_what_a_check_printed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "pycm.containers")
+    async with world() as w:
+        w.runtime.exec_codes["c1"] = 1
+        w.logs.printed = (b"PASSWORD=geheim", b"")
+        await run(w, with_check("always"))
+        await w.until(lambda: "exited" in w.actions)
+        ended = next(event.container.state for event in w.events if event.action.value == "exited")
+        assert ended.error == "unhealthy: exit code 1: PASSWORD=geheim"
+    assert "exit code 1" in caplog.text
+    assert "geheim" not in caplog.text
 
 
 async def test_a_command_that_cannot_be_run_or_takes_too_long_is_a_failure() -> None:
