@@ -126,6 +126,108 @@ def test_an_unknown_user_is_named_and_the_container_is_not_started(agent: AgentP
     assert "user 'nobody-here' is not in its /etc/passwd" in failed.stderr
 
 
+# ── users of images whose files are behind links, or are no files ──
+
+STORE = {"nix/store/passwd": PASSWD, "nix/store/group": b"root:x:0:\napp:x:55:\nvideo:x:44:app\n"}
+#: Files and links of a layer upon the usual one; ".wh.etc" and the like take away what that one has.
+LINKED = {
+    "absolute": (STORE, {"etc/passwd": "/nix/store/passwd", "etc/group": "/nix/store/group"}),
+    "relative": (STORE, {"etc/passwd": "../nix/store/passwd", "etc/group": "../../../nix/store/group"}),
+    "etc": (STORE, {"etc": "nix/store"}),
+    "chain": (STORE, {"etc/passwd": "p", "etc/p": "../n/passwd", "n": "/nix/store", "etc/group": "/n/group"}),
+}
+IDS = "id -u; id -g; id -G"
+
+
+@pytest.fixture(scope="module")
+def linked(containerd: ContainerdServer, tmp_path_factory: pytest.TempPathFactory) -> ContainerdServer:
+    directory = tmp_path_factory.mktemp("linked")
+    bad = {"loop": ({}, {"etc/passwd": "passwd"}), "escape": ({}, {"etc/passwd": "../../../../x/passwd"})}
+    for name, (files, links) in {**LINKED, **bad}.items():
+        image = Image(f"registry.test/pycm/{name}:1", layers=[base_layer(), layer(files, links=links)])
+        containerd.ctr("images", "import", write_archive(directory / name, image))
+    return containerd
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_user_files_behind_links_name_groups_and_users(
+    tmp_path: Path, linked: ContainerdServer, name: str
+) -> None:
+    image = f"registry.test/pycm/{name}:1"
+    with AgentProcess(tmp_path, linked) as agent:
+        for user in ("1234", "app"):
+            container_id = agent.run_container(image, "/bin/sh", "-c", IDS, flags=("--user", user))
+            agent.wait_for(container_id, status=5)
+            assert agent.logged(container_id) == ["1234", "55", "55 44"]
+        container_id = agent.run_container(image, "/bin/sh", "-c", FOREVER)
+        for user in ("1234", "app:55"):
+            assert agent.pycm("exec", "-u", user, container_id, "/bin/sh", "-c", IDS).stdout.split("\n")[
+                :3
+            ] == [
+                "1234",
+                "55",
+                "55 44",
+            ]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("loop", "Too many levels of symbolic links"), ("escape", "a symbolic link leads out of it")],
+)
+def test_user_files_behind_bad_links_are_an_error(
+    tmp_path: Path, linked: ContainerdServer, name: str, said: str
+) -> None:
+    with AgentProcess(tmp_path, linked) as agent:
+        image = f"registry.test/pycm/{name}:1"
+        container_id = agent.cm("create", "--network", "host", "--rp", "no", "--user", "1234", image)
+        failed = agent.call("start", container_id)
+        assert failed.returncode == 1
+        assert f"'/etc/passwd' in the root file system: {said}" in failed.stderr
+
+
+#: What a container puts in the place of its file.
+REPLACE = "cd /etc; busybox mv passwd /tmp; {}; echo done; exec sleep 1000"
+SPECIAL = {
+    "a FIFO": "busybox mkfifo passwd",
+    "a character device": "busybox mknod passwd c 1 5",
+    "a directory": "busybox mkdir passwd",
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_exec_and_start_refuse_a_special_file_in_place_of_passwd_at_once(
+    agent: AgentProcess, kind: str
+) -> None:
+    container_id = run(agent, REPLACE.format(SPECIAL[kind]), "--privileged")
+    wait_until(lambda: agent.logged(container_id) == ["done"], 20, "the file is replaced")
+    said = f"'/etc/passwd' in the root file system is {kind}, expected a regular file"
+    for flags in ((), ("-u", "0"), ("-u", "root")):
+        failed = agent.pycm("exec", *flags, container_id, "/bin/true")
+        assert (failed.returncode, said in failed.stderr) == (125, True), failed
+    agent.cm("stop", "-f", "-t", "1s", container_id)
+    failed = agent.call("start", container_id)
+    assert (failed.returncode, said in failed.stderr) == (1, True), failed
+
+
+def test_exec_refuses_a_fifo_in_a_mounted_directory(agent: AgentProcess, tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    container_id = run(agent, FOREVER, "--mp", f"{etc}:/etc")
+    assert agent.pycm("exec", container_id, "/bin/true").returncode == 0
+    os.mkfifo(etc / "group")
+    failed = agent.pycm("exec", container_id, "/bin/true")
+    assert (failed.returncode, "'/etc/group' in the root file system is a FIFO" in failed.stderr) == (
+        125,
+        True,
+    )
+    agent.cm("stop", container_id)
+    failed = agent.call("start", container_id)
+    assert f"mount source '{etc}/group' would be the container's /etc/group" in failed.stderr
+
+
+# ── mounts ──
+
+
 def test_a_read_only_mount_cannot_be_written_and_another_one_can(agent: AgentProcess, tmp_path: Path) -> None:
     directory = tmp_path / "data"
     directory.mkdir()

@@ -17,7 +17,7 @@ import secrets
 import signal
 from typing import TYPE_CHECKING, Any
 
-from pycm.containerd import convert, rpc
+from pycm.containerd import convert, rootfs, rpc
 from pycm.containerd.proto import containers_pb2, tasks_pb2
 from pycm.errors import (
     ConflictError,
@@ -28,6 +28,7 @@ from pycm.errors import (
     shorten,
 )
 from pycm.failpoints import fail_point
+from pycm.oci.user import GROUP, PASSWD
 from pycm.ports import TaskStatus
 from pycm.waiting import within
 
@@ -63,6 +64,7 @@ class Execs:
         exec_id = request.exec_id or f"pycm-{secrets.token_hex(8)}"
         with self._counted(request.id, exec_id):
             process = _process(await self._spec(request.id), request)
+            await self._check_user_files(request.id)
             self._note(request.id, exec_id)
             ended = False
             try:
@@ -102,6 +104,11 @@ class Execs:
         spec = json.loads(found.container.spec.value)
         assert isinstance(spec, dict)
         return spec
+
+    async def _check_user_files(self, container_id: str) -> None:
+        """The runtime reads them inside the container, however the command's user is given, and would wait at a FIFO for ever."""
+        found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
+        await asyncio.to_thread(_refuse_special, convert.task(found.process).pid)
 
     async def _start(self, request: ExecRequest, exec_id: str, process: dict[str, Any]) -> None:
         io = request.io
@@ -213,6 +220,17 @@ class Execs:
         except OSError as error:
             _log.warning("commands that an earlier agent left in containers are not ended: %s", error)
             return []
+
+
+def _refuse_special(pid: int) -> None:
+    """SpecialFileError for what the first process sees, mounts included. What cannot be looked at is left to the runtime."""
+    for path in (PASSWD, GROUP):
+        try:
+            rootfs.read_file([f"/proc/{pid}/root/."], path, 0)
+        except rootfs.SpecialFileError:
+            raise
+        except OperationFailedError as error:
+            _log.debug("process %d: %s", pid, error)
 
 
 def _process(spec: dict[str, Any], request: ExecRequest) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 
 Mounting would need a directory, an unmount on every path and privileges, all to read /etc/passwd. Instead the directories of an
 overlay are searched as the kernel does: top layer first; a character device 0/0 or an opaque directory hides what lies below. Every
-step is relative to an open directory and follows no link, so that no image can point outside. (Directories that were renamed
-inside the container, overlayfs' "redirect", are not followed.)
+step is relative to an open directory, and links are resolved here and never by the kernel: an absolute one, and "..", begin at the
+root file system, as after chroot, so that no image can point outside. (Directories that were renamed inside the container,
+overlayfs' "redirect", are not followed.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,24 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
+#: As the kernel: a path has no more links. And a bound on the directories on the way, each of which is opened in every layer.
+_MOST_LINKS, _MOST_STEPS = 40, 4096
+_WHITEOUT = os.makedev(0, 0)
+# fmt: off
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFLNK: "a symbolic link",
+}
+# fmt: on
 _SEPARATOR = re.compile(r"(?<!\\):")  # overlayfs: "\:" is a colon inside a path
+
+
+class SpecialFileError(OperationFailedError):
+    """Something that is not a regular file is in the place of one. Who opens it may wait for ever, as with a FIFO."""
 
 
 def layers(mounts: Sequence[Mount]) -> list[str]:
@@ -44,24 +62,89 @@ def layers(mounts: Sequence[Mount]) -> list[str]:
 
 
 def read_file(directories: Iterable[str], path: str, limit: int) -> bytes | None:
-    """At most *limit* bytes of the regular file at *path*, None if there is none. Blocks: for a worker thread."""
-    *parents, name = [part for part in path.split("/") if part not in ("", ".")] or [""]
-    if not name or ".." in (name, *parents):
-        return None
+    """Return at most *limit* bytes of the regular file at *path*, None if nothing is there. Blocks: for a worker thread.
+
+    SpecialFileError for anything else in the file's place; OperationFailedError for loops of links, for links that lead out of the
+    root and to nothing inside it, and for what cannot be read.
+    """
     try:
         with ExitStack() as opened:
-            stack = [_open_directory(directory, None, opened) for directory in directories]
-            for parent in parents:
-                stack = _descend(stack, parent, opened)
-            return _read(stack, name, limit)
+            root = [_open_directory(directory, None, opened) for directory in directories]
+            place = _Place(root)
+            opened.callback(place.close)
+            return _walk(place, path, limit)
     except OSError as error:
         raise OperationFailedError(f"{shorten(path)} in the root file system: {error.strerror}") from None
+
+
+def _walk(place: _Place, path: str, limit: int) -> bytes | None:
+    names = _parts(path)
+    links, clamped = 0, False
+    while names:
+        name = names.pop(0)
+        if name == "..":
+            clamped = clamped or not place.names
+            place.go_to(place.names[:-1])
+            continue
+        directory, mode = _find(place.stack, name)
+        if stat.S_ISLNK(mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            target = os.readlink(name, dir_fd=directory)
+            names[:0] = _parts(target)
+            if target.startswith("/"):
+                place.go_to([])
+        elif mode and not names:
+            return _read_regular(directory, name, path, limit)
+        elif stat.S_ISDIR(mode):
+            place.enter(name)
+        elif clamped:
+            raise OSError(errno.EXDEV, "a symbolic link leads out of it")
+        else:
+            return None
+    raise _special(path, stat.S_IFDIR)
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
 
 
 def _open_directory(name: str, inside: int | None, opened: ExitStack) -> int:
     descriptor = os.open(name, _DIRECTORY, dir_fd=inside)
     opened.callback(os.close, descriptor)
     return descriptor
+
+
+class _Place:
+    """Where a walk has come to: a directory, as one descriptor a layer, the top one first. `..` begins at the root again."""
+
+    def __init__(self, root: list[int]) -> None:
+        self._root = root
+        self._opened = ExitStack()
+        self._steps = 0
+        self.names: list[str] = []
+        self.stack = root
+
+    def enter(self, name: str) -> None:
+        self._steps += 1
+        if self._steps > _MOST_STEPS:
+            raise OSError(errno.ELOOP, "too many directories on the way")
+        with ExitStack() as opened:
+            stack = _descend(self.stack, name, opened)
+            self.close()
+            self._opened = opened.pop_all()
+        self.stack = stack
+        self.names.append(name)
+
+    def go_to(self, names: list[str]) -> None:
+        self.close()
+        self.stack, self.names = self._root, []
+        for name in names:
+            self.enter(name)
+
+    def close(self) -> None:
+        self._opened.close()
 
 
 def _descend(stack: Iterable[int], name: str, opened: ExitStack) -> list[int]:
@@ -79,24 +162,35 @@ def _descend(stack: Iterable[int], name: str, opened: ExitStack) -> list[int]:
     return found
 
 
-def _read(stack: Iterable[int], name: str, limit: int) -> bytes | None:
+def _find(stack: Iterable[int], name: str) -> tuple[int, int]:
+    """The directory whose entry *name* is visible, and the entry's mode: 0 if no layer has one, or a whiteout hides it."""
     for directory in stack:
         info = _stat(directory, name)
         if info is not None:
-            return _read_regular(directory, name, limit) if stat.S_ISREG(info.st_mode) else None
-    return None
+            hidden = stat.S_ISCHR(info.st_mode) and info.st_rdev == _WHITEOUT
+            return directory, 0 if hidden else info.st_mode
+    return -1, 0
 
 
-def _read_regular(directory: int, name: str, limit: int) -> bytes | None:
-    """Checked again once open: a running container may have put something else in the file's place."""
+def _read_regular(directory: int, name: str, path: str, limit: int) -> bytes:
+    """Checked before it is opened, which may have effects, and once open: a container may have put something else there."""
+    info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not stat.S_ISREG(info.st_mode):
+        raise _special(path, info.st_mode)
     descriptor = os.open(name, _FILE, dir_fd=directory)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return None
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise _special(path, mode)
         data = b""
         while len(data) < limit and (more := file.read(limit - len(data))):
             data += more
         return data
+
+
+def _special(path: str, mode: int) -> SpecialFileError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+    return SpecialFileError(f"{shorten(path)} in the root file system is {kind}, expected a regular file")
 
 
 def _stat(directory: int, name: str) -> os.stat_result | None:

@@ -21,14 +21,14 @@ from pycm.errors import (
 )
 from pycm.failpoints import fail_point
 from pycm.model import times
-from pycm.model.container import Container, ContainerConfiguration, HostConfig
+from pycm.model.container import Container, ContainerConfiguration, HostConfig, MountPoint
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.model.sizes import size_to_bytes
 from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices, online_cpus
 from pycm.oci.resources import check_cpus
 from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
-from pycm.oci.user import ProcessUser, resolve_user
+from pycm.oci.user import GROUP, PASSWD, ProcessUser, resolve_user
 from pycm.ports import Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
 
 if TYPE_CHECKING:
@@ -181,8 +181,8 @@ def explained(container: Container) -> Iterator[None]:
 
 async def find_user(runtime: Runtime, container_id: str, user: str) -> ProcessUser:
     """*user* as the container's own passwd and group files know it. InvalidInputError."""
-    passwd = await runtime.read_rootfs_file(container_id, "/etc/passwd", MAX_USER_FILE)
-    group = await runtime.read_rootfs_file(container_id, "/etc/group", MAX_USER_FILE)
+    passwd = await runtime.read_rootfs_file(container_id, PASSWD, MAX_USER_FILE)
+    group = await runtime.read_rootfs_file(container_id, GROUP, MAX_USER_FILE)
     return resolve_user(user, passwd or b"", group or b"")
 
 
@@ -197,3 +197,16 @@ def _check_machine(container: Container) -> None:
             raise InvalidInputError(f"mount source {shorten(mount.source)} is not an absolute path")
         if not os.path.lexists(mount.source):
             raise InvalidInputError(f"mount source {shorten(mount.source)} does not exist on this machine")
+        _check_user_files(mount)
+
+
+def _check_user_files(mount: MountPoint) -> None:
+    """The runtime would open a FIFO in their place and wait for ever."""
+    target = os.path.normpath(mount.destination).rstrip("/")
+    for name in (PASSWD, GROUP):
+        if name == target or name.startswith(target + "/"):
+            source = mount.source + name[len(target) :]
+            if os.path.exists(source) and not os.path.isfile(source):
+                raise InvalidInputError(
+                    f"mount source {shorten(source)} would be the container's {name}, which must be a regular file"
+                )

@@ -11,6 +11,8 @@ from pycm.errors import InvalidInputError, shorten
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: Where a container has them. The runtime reads them too, before it runs anything in the container.
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
 _MAX_ID = 2**32 - 2
 
 
