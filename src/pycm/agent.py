@@ -3,12 +3,14 @@
 
 Start: lock, stored containers, API, then containerd and MQTT, each of which may be away for as long as it likes.
 End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): API closed first, so that nothing new begins; containers run on unless
-`manager.live_restore` is false; the twin last, so that it still tells what happened.
+`manager.live_restore` is false; the twin last, so that it still tells what happened. Each step has a time limit, and the process
+ends without waiting for its threads: one of them may hang in a file system that is away.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import fcntl
 import gc
@@ -45,7 +47,8 @@ from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
+    from types import FrameType
 
     from pycm.config.load import Source
     from pycm.config.types import Config, Connection
@@ -64,6 +67,8 @@ WORKERS = 4
 API_RETRY = 5.0
 #: Signals that end the agent; SIGHUP too, as in the original (it is no reload).
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+#: Seconds that a step of the end may take; that a start may still take which is asked to end; that all may take at most.
+STEP, START, ALL = 10.0, 10.0, 50.0
 
 
 def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> int:
@@ -78,19 +83,30 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
         config, more = settle(config)
         for note in (*notes, *more):
             log.log(note.level, "%s", note.text)
-        lock = take_lock(config.manager.exec_root_dir)
+        take_lock(config.manager.exec_root_dir)
     except PycmError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     try:
         raise_open_files()
-        return asyncio.run(_serve(config, source))
+        code = asyncio.new_event_loop().run_until_complete(_serve(config, source))
     except PycmError as error:
         print(f"Error: {error}", file=sys.stderr)
         log.error("the agent ends: %s", error)
-        return 1
-    finally:
-        os.close(lock)
+        code = 1
+    except BaseException:  # noqa: BLE001  a bug, which ends the process all the same
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    return _leave(code)
+
+
+def _leave(code: int) -> int:
+    """End the process, and with it its locks, without waiting for its threads, as Python would."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def settle(config: Config) -> tuple[Config, list[Note]]:
@@ -269,6 +285,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in END_SIGNALS:
             loop.add_signal_handler(number, self._end, number)
+            signal.signal(number, self._limit_end)  # the loop hears of it all the same
+
+    def _limit_end(self, _number: int, _frame: FrameType | None) -> None:
+        """Whatever hangs, the loop included: the process ends in time, and stderr shows where all threads were."""
+        stops = 0.0 if self.config.manager.live_restore else 2 * self.config.manager.default_ctrs_stop_timeout
+        faulthandler.dump_traceback_later(ALL + stops, exit=True, file=2)
 
     async def ended(self) -> None:
         """Returns when a signal has asked for the end, or a part has ended that must not."""
@@ -280,26 +302,44 @@ class Agent:
 
     async def stop(self) -> int:
         """The exit code: 1 if the agent ends because of a bug, so that its supervisor starts it again."""
-        if self._api is not None:
-            self._api.cancel()
-            await asyncio.gather(self._api, return_exceptions=True)
-        await self.server.close()
+        manager = self.config.manager
         failed = self._follow is not None and self._follow.done()
-        if self._images is not None:
-            self._images.cancel()
-            await asyncio.gather(self._images, return_exceptions=True)
-        await self.images.close()  # creations that wait for an image end at once
-        await self.containers.close()
+        await _step("API", self._end_api())
+        await _step("images", self._end_images())  # creations that wait for an image end at once
+        stops = 0.0 if manager.live_restore else 2 * manager.default_ctrs_stop_timeout
+        await _step("containers", self.containers.close(), STEP + 5 + stops)
         if self._follow is not None:
             self._follow.cancel()
-            result = (await asyncio.gather(self._follow, return_exceptions=True))[0]
+            await _step("events", asyncio.wait((self._follow,)))
             if failed:
-                log.error("following containerd ended: %r", result)
-        await self.logs.close()
+                log.error("following containerd ended: %r", self._follow.exception())
+        await _step("logs", self.logs.close())
         if self.twin is not None:
-            await self.twin.stop()
-        await self.runtime.close()
+            await _step("twin", self.twin.stop())
+        await _step("containerd", self.runtime.close())
         return 1 if failed else 0
+
+    async def _end_api(self) -> None:
+        if self._api is not None:
+            self._api.cancel()
+            await asyncio.wait((self._api,))
+        await self.server.close()
+
+    async def _end_images(self) -> None:
+        if self._images is not None:
+            self._images.cancel()
+            await asyncio.wait((self._images,))
+        await self.images.close()
+
+
+async def _step(what: str, work: Awaitable[object], limit: float = STEP) -> None:
+    """One step of the end. Neither its failure nor a thread that it waits for keeps the others from being made."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait((task,), timeout=limit)
+    if not done:
+        log.error("end of the agent: %s: not ended within %g s (left behind)", what, limit)
+    elif not task.cancelled() and (error := task.exception()):
+        log.error("end of the agent: %s: %r", what, error)
 
 
 def make_twin(config: Config, containers: Manager, metrics: Sampler, source: Source | None) -> TwinService:
@@ -365,7 +405,7 @@ async def _supervised(config: Config, supervisor: Supervisor, source: Source | N
     agent = Agent(config, source)
     agent.heed_signals()
     try:
-        await agent.start()
+        await _start(agent)
     except BaseException:
         await agent.stop()
         raise
@@ -377,3 +417,15 @@ async def _supervised(config: Config, supervisor: Supervisor, source: Source | N
     await agent.ended()
     supervisor.stopping()
     return await agent.stop()
+
+
+async def _start(agent: Agent) -> None:
+    """Start it. OperationFailedError if it is asked to end meanwhile and the start does not come to its end soon."""
+    start, end = asyncio.ensure_future(agent.start()), asyncio.ensure_future(agent.ended())
+    await asyncio.wait((start, end), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((start,), timeout=START)
+    end.cancel()
+    if not start.done():
+        start.cancel()
+        raise OperationFailedError(f"asked to end while starting, and the start has hung for {START:g} s")
+    start.result()

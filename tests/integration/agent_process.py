@@ -122,8 +122,10 @@ class AgentProcess:
                 self.kill()
             end_all(str(self.run / "fifo"))
 
-    def start(self, **environment: str) -> None:
-        command = [*self.inside, sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(self.config)]
+    def start(self, *, program: str = "", **environment: str) -> None:
+        """*program*: Python code that plays the agent, in place of its own."""
+        python = (sys.executable, "-c", program) if program else (sys.executable, "-m", "pycm")
+        command = [*self.inside, *python, "daemon", "--cfg-file", str(self.config)]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **unit_environment(), **environment}

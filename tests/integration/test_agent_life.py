@@ -2,15 +2,20 @@
 """The agent on a real containerd: containers that outlive it, and output of which nothing is lost."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess
 from containerd_server import ContainerdServer, wait_until
 from images import IMAGE
+
+from pycm.agent import WORKERS
+from pycm.storage.mounts import system_call, unmount
 
 pytestmark = pytest.mark.integration
 
@@ -181,6 +186,155 @@ def test_a_container_out_of_memory_says_so(agent: AgentProcess) -> None:
     container_id = run(agent, script, "-m", "8M")
     state = agent.wait_for(container_id, status=5)
     assert (state["oomKilled"], state["error"], state["exit_code"]) == (True, "OOM Killed", 137)
+
+
+# ── files that hang ──
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[Path]:
+    """A mount point that never answers, as a network file system whose server is away: FUSE without a file system behind it."""
+    path = tmp_path / "hanging"
+    path.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
+    system_call("mount", b"pycm-test", str(path).encode(), b"fuse", 0, options.encode())
+    yield path
+    os.close(device)  # what hangs ends with an error
+    unmount(str(path))
+
+
+def test_start_of_a_container_names_a_mount_source_that_hangs_and_the_agent_ends(
+    agent: AgentProcess, hanging: Path
+) -> None:
+    """More of them than the agent has worker threads; other containers start all the same, and so does the next attempt end."""
+    flags = ("--network", "host", "--rp", "no", "--mp", f"{hanging}:/m")
+    ids = [agent.cm("create", *flags, IMAGE, "/bin/sh", "-c", FOREVER) for _ in range(5)]
+    started = [
+        subprocess.Popen(agent.command("start", each), stderr=subprocess.PIPE, text=True) for each in ids
+    ]
+    container_id = run(agent, FOREVER)
+    for process in started:
+        assert "a mount source, hook or device of the container does not answer" in process.communicate()[1]
+    assert "does not answer" in agent.call("start", ids[0]).stderr
+    pid = agent.state(container_id)["pid"]
+    assert agent.end() == 0
+    agent.start()
+    assert agent.state(container_id)["pid"] == pid
+    assert "does not answer" in agent.state(ids[0])["error"]
+
+
+#: The agent, whose worker threads all hang once a container is to be renamed.
+HUNG_WORKERS = """\
+import sys, threading
+from pycm.storage.store import ContainerStore
+from pycm.cli.main import pycm
+save = ContainerStore.save
+def hang(self, container):
+    if container.name.startswith("hang"):
+        print("a worker thread hangs", flush=True)
+        threading.Event().wait()
+    save(self, container)
+ContainerStore.save = hang
+sys.exit(pycm())
+"""
+
+
+def test_agent_ends_within_its_bound_while_all_worker_threads_hang(
+    tmp_path: Path, containerd: ContainerdServer
+) -> None:
+    with AgentProcess(tmp_path, containerd) as agent:
+        container_id = run(agent, COUNTER)
+        ids = [agent.cm("create", "--network", "host", "--rp", "no", IMAGE) for _ in range(5)]
+        agent.end()
+        agent.start(program=HUNG_WORKERS)
+        pid = agent.state(container_id)["pid"]
+        renames = [agent.popen("rename", each, f"hang-{n}") for n, each in enumerate(ids)]
+        wait_until(lambda: agent.text().count("a worker thread hangs") == WORKERS, 20, "all workers hang")
+        agent.end()
+        assert "end of the agent" in agent.text() or "operations have not ended" in agent.text()
+        for process in renames:
+            process.communicate()
+        agent.start()
+        assert agent.state(container_id)["pid"] == pid
+        logged = agent.logged(container_id)
+        assert logged == [f"line {n}" for n in range(1, len(logged) + 1)]
+
+
+HUNG_START = """\
+import os, signal, sys, threading
+from pycm.cli.main import pycm
+from pycm.storage import take_over
+def hang(home):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait()
+take_over.unmount_snapshots = hang
+sys.exit(pycm())
+"""
+HUNG_LOOP = """\
+import sys, time
+from pycm import agent
+from pycm.cli.main import pycm
+agent.ALL = 2.0
+def hang(self):
+    while True:
+        time.sleep(0.1)
+agent.Agent.status = hang
+sys.exit(pycm())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [(HUNG_START, "asked to end while starting"), (HUNG_LOOP, "Timeout (0:00:02)!")],
+)
+def test_agent_ends_while_its_start_or_its_event_loop_hangs(
+    tmp_path: Path, containerd: ContainerdServer, program: str, said: str
+) -> None:
+    agent = AgentProcess(tmp_path, containerd)
+    command = [sys.executable, "-c", program, "daemon", "--cfg-file", str(agent.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        if program is HUNG_LOOP:
+            wait_until(agent.socket.exists, 30, "the agent listens")
+            process.send_signal(signal.SIGTERM)
+        assert said in process.stdout.read()
+        assert process.wait(300) == 1
+
+
+@pytest.mark.parametrize("name", ["hosts", "hostname", "resolv.conf", "json.log", "config.json.tmp"])
+def test_agent_replaces_or_refuses_a_fifo_in_place_of_a_containers_file(
+    agent: AgentProcess, name: str
+) -> None:
+    container_id = run(agent, "exit 3")
+    agent.wait_for(container_id, status=5)
+    path = agent.home / "containers" / container_id / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    started = agent.call("start", container_id)
+    if name == "json.log":
+        assert "not a regular file" in agent.call("logs", container_id).stderr
+    else:
+        assert started.returncode == 0, started.stderr
+        agent.wait_for(container_id, status=5)
+    assert agent.end() == 0
+    path.unlink(missing_ok=True)
+    agent.start()
+
+
+def test_agent_sets_a_fifo_in_place_of_a_record_aside(agent: AgentProcess) -> None:
+    container_id = agent.cm("create", "--network", "host", IMAGE)
+    other = agent.cm("create", "--network", "host", IMAGE)
+    agent.end()
+    record = agent.home / "containers" / container_id / "config.json"
+    record.unlink()
+    os.mkfifo(record)
+    agent.start()
+    assert agent.ids() == [other]
+    assert "not a regular file" in agent.text()
+
+
+# ── what is refused ──
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
-from pycm.waiting import within
+from pycm import waiting
+from pycm.waiting import apart, within
 
 
 async def test_the_result_in_time_is_given() -> None:
@@ -77,3 +79,45 @@ async def test_an_error_that_comes_together_with_a_cancellation_is_not_complaine
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert caplog.records == []
+
+
+async def test_apart_gives_results_and_errors() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    assert await apart(60, "k", lambda: threading.current_thread().daemon) is True
+    with pytest.raises(ValueError, match="no"):
+        await apart(60, "k", fail)
+    assert not waiting._busy
+
+
+async def test_apart_leaves_a_thread_that_hangs_behind_and_starts_no_second_one() -> None:
+    gate, started = threading.Event(), []
+
+    def hang() -> None:
+        started.append(1)
+        gate.wait()
+
+    with pytest.raises(asyncio.TimeoutError):
+        await apart(0.01, "k", hang)
+    with pytest.raises(asyncio.TimeoutError):
+        await apart(60, "k", hang)
+    assert await apart(60, "other", lambda: 1) == 1
+    assert len(started) == 1
+    gate.set()
+    while waiting._busy:
+        await asyncio.sleep(0)
+    assert await apart(60, "k", lambda: 2) == 2
+
+
+async def test_apart_can_be_tried_again_when_no_thread_could_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            await apart(60, "k", lambda: 1)
+    assert await apart(60, "k", lambda: 1) == 1

@@ -30,6 +30,7 @@ from pycm.errors import (
 from pycm.failpoints import fail_point
 from pycm.oci.user import GROUP, PASSWD
 from pycm.ports import TaskStatus
+from pycm.storage.files import open_regular
 from pycm.waiting import within
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class Execs:
             return
         try:
             os.makedirs(self._directory, 0o700, exist_ok=True)
-            os.close(os.open(self._path(container_id, exec_id), os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(open_regular(self._path(container_id, exec_id), os.O_CREAT))
         except OSError as error:
             raise OperationFailedError(
                 f"cannot note a command in {shorten(self._directory)}: {error.strerror}"

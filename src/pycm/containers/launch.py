@@ -30,16 +30,20 @@ from pycm.oci.resources import check_cpus
 from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
 from pycm.oci.user import GROUP, PASSWD, ProcessUser, resolve_user
 from pycm.ports import Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
+from pycm.waiting import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pycm.containers.settings import Settings
+    from pycm.oci.devices import Device
 
 #: /etc/passwd and /etc/group of an image are read up to this size.
 MAX_USER_FILE = 1024 * 1024
 #: Below this limit a failed start may be for want of memory: runc takes 4 to 6 MiB.
 RUNTIME_MEMORY = 16 * 1024 * 1024
+#: Seconds that mount sources, hooks and devices may take to be looked at; more means that their file system hangs.
+LOOK = 10.0
 _SYSTEMD = "/run/systemd/system"
 log = logging.getLogger("pycm.containers")
 
@@ -101,13 +105,13 @@ class Launcher:
 
     async def request(self, container: Container, io: TaskIO) -> TaskRequest:
         image = await self._runtime.image(container.image.name, container.id)
-        await asyncio.to_thread(_check_machine, container)
+        host = container.host_config or HostConfig()
+        devices = await self._look_at_machine(container, host)
         config = container.config or ContainerConfiguration()
         user = await find_user(self._runtime, container.id, config.user or image.user)
-        host = container.host_config or HostConfig()
         facts = HostFacts(
             cgroups_path=self._cgroups_path(container.id),
-            devices=await asyncio.to_thread(self._devices.find, host),
+            devices=devices,
             capabilities=support.capabilities(),
             seccomp_machine=await asyncio.to_thread(self._seccomp_machine, host),
             network_namespace=container.network_settings.sandbox_key if container.network_settings else "",
@@ -153,6 +157,19 @@ class Launcher:
             await self._logs.finish(container.id)
             await self._network.disconnect(container.id)
             raise
+
+    async def _look_at_machine(self, container: Container, host: HostConfig) -> tuple[Device, ...]:
+        def look() -> tuple[Device, ...]:
+            _check_machine(container)
+            return self._devices.find(host)
+
+        try:
+            return await apart(LOOK, f"start of {container.id}", look)
+        except asyncio.TimeoutError:
+            raise OperationFailedError(
+                f"a mount source, hook or device of the container does not answer within {LOOK:g} s:"
+                " the file system that it is on hangs"
+            ) from None
 
     def _seccomp_machine(self, host: HostConfig) -> str:
         """Where the default profile shall and can be used, the machine that it is for."""

@@ -16,7 +16,7 @@ from pycm.containers.boot import boot_order
 from pycm.containers.catalog import Catalog, Entry
 from pycm.containers.launch import Launcher
 from pycm.containers.lifecycle import Lifecycle
-from pycm.containers.settings import PARALLEL, Settings
+from pycm.containers.settings import OPERATIONS_LIMIT, PARALLEL, Settings
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
 from pycm.model import states, times
@@ -457,13 +457,13 @@ class Manager:
         """End of the agent. Containers run on with `live_restore`, else all are stopped; what operations began is finished."""
         self._lifecycle.closing = True
         await self._lifecycle.health.close()
-        limit = self._settings.stop_timeout
+        limit = min(self._settings.stop_timeout, OPERATIONS_LIMIT)
         for entry in self._catalog:
             entry.cancel_restart()
             if not self._settings.live_restore:  # all at once: waiting for the stubborn costs nothing
                 self._spawn(self._lifecycle.stop_for_good(entry))
         if not self._settings.live_restore:
-            limit *= 2  # for SIGTERM, then for SIGKILL
+            limit = 2 * self._settings.stop_timeout  # for SIGTERM, then for SIGKILL
         if self._tasks:
             _, late = await asyncio.wait(tuple(self._tasks), timeout=limit)
             if late:

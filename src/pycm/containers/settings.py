@@ -34,3 +34,5 @@ class Settings:
 
 #: At most this many containers are started at once, by whomever, and looked at when containerd is back: each start runs programs.
 PARALLEL = 8
+#: Seconds that operations may take to end at the end of an agent whose containers run on.
+OPERATIONS_LIMIT = 10.0

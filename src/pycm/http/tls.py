@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, shorten
+from pycm.storage.files import check_regular
 
 if TYPE_CHECKING:
     import ssl
@@ -35,6 +36,7 @@ def context(tls: Tls, *, client: bool) -> ssl.SSLContext:
         return made
     if tls.root_ca:
         try:
+            check_regular(tls.root_ca)
             made.load_verify_locations(tls.root_ca)
         except (OSError, ValueError) as error:  # SSLError is an OSError
             raise InvalidInputError(
@@ -44,6 +46,8 @@ def context(tls: Tls, *, client: bool) -> ssl.SSLContext:
         raise InvalidInputError("client_cert and client_key are needed both, only one is set")
     if client and tls.client_cert:
         try:
+            for path in (tls.client_cert, tls.client_key):
+                check_regular(path)
             # a key that asks for a passphrase must not wait for a terminal
             made.load_cert_chain(tls.client_cert, tls.client_key, password=lambda: b"")
         except (OSError, ValueError) as error:

@@ -23,7 +23,8 @@ from pycm.logs.sink import JsonSink, NullSink, Sink
 from pycm.logs.taps import MOST_CLIENTS, Attachment, Tap
 from pycm.model.container import LogDriverConfiguration
 from pycm.model.sizes import size_to_bytes
-from pycm.waiting import within
+from pycm.storage.files import open_regular
+from pycm.waiting import apart, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -39,6 +40,8 @@ MOST_FILES, LEAST_SIZE = 1000, 1024
 DEFAULT_BUFFER, LEAST_BUFFER, MOST_BUFFER = 1024 * 1024, 64 * 1024, 64 * 1024 * 1024
 #: Files of one log that are read back at most: each is open meanwhile.
 MOST_READ = 100
+#: Seconds that a log root directory may take to answer; more means that its file system hangs.
+LOOK = 10.0
 #: Records that a worker reads before the event loop sends them.
 RECORDS_A_CALL = 64
 log = logging.getLogger("pycm.logs")
@@ -64,7 +67,13 @@ class JsonFileLogs:
     async def check(self, container_id: str, config: LogConfiguration | None) -> None:
         driver = _driver(config)
         if driver.type == "json-file" and driver.root_dir:
-            await asyncio.to_thread(_try_log, driver.root_dir, self.path(container_id, config))
+            path = self.path(container_id, config)
+            try:
+                await apart(LOOK, f"log of {container_id}", lambda: _try_log(driver.root_dir, path))
+            except asyncio.TimeoutError:
+                raise OperationFailedError(
+                    f"log root directory {shorten(driver.root_dir)} does not answer within {LOOK:g} s"
+                ) from None
 
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         self._drop_prepared(container_id)
@@ -355,8 +364,7 @@ def _try_log(root: str, path: str) -> None:
     try:
         with suppress(FileExistsError):
             os.makedirs(os.path.dirname(path), 0o711)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(path, flags, 0o644))
+        os.close(open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return
@@ -380,7 +388,7 @@ def _check_readable(container_id: str, config: LogConfiguration | None) -> None:
 
 def _open_log(path: str) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open_regular(path)
     except FileNotFoundError:
         raise NotFoundError(f"log file not found {path}") from None
     except OSError as error:

@@ -17,6 +17,8 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pycm.storage.files import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -37,7 +39,8 @@ def start(directory: str, descriptors: Collection[int]) -> None:
     copies: list[int] = []
     try:
         copies.extend(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for descriptor in descriptors)
-        with open(os.path.join(directory, _PID_FILE), "w", encoding="ascii") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with open(open_regular(os.path.join(directory, _PID_FILE), flags), "w", encoding="ascii") as file:
             file.write(str(_spawn(program, copies)))
     except OSError as error:
         log.warning("no keeper for %s: %s", directory, error.strerror)
@@ -66,7 +69,7 @@ def _spawn(program: str, descriptors: list[int]) -> int:
 def end(directory: str) -> None:
     """End the keeper of *directory*, if the process is really it: its descriptor leads there."""
     try:
-        with open(os.path.join(directory, _PID_FILE), encoding="ascii") as file:
+        with open(open_regular(os.path.join(directory, _PID_FILE)), encoding="ascii") as file:
             pid = int(file.read())
         target = os.readlink(f"/proc/{pid}/fd/{_FIRST}")
     except (OSError, ValueError):

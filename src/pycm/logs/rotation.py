@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from pycm.failpoints import fail_point
+from pycm.storage.files import open_regular
 
 _BLOCK = 64 * 1024
 
@@ -36,8 +37,7 @@ class LogFile:
         directory = os.path.dirname(self._target.path)
         if not os.path.isdir(directory):
             os.makedirs(directory, 0o711)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(self._target.path, flags, 0o644)
+        self._descriptor = open_regular(self._target.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         status = os.fstat(self._descriptor)
         known = (status.st_dev, status.st_ino) == (device, inode) and size <= status.st_size
         self.device, self.inode = status.st_dev, status.st_ino

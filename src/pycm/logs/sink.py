@@ -35,6 +35,7 @@ from pycm.logs.spool import (
     StateFile,
 )
 from pycm.model.times import format_ns
+from pycm.storage.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -421,12 +422,13 @@ def _after_lines(raw: bytes, position: int, lines: int) -> int:
 
 def _save_target(directory: str, target: Target) -> None:
     path = os.path.join(directory, _TARGET)
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
+    descriptor = open_regular(path + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    with open(descriptor, "w", encoding="utf-8") as file:
         json.dump(asdict(target), file)
     os.rename(path + ".tmp", path)
 
 
 def _load_target(directory: str) -> Target:
     """OSError, ValueError or TypeError if there is no such record."""
-    with open(os.path.join(directory, _TARGET), encoding="utf-8") as file:
+    with open(open_regular(os.path.join(directory, _TARGET)), encoding="utf-8") as file:
         return Target(**json.load(file))

@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pycm.storage.files import open_regular
+
 #: Bytes at the beginning of a spool file that are in json.log already; beyond these the file is replaced.
 USED_LIMIT = 64 * 1024
 STREAMS = ("stdout", "stderr")
@@ -70,7 +72,7 @@ class StateFile:
     """The State of a container on disk. The record is shorter than a page, so that a kill leaves it old or new."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
 
     def load(self) -> State | None:
         return State.unpack(os.pread(self._descriptor, STATE_BYTES, 0))
@@ -128,7 +130,7 @@ class FileSpool:
             self.size = os.fstat(self._descriptor).st_size
 
     def _open(self, flags: int) -> None:
-        self._descriptor = os.open(self._path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_regular(self._path, flags)
 
     def _ready(self) -> int:
         """The descriptor; the file is made when there is something to keep."""

@@ -11,6 +11,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import UnavailableError
+from pycm.storage.files import check_regular
 
 if TYPE_CHECKING:
     from pycm.mqtt.settings import MqttSettings
@@ -58,6 +59,7 @@ def stamp(path: str) -> tuple[int, ...]:
 
 def _load_ca(context: ssl.SSLContext, path: str) -> None:
     try:
+        check_regular(path)
         context.load_verify_locations(cafile=path)
     except ssl.SSLError:
         raise UnavailableError(f"failed to parse CA {path}") from None
@@ -67,6 +69,8 @@ def _load_ca(context: ssl.SSLContext, path: str) -> None:
 
 def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
     try:
+        for path in (cert, key):
+            check_regular(path)
         context.load_cert_chain(cert, key, password=_no_password)
     except ssl.SSLError as error:
         raise UnavailableError(

@@ -25,6 +25,7 @@ from pycm.network.addresses import Taken
 from pycm.network.files import read, read_resolv_conf
 from pycm.network.plugins import Plugins, iptables
 from pycm.network.records import Records, Sandbox, find_address
+from pycm.storage.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -316,7 +317,7 @@ def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
     content = hosts.updated(before, wanted, sandbox.extra_hosts)
     if before == content:
         return
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = open_regular(path, os.O_WRONLY)
     try:
         if os.pwrite(descriptor, content, 0) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)

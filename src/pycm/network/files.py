@@ -19,7 +19,7 @@ from pycm.errors import OperationFailedError
 from pycm.model.container import Container, EndpointSettings, NetworkSettings
 from pycm.model.defaults import HOST
 from pycm.network.hosts import hosts_lines
-from pycm.storage.files import make_directory, write_atomic
+from pycm.storage.files import make_directory, read_regular, write_atomic
 from pycm.storage.mounts import cover, in_own_thread, mounted_below, see_as_init, uncover
 
 if TYPE_CHECKING:
@@ -157,20 +157,19 @@ class HostNetwork:
     def _hosts(self, container: Container) -> bytes:
         extra = container.host_config.extra_hosts if container.host_config else ()
         if not extra:
-            return read(os.path.join(self._etc, "hosts"))
+            return read(os.path.join(self._etc, "hosts"), follow=True)
         return hosts_lines(extra, (), lambda _name: "")
 
 
 def read_resolv_conf(etc: str) -> bytes:
-    content = read(os.path.join(etc, "resolv.conf"))
-    return read(_RESOLVED) or content if _STUB.encode() in content else content
+    content = read(os.path.join(etc, "resolv.conf"), follow=True)
+    return read(_RESOLVED, follow=True) or content if _STUB.encode() in content else content
 
 
-def read(path: str) -> bytes:
-    """What there is; nothing, if it cannot be read."""
+def read(path: str, *, follow: bool = False) -> bytes:
+    """What there is; nothing, if it cannot be read. *follow* links for files of the machine, not for those of a container."""
     try:
-        with open(path, "rb") as file:
-            return file.read(_LONGEST)
+        return read_regular(path, _LONGEST, follow=follow)
     except OSError:
         return b""
 

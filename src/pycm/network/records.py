@@ -15,7 +15,14 @@ from typing import Any
 
 from pycm.errors import OperationFailedError
 from pycm.network.conf import Published
-from pycm.storage.files import TEMPORARY, discard, make_directory, sync_directory, write_atomic
+from pycm.storage.files import (
+    TEMPORARY,
+    discard,
+    make_directory,
+    read_regular,
+    sync_directory,
+    write_atomic,
+)
 
 #: A record has a few KiB, with all extra hosts that a description may have 4 MiB at most; a larger file is none.
 _LONGEST = 4 * 1024 * 1024
@@ -62,8 +69,8 @@ class Records:
                 discard(os.path.join(self._directory, name))
             elif suffix == ".json":
                 try:
-                    with open(os.path.join(self._directory, name), "rb") as file:
-                        self.sandboxes[container_id] = _parse(container_id, file.read(_LONGEST))
+                    data = read_regular(os.path.join(self._directory, name), _LONGEST)
+                    self.sandboxes[container_id] = _parse(container_id, data)
                 except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
                     log.error(
                         "the record of the network of container %s cannot be read: %r", container_id, error
@@ -109,9 +116,9 @@ def find_address(directory: str, container_id: str) -> str:
     for name in names:
         try:
             IPv4Address(name)
-            with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
-                if file.read(1024).split()[:1] == [container_id]:
-                    return name
+            data = read_regular(os.path.join(directory, name), 1024)
+            if data.decode(errors="replace").split()[:1] == [container_id]:
+                return name
         except (ValueError, OSError):
             continue
     return ""

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Durable writes: after a power cut a file holds its old or its new content, never a part."""
+"""Durable writes: after a power cut a file holds its old or its new content, never a part. And reads that cannot hang."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from pycm.failpoints import fail_point
 
-#: Suffix of half-written files; left-overs of a cut are ignored and overwritten.
+#: Suffix of half-written files; left-overs of a cut are ignored and replaced.
 TEMPORARY = ".tmp"
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
     """Temporary file, fsync, rename, fsync of the directory. OSError on failure: then the old file is untouched."""
     temporary = path + TEMPORARY
+    discard(temporary)  # whatever it is: opening a FIFO would wait
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode
-        )
+        descriptor = open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             os.fchmod(descriptor, mode)
             _write_all(descriptor, data)
@@ -31,6 +31,35 @@ def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
         discard(temporary)
         raise
     sync_directory(os.path.dirname(path) or ".")
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o600, *, follow: bool = False) -> int:
+    """Return a descriptor of a regular file. OSError for all else, at once: a FIFO would wait for its other end.
+
+    *follow*: whether *path* itself may be a symbolic link.
+    """
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise not_regular(path)
+    return descriptor
+
+
+def read_regular(path: str, limit: int, *, follow: bool = False) -> bytes:
+    """Return at most *limit* bytes. OSError as `open_regular`."""
+    with open(open_regular(path, follow=follow), "rb") as file:
+        return file.read(limit)
+
+
+def check_regular(path: str) -> None:
+    """For files that a library opens by name. OSError if it is not a regular file, or a link to one."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise not_regular(path)
+
+
+def not_regular(path: str) -> OSError:
+    return OSError(errno.EINVAL, "not a regular file", path)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -20,7 +20,7 @@ from pycm.model.container import Container
 from pycm.model.fields import excess
 from pycm.model.json_form import decode, parse, stored
 from pycm.model.validation import check_id
-from pycm.storage.files import TEMPORARY, discard, make_directory, sync_directory, write_atomic
+from pycm.storage.files import TEMPORARY, discard, make_directory, read_regular, sync_directory, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class ContainerStore:
     def _load_each(self) -> Iterator[Container]:
         for name in sorted(self._names()):
             path = os.path.join(self._root, name, _FILE)
-            if not os.path.isfile(path):
+            if not os.path.lexists(path):
                 self._sweep(os.path.join(self._root, name))
                 continue
             try:
@@ -87,8 +87,7 @@ class ContainerStore:
             pass  # a file, or a disk that refuses: it does no harm where it is
 
     def _read(self, path: str, name: str) -> Container:
-        with open(path, "rb") as file:
-            data = file.read(MAX_SIZE + 1)
+        data = read_regular(path, MAX_SIZE + 1, follow=True)
         if len(data) > MAX_SIZE:
             raise InvalidInputError(f"larger than {MAX_SIZE} bytes")
         if not data.strip():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError
 from pycm.model import gojson
-from pycm.storage.files import write_atomic
+from pycm.storage.files import read_regular, write_atomic
 from pycm.twin import envelope
 from pycm.twin.names import THING_SUFFIX, Thing, device_from, thing_of
 
@@ -84,8 +84,7 @@ class KeptFile:
     def read(self) -> Any:
         """The state that was written; {} if there is none that can be read."""
         try:
-            with open(self._path, "rb") as file:
-                data = file.read(MAX_SIZE + 1)
+            data = read_regular(self._path, MAX_SIZE + 1)
             if len(data) > MAX_SIZE:
                 raise InvalidInputError(f"longer than {MAX_SIZE} bytes")
             state = envelope.parse(data, MAX_SIZE)

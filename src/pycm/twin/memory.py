@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pycm.errors import shorten
 from pycm.model import gojson
-from pycm.storage.files import make_directory, write_atomic
+from pycm.storage.files import make_directory, read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,8 +70,7 @@ class Memory:
 
     def _read(self, path: str) -> bytes:
         try:
-            with open(path, "rb") as file:
-                return file.read(MAX_SIZE + 1)
+            return read_regular(path, MAX_SIZE + 1)
         except FileNotFoundError:
             return b""
         except OSError as error:

@@ -2,16 +2,19 @@
 """The pure parts: addresses and redirects, what servers want as a login, tokens, when to ask again."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycm.errors import OperationFailedError
+from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.http import auth, retry
 from pycm.http.addresses import Address, is_loopback, parse_address, redirected
 from pycm.http.auth import Challenge, Login, basic, challenges, server_message, token, token_address
 from pycm.http.ranges import begins_at
+from pycm.http.tls import Tls, context
 
 HERE = parse_address("https://r.test/v2/a")
 
@@ -238,3 +241,12 @@ def test_where_a_part_begins(status: int, headers: dict[str, str], begin: int) -
 def test_a_part_that_is_another_one_is_an_error(status: int, headers: dict[str, str]) -> None:
     with pytest.raises(OperationFailedError):
         begins_at(status, headers, 4, 10)
+
+
+@pytest.mark.parametrize("key", ["root_ca", "client_cert", "client_key"])
+def test_context_refuses_a_fifo_in_place_of_a_tls_file(tmp_path: Path, key: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("")
+    files = {"client_cert": str(tmp_path / "file"), "client_key": str(tmp_path / "file")}
+    with pytest.raises(InvalidInputError, match="cannot be used: not a regular file"):
+        context(Tls(**{**files, key: str(tmp_path / "fifo")}), client=True)

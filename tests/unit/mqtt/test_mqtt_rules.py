@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the connection that are pure: addresses, pauses, reasons, and the shim over paho's versions."""
 
+import os
 import socket
 import ssl
 from types import SimpleNamespace
@@ -155,3 +156,14 @@ def test_the_client_never_reconnects_by_itself():
     client = paho.make_client("id")
     assert client._reconnect_on_failure is False
     assert client._max_inflight_messages == 0
+
+
+def test_make_context_refuses_a_fifo_in_place_of_a_tls_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "fifo")
+    file, fifo = str(tmp_path / "file"), str(tmp_path / "fifo")
+    with pytest.raises(UnavailableError, match=r"CA: .*/fifo: not a regular file"):
+        tls.make_context(MqttSettings(root_ca=fifo))
+    for pair in ((file, fifo), (fifo, file)):
+        with pytest.raises(UnavailableError, match=r"key pair: .*: not a regular file"):
+            tls._load_pair(tls.Context(ssl.PROTOCOL_TLS_CLIENT), *pair)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,3 +122,11 @@ def test_the_record_of_the_largest_description_is_read_again(tmp_path: Path) -> 
     again = Records(str(tmp_path))
     assert again.load() == []
     assert again.sandboxes["c1"].extra_hosts == names
+
+
+def test_records_count_a_fifo_as_damaged_and_look_for_no_address_in_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c1.json")
+    os.mkfifo(tmp_path / "172.17.0.2")
+    (tmp_path / "172.17.0.3").write_text("c1\r\neth0")
+    assert Records(str(tmp_path)).load() == ["c1"]
+    assert find_address(str(tmp_path), "c1") == "172.17.0.3"

@@ -2,6 +2,7 @@
 import errno
 import logging
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,66 @@ def test_a_directory_that_cannot_be_deleted_is_named_and_no_error(
     assert [record.message for record in caplog.records] == [
         f"cannot remove {store.directory('c1')}: {os.strerror(errno.EIO)}"
     ]
+
+
+def make_node(path: Path, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "socket", "device"])
+def test_read_regular_refuses_all_else_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    make_node(path, kind)
+    before = len(os.listdir("/proc/self/fd"))
+    for work in (
+        lambda: files.read_regular(str(path), 10),
+        lambda: files.read_regular(str(path), 10, follow=True),
+        lambda: files.open_regular(str(path), os.O_RDWR | os.O_CREAT),
+        lambda: files.check_regular(str(path)),
+    ):
+        with pytest.raises(OSError) as error:  # noqa: PT011  ENXIO, EISDIR, ELOOP or EINVAL
+            work()
+        assert str(path) in str(error.value)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_read_regular_follows_links_only_where_they_may_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert files.read_regular(str(tmp_path / "file"), 3) == b"con"
+    assert files.read_regular(str(tmp_path / "link"), 30, follow=True) == b"content"
+    files.check_regular(str(tmp_path / "link"))
+    with pytest.raises(OSError, match="symbolic links"):
+        files.read_regular(str(tmp_path / "link"), 30)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "left-over"])
+def test_write_atomic_replaces_whatever_has_the_temporary_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    if kind == "left-over":
+        (tmp_path / "file.tmp").write_bytes(b"longer than the new content")
+    else:
+        make_node(tmp_path / "file.tmp", kind)
+    write_atomic(str(path), b"new", 0o640)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o640)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
+def test_store_sets_a_special_file_in_place_of_a_record_aside(store: ContainerStore, kind: str) -> None:
+    store.save(container())
+    store.save(container("c2"))
+    file_of(store, "c1").unlink()
+    make_node(file_of(store, "c1"), kind)
+    assert store.load() == [container("c2")]
+    assert (file_of(store, "c1").parent / "config.json.damaged").lstat()
+    store.save(container())
+    assert store.load() == [container(), container("c2")]
