@@ -84,6 +84,7 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
         for note in (*notes, *more):
             log.log(note.level, "%s", note.text)
         take_lock(config.manager.exec_root_dir)
+        lock_state(config.manager.home_dir)
     except PycmError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
@@ -145,6 +146,26 @@ def take_lock(exec_root: str) -> int:
     except OSError as error:
         os.close(descriptor)
         raise ConflictError(f"resource temporarily unavailable: another agent holds {path}") from error
+    return descriptor
+
+
+def lock_state(home: str) -> int:
+    """Lock the directory of the state itself: nothing is written, so that it works on a disk that has become read-only.
+
+    The run lock is the original's, and lies in a directory that another agent may have configured differently.
+    """
+    try:
+        make_directory(home)
+        descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OperationFailedError(f"cannot use {home}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConflictError(f"resource temporarily unavailable: another agent uses {home}") from error
+    except OSError as error:  # a network file system, for instance
+        log.warning("%s: cannot be locked against a second agent: %s", home, error.strerror)
     return descriptor
 
 

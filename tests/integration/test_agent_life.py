@@ -362,16 +362,56 @@ def test_a_missing_image_is_a_clear_error(agent: AgentProcess, image: str) -> No
     assert list((agent.home / "containers").iterdir()) == []
 
 
-def test_a_second_agent_on_the_same_directories_does_not_start(agent: AgentProcess, tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def second_agent(config: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(config)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "pycm", "daemon", "--cfg-file", agent.config],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+def test_a_second_agent_on_the_same_directories_does_not_start(agent: AgentProcess) -> None:
+    done = second_agent(agent.config)
     assert done.returncode == 1
     assert "Error: resource temporarily unavailable: another agent holds" in done.stderr
     assert agent.ids() == []
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_second_agent_on_the_same_state_does_not_start(
+    agent: AgentProcess, tmp_path: Path, *, linked: bool
+) -> None:
+    """With run-time directories of its own; the state's by another name, too."""
+    home = agent.home
+    if linked:
+        home = tmp_path / "other-name"
+        home.symlink_to(agent.home)
+    config = tmp_path / "second.toml"
+    text = agent.config.read_text().replace(str(agent.run), str(tmp_path / "run2"))
+    config.write_text(text.replace(str(agent.home), str(home)))
+    done = second_agent(config)
+    assert done.returncode == 1
+    assert f"Error: resource temporarily unavailable: another agent uses {home}" in done.stderr
+    agent.kill()
+    config.write_text(config.read_text().replace("[manager]", "[manager]\n"))
+    agent.start()  # a killed one holds no lock
+
+
+# ── signals ──
+
+#: Those that cannot be caught, those that end the agent in order, those that report a fault.
+NOT_STRAY = {"KILL", "STOP", "INT", "TERM", "QUIT", "HUP", "ABRT", "SEGV", "BUS", "FPE", "ILL"}
+
+
+def test_agent_and_keepers_survive_every_stray_signal(agent: AgentProcess) -> None:
+    container_id = run(agent, FOREVER)
+    keeper = int((agent.run / "fifo" / container_id / "keeper").read_text())
+    assert agent.process
+    not_stray = {getattr(signal, f"SIG{name}") for name in NOT_STRAY}
+    for number in sorted(signal.valid_signals() - not_stray):
+        agent.process.send_signal(number)
+        os.kill(keeper, number)
+        assert agent.ids() == [container_id], number
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        os.kill(keeper, number)
+    assert Path(f"/proc/{keeper}/comm").read_text() == "sleep\n"
+    assert agent.state(container_id)["running"]
+    assert agent.end(signal.SIGQUIT) == 0
+    agent.start()

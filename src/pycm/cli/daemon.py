@@ -75,7 +75,23 @@ def _check(loaded: Loaded) -> int:
     return int(failed)
 
 
+#: What ends the agent in order, what reports a fault of the process (SIGABRT is systemd's watchdog), and what does nothing by default.
+# fmt: off
+_HEEDED = (
+    "INT", "TERM", "QUIT", "HUP", "ABRT", "SEGV", "BUS", "FPE", "ILL", "KILL", "STOP", "CONT", "CHLD", "URG", "WINCH",
+)
+# fmt: on
+
+
+def _ignore_stray_signals() -> None:
+    """All other signals would end or stop an agent that has no use for them. Its workers inherit this."""
+    heeded = {getattr(signal, f"SIG{name}") for name in _HEEDED}
+    for number in signal.valid_signals() - heeded:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _run(loaded: Loaded, source: Source) -> int:
+    _ignore_stray_signals()
     # Ctrl-C before the agent listens to it: an end without a traceback. Who starts it in the background has it ignored.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -57,13 +57,25 @@ def renew(directory: str, descriptors: Collection[int]) -> None:
 
 
 def _spawn(program: str, descriptors: list[int]) -> int:
-    """In a session of its own, so that a Ctrl-C for the agent does not reach it; nothing else is inherited."""
+    """In a session of its own, so that a Ctrl-C for the agent does not reach it; nothing else is inherited.
+
+    SIGTERM is the only signal that ends it: a machine that shuts down sends it to all, and others may reach all of a unit's
+    processes too (`systemctl kill`).
+    """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(_FIRST)
     ]
     actions += [(os.POSIX_SPAWN_DUP2, fd, _FIRST + index) for index, fd in enumerate(descriptors)]
-    ignored = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE)
-    return os.posix_spawn(program, _SLEEP, {}, file_actions=actions, setsid=True, setsigdef=ignored)
+    end = (signal.SIGTERM,)
+    return os.posix_spawn(
+        program,
+        _SLEEP,
+        {},
+        file_actions=actions,
+        setsid=True,
+        setsigdef=end,
+        setsigmask=signal.valid_signals().difference(end),
+    )
 
 
 def end(directory: str) -> None:
