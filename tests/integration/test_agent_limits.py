@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -336,6 +338,84 @@ def test_a_hook_that_fails_keeps_the_container_from_starting_and_leaves_nothing(
     assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
     assert "hook" in failed.stderr
     assert "refused" not in containerd.ctr("tasks", "ls") + containerd.ctr("containers", "ls")
+
+
+# ── what the agent does not see ──
+
+#: What directives of systemd do to the view of a unit, done here by hand; a unit's drop-in may still ask for them.
+HIDDEN = """\
+set -e
+mount --make-rslave /
+mount -t tmpfs tmpfs /var/tmp          # PrivateTmp
+mount -t tmpfs tmpfs /home             # ProtectHome=tmpfs
+mount -o bind /dev/null /dev/kmsg      # ProtectKernelLogs
+mount -t tmpfs tmpfs "$HIDE"           # InaccessiblePaths, ProtectKernelModules
+mount -o bind,ro /srv /srv             # ProtectSystem=strict
+exec "$@"
+"""
+NO_DEVICES = """\
+set -e
+mount --make-rslave /
+mkdir /run/dev-$$
+mount -t tmpfs tmpfs /run/dev-$$
+for node in null zero full random urandom tty; do cp -a /dev/$node /run/dev-$$; done
+mount --move /run/dev-$$ /dev          # PrivateDevices
+rmdir /run/dev-$$
+exec "$@"
+"""
+
+
+@pytest.fixture
+def places() -> Iterator[list[Path]]:
+    made = [Path(tempfile.mkdtemp(prefix="pycm-test-", dir=where)) for where in ("/var/tmp", "/home", "/srv")]
+    for path in made:
+        (path / "file").write_text(f"in {path}\n")
+    yield made
+    for path in made:
+        shutil.rmtree(path)
+
+
+def test_containers_get_what_the_agent_does_not_see(
+    tmp_path: Path, containerd: ContainerdServer, places: list[Path]
+) -> None:
+    hidden = tmp_path / "modules"
+    hidden.mkdir()
+    (hidden / "file").write_text("modules\n")
+    inside = (
+        "env",
+        f"HIDE={hidden}",
+        "unshare",
+        "-m",
+        "--propagation",
+        "unchanged",
+        "sh",
+        "-c",
+        HIDDEN,
+        "sh",
+    )
+    with AgentProcess(tmp_path, containerd, inside=inside) as agent:
+        for path in (*places, hidden):
+            assert output(agent, "cat /m/file", "--mp", f"{path}:/m") == [(path / "file").read_text().strip()]
+            assert output(agent, "cat /m", "--mp", f"{path}/file:/m") == [(path / "file").read_text().strip()]
+        kind = "busybox stat -c '%t %T' /dev/kmsg"
+        assert output(agent, kind, "--privileged") == ["1 b"]
+        assert output(agent, kind, "--devices", "/dev/kmsg:/dev/kmsg") == ["1 b"]
+        failed = agent.call(
+            "start", agent.cm("create", "--mp", f"{hidden}/none:/m", "--network", "host", IMAGE)
+        )
+        assert f"mount source '{hidden}/none' does not exist on this machine" in failed.stderr
+
+
+def test_privileged_containers_get_all_devices_that_the_agent_does_not_see(
+    tmp_path: Path, containerd: ContainerdServer
+) -> None:
+    inside = ("unshare", "-m", "--propagation", "unchanged", "sh", "-c", NO_DEVICES, "sh")
+    with AgentProcess(tmp_path, containerd, inside=inside) as agent:
+        assert output(agent, "ls /dev/kmsg /dev/loop-control", "--privileged") == [
+            "/dev/kmsg",
+            "/dev/loop-control",
+        ]
+        assert output(agent, "ls /dev/x", "--devices", "/dev/loop-control:/dev/x") == ["/dev/x"]
 
 
 # ── system calls ──

@@ -30,6 +30,7 @@ from pycm.oci.resources import check_cpus
 from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
 from pycm.oci.user import GROUP, PASSWD, ProcessUser, resolve_user
 from pycm.ports import Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
+from pycm.storage.mounts import see_as_server
 from pycm.waiting import apart
 
 if TYPE_CHECKING:
@@ -159,7 +160,11 @@ class Launcher:
             raise
 
     async def _look_at_machine(self, container: Container, host: HostConfig) -> tuple[Device, ...]:
+        containerd, home = self._settings.sockets[:1], self._settings.state[:1]
+
         def look() -> tuple[Device, ...]:
+            if containerd and home:  # the agent's unit may hide what the container gets
+                see_as_server(containerd[0], home[0])
             _check_machine(container)
             return self._devices.find(host)
 

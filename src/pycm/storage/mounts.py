@@ -11,6 +11,8 @@ import contextlib
 import errno
 import os
 import re
+import socket
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 0x1000
-_INIT_MOUNTS, _OUR_MOUNTS = "/proc/1/ns/mnt", "/proc/self/ns/mnt"
+_OUR_MOUNTS = "/proc/self/ns/mnt"
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_CONNECT = 5.0  # seconds
 #: What process 1 has mounted, and what we have, which is the same without a view of our own.
 _TABLES = ("/proc/1/mountinfo", "/proc/self/mountinfo")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
@@ -90,25 +94,43 @@ def unmount(path: str) -> int:
 
 def see_as_init(directory: str) -> None:
     """Enter the mount namespace of process 1, if *directory* is the same one there."""
-    system_call("unshare", _CLONE_FS)
+    see_as(1, directory)
+
+
+def see_as_server(address: str, directory: str) -> None:
+    """As see_as, for the process that listens at the Unix socket *address*; what cannot be entered is left."""
     try:
-        ours = os.stat(_OUR_MOUNTS)
-        init = os.open(_INIT_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
+            client.settimeout(_CONNECT)
+            client.connect(address)
+            pid, _, _ = _CREDENTIALS.unpack(
+                client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
+        see_as(pid, directory)
     except OSError:
-        return  # process 1 may be somebody else's
+        pass  # nobody listens, or the rights are missing
+
+
+def see_as(pid: int, directory: str) -> None:
+    """Enter the mount namespace of process *pid*, if *directory* is the same one there. For a thread that ends soon. OSError."""
     try:
-        if os.path.samestat(ours, os.fstat(init)):
+        theirs = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # it may be somebody else's
+    try:
+        if os.path.samestat(os.stat(_OUR_MOUNTS), os.fstat(theirs)):
             return
         before = os.stat(directory)
         back = os.open(_OUR_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            system_call("setns", init, _CLONE_NEWNS)
+            system_call("unshare", _CLONE_FS)
+            system_call("setns", theirs, _CLONE_NEWNS)
             if not _is(directory, before):
                 system_call("setns", back, _CLONE_NEWNS)
         finally:
             os.close(back)
     finally:
-        os.close(init)
+        os.close(theirs)
 
 
 def _is(directory: str, wanted: os.stat_result) -> bool:

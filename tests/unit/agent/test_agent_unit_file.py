@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 UNIT = Path(__file__).resolve().parents[3] / "conf/container-management.service"
-EXPOSURE = 4.0
-"""Of 10; what is left is root, the sight of all processes, and the machine's network, which bridge containers need."""
+EXPOSURE = 4.8
+"""Of 10; what is left is root, the sight of all processes and files, and the machine's network, which bridge containers need.
+
+0.8 are directives that hide what containers get; capabilities, system calls and the device policy take away the same.
+"""
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,9 +73,78 @@ def test_all_that_the_bridge_network_needs_is_allowed_and_no_more() -> None:
     assert "\nCapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_ADMIN CAP_SYS_CHROOT\n" in text
     service = values()["Service"]
     assert service["RestrictNamespaces"] == "net mnt"
-    assert service["SystemCallFilter"] == "@system-service mount umount2"
+    assert service["SystemCallFilter"] == "@system-service mount umount2 adjtimex clock_adjtime"
     assert service["ReadWritePaths"] == "/proc/sys/net -/run/xtables.lock"
     assert (service["ProtectSystem"], service["ProtectKernelTunables"]) == ("strict", "yes")
+
+
+#: Each of them changes what the agent sees, or puts a node of its own in the place of one of the machine's.
+HIDE = (
+    "PrivateTmp",
+    "ProtectKernelLogs",
+    "ProtectKernelModules",
+    "ProtectHostname",
+    "ProtectClock",
+    "PrivateDevices",
+    "PrivateUsers",
+    "PrivateNetwork",
+    "PrivateIPC",
+    "PrivatePIDs",
+    "InaccessiblePaths",
+    "TemporaryFileSystem",
+    "RootDirectory",
+    "RootImage",
+    "BindPaths",
+    "BindReadOnlyPaths",
+    "ProcSubset",
+    "NoExecPaths",
+    "MountImages",
+    "ExtensionImages",
+    "DynamicUser",
+    "NetworkNamespacePath",
+    "IPCNamespacePath",
+    "MountFlags",
+)
+
+
+def test_unit_hides_nothing_that_a_container_can_get() -> None:
+    service = values()["Service"]
+    assert [name for name in HIDE if service.get(name, "no") != "no"] == []
+    assert service["ProtectHome"] in ("no", "read-only")  # "yes" and "tmpfs" show an empty /home
+    assert service["ProtectProc"] == "default"
+    assert service["ProtectControlGroups"] == "yes"  # read-only; "private" and "strict" show another tree
+
+
+def test_unit_takes_away_by_capabilities_what_the_left_out_directives_would() -> None:
+    allowed = set(
+        " ".join(re.findall(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)).split()
+    )
+    assert not allowed & {
+        "CAP_SYSLOG",
+        "CAP_SYS_MODULE",
+        "CAP_SYS_TIME",
+        "CAP_WAKE_ALARM",
+        "CAP_SYS_RAWIO",
+        "CAP_MKNOD",
+    }
+    assert len(allowed) == 8
+    listed = analyze("syscall-filter").stdout
+    sets = {block.split()[0]: set(block.split()) for block in re.split(r"\n(?=@)", listed)}
+
+    def calls(name: str) -> set[str]:
+        inside = sets.get(name, {name})
+        return {name} if inside == {name} else set().union(*map(calls, inside - {name}))
+
+    can = set().union(*map(calls, values()["Service"]["SystemCallFilter"].split()))
+    assert "mount" in can
+    assert not can & {
+        "syslog",
+        "sethostname",
+        "init_module",
+        "finit_module",
+        "delete_module",
+        "clock_settime",
+    }
 
 
 def test_the_unit_has_the_name_that_leda_knows_and_a_second_one() -> None:
