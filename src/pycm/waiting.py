@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
-#: What the threads of `apart` are busy with.
+#: Seconds that a file may take to be looked at; more means that its file system hangs.
+LOOK = 10.0
+#: What the threads of `apart` are busy with, and seconds between looks at it.
 _busy: set[str] = set()
+_STEP = 0.01
 
 
 async def within(seconds: float | None, work: Awaitable[T]) -> T:
@@ -41,16 +44,19 @@ async def _end(task: asyncio.Future[T]) -> None:
         task.exception()  # has been seen
 
 
-async def apart(seconds: float, key: str, work: Callable[[], T]) -> T:
+async def apart(key: str, work: Callable[[], T], seconds: float = LOOK) -> T:
     """The result of *work* in a thread of its own, which is left behind after *seconds*. Error: asyncio.TimeoutError.
 
     For files that may be on a network file system that is away. A few of these would else take all worker threads, which every
-    write to the disk needs. Work with the *key* of a thread that was left behind and still hangs fails at once.
+    write to the disk needs. There is one thread a *key*: further work waits for it as long, also where it was left behind.
     """
-    if key in _busy:
-        raise asyncio.TimeoutError
-    _busy.add(key)
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while key in _busy:
+        if loop.time() >= deadline:
+            raise asyncio.TimeoutError
+        await asyncio.sleep(_STEP)
+    _busy.add(key)
     done: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: BaseException | None) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent on a real containerd: containers that outlive it, and output of which nothing is lost."""
 
+import contextlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from pycm.storage.mounts import system_call, unmount
 
 pytestmark = pytest.mark.integration
 
+MS_BIND, MS_SHARED = 0x1000, 0x100000
 #: Numbers, one every 20 ms; ends with 143 on TERM.
 COUNTER = "trap 'exit 143' TERM; n=0; while :; do n=$((n+1)); echo line $n; sleep 0.02; done"
 #: The agent, which is asked to end before it has started.
@@ -191,17 +194,25 @@ def test_a_container_out_of_memory_says_so(agent: AgentProcess) -> None:
 # ── files that hang ──
 
 
+@contextlib.contextmanager
+def hung_mount(path: Path, mode: int) -> Iterator[None]:
+    """A mount point that never answers, as a network file system whose server is away: FUSE without a file system behind it."""
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode={mode:o},user_id=0,group_id=0"
+    system_call("mount", b"pycm-test", str(path).encode(), b"fuse", 0, options.encode())
+    try:
+        yield
+    finally:
+        os.close(device)  # what hangs ends with an error
+        unmount(str(path))
+
+
 @pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[Path]:
-    """A mount point that never answers, as a network file system whose server is away: FUSE without a file system behind it."""
     path = tmp_path / "hanging"
     path.mkdir()
-    device = os.open("/dev/fuse", os.O_RDWR)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
-    system_call("mount", b"pycm-test", str(path).encode(), b"fuse", 0, options.encode())
-    yield path
-    os.close(device)  # what hangs ends with an error
-    unmount(str(path))
+    with hung_mount(path, stat.S_IFDIR):
+        yield path
 
 
 def test_start_of_a_container_names_a_mount_source_that_hangs_and_the_agent_ends(
@@ -222,6 +233,34 @@ def test_start_of_a_container_names_a_mount_source_that_hangs_and_the_agent_ends
     agent.start()
     assert agent.state(container_id)["pid"] == pid
     assert "does not answer" in agent.state(ids[0])["error"]
+
+
+def test_exec_answers_though_a_file_in_the_container_hangs(agent: AgentProcess, tmp_path: Path) -> None:
+    """More often than the agent has worker threads. The container sees what is mounted on its directory later."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "passwd").touch()
+    system_call("mount", str(etc).encode(), str(etc).encode(), None, MS_BIND, None)
+    try:
+        system_call("mount", None, str(etc).encode(), None, MS_SHARED, None)
+        container_id = run(agent, FOREVER, "--mp", f"{etc}:/etc:rslave")
+        with hung_mount(etc / "passwd", stat.S_IFREG):
+            commands = [
+                subprocess.Popen(
+                    agent.command("exec", container_id, "/bin/true", program="pycm"),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(6)
+            ]
+            for command in commands:
+                assert "does not answer within 10 s" in command.communicate()[1]
+            agent.cm("rename", container_id, "still-there")
+            assert agent.end() == 0
+        agent.start()
+        assert agent.pycm("exec", container_id, "/bin/true").returncode == 0
+    finally:
+        unmount(str(etc))
 
 
 #: The agent, whose worker threads all hang once a container is to be renamed.

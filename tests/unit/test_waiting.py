@@ -85,9 +85,9 @@ async def test_apart_gives_results_and_errors() -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    assert await apart(60, "k", lambda: threading.current_thread().daemon) is True
+    assert await apart("k", lambda: threading.current_thread().daemon) is True
     with pytest.raises(ValueError, match="no"):
-        await apart(60, "k", fail)
+        await apart("k", fail)
     assert not waiting._busy
 
 
@@ -98,16 +98,33 @@ async def test_apart_leaves_a_thread_that_hangs_behind_and_starts_no_second_one(
         started.append(1)
         gate.wait()
 
-    with pytest.raises(asyncio.TimeoutError):
-        await apart(0.01, "k", hang)
-    with pytest.raises(asyncio.TimeoutError):
-        await apart(60, "k", hang)
-    assert await apart(60, "other", lambda: 1) == 1
+    for _ in range(2):
+        with pytest.raises(asyncio.TimeoutError):
+            await apart("k", hang, 0.02)
+    assert await apart("other", lambda: 1) == 1
     assert len(started) == 1
+    later = asyncio.ensure_future(apart("k", lambda: 2))
+    await asyncio.sleep(0)
+    assert not later.done()
     gate.set()
-    while waiting._busy:
-        await asyncio.sleep(0)
-    assert await apart(60, "k", lambda: 2) == 2
+    assert await later == 2
+    assert not waiting._busy
+
+
+async def test_apart_runs_work_with_one_key_one_after_the_other() -> None:
+    at_once, most = 0, 0
+    lock = threading.Lock()
+
+    def work() -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        with lock:
+            at_once -= 1
+
+    await asyncio.gather(*(apart("k", work) for _ in range(20)))
+    assert (at_once, most) == (0, 1)
 
 
 async def test_apart_can_be_tried_again_when_no_thread_could_be_started(
@@ -119,5 +136,5 @@ async def test_apart_can_be_tried_again_when_no_thread_could_be_started(
     with monkeypatch.context() as context:
         context.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError):
-            await apart(60, "k", lambda: 1)
-    assert await apart(60, "k", lambda: 1) == 1
+            await apart("k", lambda: 1)
+    assert await apart("k", lambda: 1) == 1

@@ -31,7 +31,7 @@ from pycm.failpoints import fail_point
 from pycm.oci.user import GROUP, PASSWD
 from pycm.ports import TaskStatus
 from pycm.storage.files import open_regular
-from pycm.waiting import within
+from pycm.waiting import LOOK, apart, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,7 +109,13 @@ class Execs:
     async def _check_user_files(self, container_id: str) -> None:
         """The runtime reads them inside the container, however the command's user is given, and would wait at a FIFO for ever."""
         found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
-        await asyncio.to_thread(_refuse_special, convert.task(found.process).pid)
+        pid = convert.task(found.process).pid
+        try:
+            await apart(f"exec in {container_id}", lambda: _refuse_special(pid))
+        except asyncio.TimeoutError:
+            raise OperationFailedError(
+                f"{PASSWD} or {GROUP} in the container does not answer within {LOOK:g} s: its file system hangs"
+            ) from None
 
     async def _start(self, request: ExecRequest, exec_id: str, process: dict[str, Any]) -> None:
         io = request.io

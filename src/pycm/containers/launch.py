@@ -31,7 +31,7 @@ from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
 from pycm.oci.user import GROUP, PASSWD, ProcessUser, resolve_user
 from pycm.ports import Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
 from pycm.storage.mounts import see_as_server
-from pycm.waiting import apart
+from pycm.waiting import LOOK, apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 MAX_USER_FILE = 1024 * 1024
 #: Below this limit a failed start may be for want of memory: runc takes 4 to 6 MiB.
 RUNTIME_MEMORY = 16 * 1024 * 1024
-#: Seconds that mount sources, hooks and devices may take to be looked at; more means that their file system hangs.
-LOOK = 10.0
 _SYSTEMD = "/run/systemd/system"
 log = logging.getLogger("pycm.containers")
 
@@ -169,7 +167,7 @@ class Launcher:
             return self._devices.find(host)
 
         try:
-            return await apart(LOOK, f"start of {container.id}", look)
+            return await apart(f"start of {container.id}", look)
         except asyncio.TimeoutError:
             raise OperationFailedError(
                 f"a mount source, hook or device of the container does not answer within {LOOK:g} s:"

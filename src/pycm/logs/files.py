@@ -24,7 +24,7 @@ from pycm.logs.taps import MOST_CLIENTS, Attachment, Tap
 from pycm.model.container import LogDriverConfiguration
 from pycm.model.sizes import size_to_bytes
 from pycm.storage.files import open_regular
-from pycm.waiting import apart, within
+from pycm.waiting import LOOK, apart, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,8 +40,6 @@ MOST_FILES, LEAST_SIZE = 1000, 1024
 DEFAULT_BUFFER, LEAST_BUFFER, MOST_BUFFER = 1024 * 1024, 64 * 1024, 64 * 1024 * 1024
 #: Files of one log that are read back at most: each is open meanwhile.
 MOST_READ = 100
-#: Seconds that a log root directory may take to answer; more means that its file system hangs.
-LOOK = 10.0
 #: Records that a worker reads before the event loop sends them.
 RECORDS_A_CALL = 64
 log = logging.getLogger("pycm.logs")
@@ -69,7 +67,7 @@ class JsonFileLogs:
         if driver.type == "json-file" and driver.root_dir:
             path = self.path(container_id, config)
             try:
-                await apart(LOOK, f"log of {container_id}", lambda: _try_log(driver.root_dir, path))
+                await apart(f"log of {container_id}", lambda: _try_log(driver.root_dir, path))
             except asyncio.TimeoutError:
                 raise OperationFailedError(
                     f"log root directory {shorten(driver.root_dir)} does not answer within {LOOK:g} s"
