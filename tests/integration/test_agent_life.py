@@ -263,6 +263,18 @@ def test_exec_answers_though_a_file_in_the_container_hangs(agent: AgentProcess, 
         unmount(str(etc))
 
 
+def test_creations_wait_for_no_preload_directory_that_hangs(
+    tmp_path: Path, containerd: ContainerdServer, hanging: Path
+) -> None:
+    containers = f'preload_dir = "{hanging}"'
+    with AgentProcess(tmp_path, containerd, containers=containers) as agent:
+        failed = agent.call("create", "--network", "host", "registry.test/not/there:1")
+        assert "failed to resolve reference" in failed.stderr
+        assert f"preload directory {hanging} does not answer within 10 s" in agent.text()
+        assert agent.end() == 0
+        agent.start()
+
+
 #: The agent, whose worker threads all hang once a container is to be renamed.
 HUNG_WORKERS = """\
 import sys, threading

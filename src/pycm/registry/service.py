@@ -31,7 +31,7 @@ from pycm.registry.pulls import Pulls
 from pycm.registry.reference import parse_reference, quote
 from pycm.registry.usage import Usage, expired, to_make_room
 from pycm.registry.workers import WorkerKilledError, Workers
-from pycm.waiting import within
+from pycm.waiting import LOOK, apart, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -273,7 +273,7 @@ class ImageService:
 
     async def _preload(self) -> float:
         directory = self._settings.preload_dir
-        if not directory or not await asyncio.to_thread(_has_entries, directory):
+        if not directory or not await _has_entries(directory):
             return 0
         settings = self._settings
         job = Job(
@@ -325,8 +325,12 @@ def _info(used: Used) -> ImageInfo:
     return ImageInfo(record.reference, record.target.digest, used.size, created, used.containers)
 
 
-def _has_entries(directory: str) -> bool:
+async def _has_entries(directory: str) -> bool:
     try:
-        return bool(os.listdir(directory))
+        return bool(await apart("preload directory", lambda: os.listdir(directory)))
+    except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
+        raise OperationFailedError(
+            f"preload directory {directory} does not answer within {LOOK:g} s: its file system hangs"
+        ) from None
     except OSError:
         return False
