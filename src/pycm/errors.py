@@ -40,6 +40,14 @@ class OperationFailedError(PycmError):
     """The operation was allowed and tried, and did not succeed."""
 
 
+class RefusedError(OperationFailedError):
+    """A peer refuses this request, and only this one. `retry_after`: seconds until it may be tried again."""
+
+    def __init__(self, text: str, retry_after: float) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
 class UnavailableError(PycmError):
     """A peer (containerd, the broker, the agent) cannot be reached now; the same call may work later."""
 

@@ -2,13 +2,19 @@
 """The connection to a real mosquitto: outages, credentials, TLS."""
 
 import asyncio
+import glob
+import json
 import logging
 import pathlib
+import re
 import shutil
 import ssl
 import subprocess
 
 import pytest
+from agent_process import AgentProcess
+from connector import THING, Connector
+from images import IMAGE
 from mosquitto_server import MosquittoServer
 
 from pycm.mqtt import link
@@ -211,3 +217,74 @@ async def test_the_last_will_is_published_only_where_one_is_set_and_only_if_the_
         await watcher.publish("end", b"")
         await until(lambda: ("end", b"") in heard.events)
         assert [event for event in heard.events if event[0] == "agent/gone"] == [("agent/gone", b"gone")]
+
+
+# ── what the broker refuses, with the whole agent ──
+
+
+def lines_about_mqtt(agent):
+    lines = agent.text().splitlines()
+    return [line for line in lines if "room=mqtt" in line and "level=debug" not in line]
+
+
+def test_agent_leaves_out_what_exceeds_the_brokers_packet_size_and_publishes_it_once_it_may(
+    tmp_path, containerd
+):
+    limit = 3000
+    broker = MosquittoServer(tmp_path, f"allow_anonymous true\nmax_packet_size {limit}\n")
+    with broker, AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port) as cloud:
+        cloud.wait_for_twin()
+        small = cloud.create(IMAGE)
+        variables = [f"--e=V{number}={'x' * 100}" for number in range(40)]
+        big = agent.cm("create", "--network=host", "--name=big", *variables, IMAGE).strip()
+        cloud.until(lambda: "left out" in agent.text(), "the refused message is named")
+        (line,) = [line for line in lines_about_mqtt(agent) if "refuses PUBLISH" in line]
+        size = int(line.split(" bytes")[0].rsplit(" ", 1)[1])
+        assert size > limit - 100
+        agent.cm("rename", small, "still-here")
+        cloud.until(lambda: cloud.status(small)["name"] == "still-here", "the others are kept up to date")
+        assert f"Container:{big}" not in cloud.features
+        broker.stop()
+        broker._options = "allow_anonymous true\n"
+        broker.start()
+        cloud.until(lambda: f"Container:{big}" in cloud.features, "the long message is accepted")
+        agent.end()
+    assert len(lines_about_mqtt(agent)) <= 20
+
+
+def test_agent_shows_its_twin_though_the_broker_refuses_the_commands(tmp_path, containerd):
+    plugins = glob.glob("/usr/lib/*/mosquitto_dynamic_security.so")
+    assert plugins, "Debian's mosquitto has it"
+    security = tmp_path / "security.json"
+    rules = [
+        {"acltype": "subscribePattern", "topic": "#", "priority": -1, "allow": True},
+        {"acltype": "subscribePattern", "topic": "command//+/req/#", "priority": 1, "allow": False},
+    ]
+    everything = dict.fromkeys(("publishClientSend", "publishClientReceive", "unsubscribe"), True)
+    content = {
+        "defaultACLAccess": {**everything, "subscribe": False},
+        "roles": [{"rolename": "guest", "acls": rules}],
+        "groups": [{"groupname": "guests", "roles": [{"rolename": "guest"}]}],
+        "anonymousGroup": "guests",
+        "clients": [],
+    }
+    security.write_text(json.dumps(content))
+    options = f"allow_anonymous true\nplugin {plugins[0]}\nplugin_opt_config_file {security}\n"
+    with (
+        MosquittoServer(tmp_path, options) as broker,
+        AgentProcess(tmp_path, containerd, broker) as agent,
+        Connector(broker.port) as cloud,
+    ):
+        cloud.wait_for_twin()
+        (line,) = [line for line in lines_about_mqtt(agent) if "refuses" in line]
+        assert f"SUBSCRIBE 'command//{THING}/req/#'" in line
+        name = agent.run_container(IMAGE, "sleep", "60")
+        cloud.until(lambda: f"Container:{name}" in cloud.features, "changes are published, too")
+        assert len(agent_connects(broker)) == 1
+
+
+def agent_connects(broker):
+    """Connections with a client id as the agent's, which is a UUID."""
+    return [
+        line for line in broker.log_lines() if re.search(r"New client connected .* as \w{8}-\w{4}-", line)
+    ]

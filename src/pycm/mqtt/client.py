@@ -8,17 +8,21 @@ clean, so they subscribe anew each time. Nothing is sent later than asked for: w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import UnavailableError, shorten
-from pycm.mqtt.backoff import CAP, Backoff
+from pycm.errors import OperationFailedError, RefusedError, UnavailableError, shorten
+from pycm.mqtt import reasons
+from pycm.mqtt.backoff import LASTED, LOCAL_CAP, REFUSED_CAP, REMOTE_CAP, Backoff, Refusals, Request
 from pycm.mqtt.link import Link
 from pycm.mqtt.login import Login
 from pycm.mqtt.settings import check
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pycm.mqtt.login import Source
     from pycm.mqtt.settings import MqttSettings
     from pycm.ports import MqttListener
@@ -29,6 +33,8 @@ log = logging.getLogger("pycm.mqtt")
 MAX_IN_FLIGHT = 20
 #: Callers that wait for a place among them; one more fails at once.
 MAX_WAITING = 1000
+#: Lines in the log about connections that come and go until one has lasted.
+MAX_LINES = 20
 
 
 class MqttClient:
@@ -43,7 +49,10 @@ class MqttClient:
         self._login = Login(settings, source)
         self._renewal: asyncio.Task[None] | None = None
         self._address = check(settings)
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(LOCAL_CAP if self._address.is_local else REMOTE_CAP)
+        self._refusals = Refusals()
+        self._one_by_one = asyncio.Lock()
+        self._lasting: asyncio.TimerHandle | None = None
         self.client_id = str(uuid.uuid4())
         self._listeners: list[MqttListener] = []
         self._link: Link | None = None
@@ -51,10 +60,12 @@ class MqttClient:
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._waiting = 0
         self._reported = ""
+        self._lines = 0
+        self._quiet = False
 
     @property
     def connected(self) -> bool:
-        return self._link is not None
+        return self._link is not None and not self._link.lost.done()
 
     def add_listener(self, listener: MqttListener) -> None:
         self._listeners.append(listener)
@@ -72,6 +83,8 @@ class MqttClient:
         if self._renewal:
             self._renewal.cancel()
             await asyncio.gather(self._renewal, return_exceptions=True)
+        if self._lasting:
+            self._lasting.cancel()
         link, self._link = self._link, None
         if link:
             await link.close()
@@ -80,12 +93,15 @@ class MqttClient:
 
     async def _run(self) -> None:
         while True:
-            reason = await self._one_connection()
-            self._report(reason)
+            try:
+                await self._one_connection()
+            except Exception as error:
+                log.debug("MQTT: unexpected error", exc_info=True)
+                self._report(reasons.of_failure(error))
             await asyncio.sleep(self._backoff.next())
 
-    async def _one_connection(self) -> str:
-        """Why there was none, or why it ended."""
+    async def _one_connection(self) -> None:
+        """Return after its loss, or when there was none."""
         await self._login.renew()
         link = Link(
             self._login.settings, self._address, self.client_id, self._on_message, self._look_at_login
@@ -93,13 +109,14 @@ class MqttClient:
         try:
             await link.open()
         except UnavailableError as error:
-            return str(error)
+            self._refusals.acquit()
+            self._quiet = False
+            self._report(str(error))
+            return
         self._up(link)
         # the loss wakes this task before those that wait for acknowledgements: listeners know of it when their calls fail
         await asyncio.wait({link.lost})
-        self._link = None
-        self._tell("mqtt_disconnected")
-        return f"connection lost: {link.lost.result()}"
+        self._down(link)
 
     def _look_at_login(self) -> None:
         if self._login.stale and (self._renewal is None or self._renewal.done()):
@@ -111,18 +128,60 @@ class MqttClient:
 
     def _up(self, link: Link) -> None:
         self._link = link
-        self._backoff.reset()
+        if link.is_local:
+            self._backoff.cap = LOCAL_CAP
         self._reported = ""
-        log.info("connected to the MQTT broker at %s", self._address.shown)
+        self._say(logging.INFO, f"connected to the MQTT broker at {self._address.shown}")
+        self._lasting = asyncio.get_running_loop().call_later(LASTED, self._lasted)
         self._tell("mqtt_connected")
+
+    def _lasted(self) -> None:
+        if self._lines > MAX_LINES:
+            log.info("MQTT broker %s: the connection has lasted %g s", self._address.shown, LASTED)
+        self._lines = 0
+        self._quiet = False
+        self._backoff.reset()
+        self._refusals.lasted()
+
+    def _down(self, link: Link) -> None:
+        self._link = None
+        if self._lasting:
+            self._lasting.cancel()
+        refused = self._refusals.lost(link.unanswered)
+        pause, news = self._refusals.refuse(refused) if refused else (0.0, True)
+        # a refused message that was sent again, in vain, is not worth three lines each time
+        self._quiet = not news
+        self._report(f"connection lost: {link.lost.result()}")
+        if refused:
+            reason = "closed the connection on it twice, by an access rule or a size limit"
+            self._say(logging.WARNING, self._refusal(refused, reason, pause))
+        self._tell("mqtt_disconnected")
+
+    def _refusal(self, request: Request, reason: str, pause: float) -> str:
+        return (
+            f"MQTT broker {self._address.shown}: refuses {request.what} {shorten(request.topic)},"
+            f" {request.size} bytes: {reason} (left out; next attempt in {pause:.0f} s,"
+            f" later at most {REFUSED_CAP:g} s apart)"
+        )
 
     def _report(self, reason: str) -> None:
         """One line for each new reason; hours without a broker fill no log."""
         if reason != self._reported:
             self._reported = reason
-            log.warning(
-                "MQTT broker %s: %s; trying again, at most every %g s", self._address.shown, reason, CAP
-            )
+            text = f"MQTT broker {self._address.shown}: {reason}; retrying, at most {self._backoff.cap:g} s apart"
+            self._say(logging.WARNING, text)
+
+    def _say(self, level: int, text: str) -> None:
+        """Bounded: a connection that comes and goes writes MAX_LINES lines until one has lasted."""
+        if self._quiet:
+            level = logging.DEBUG
+        else:
+            self._lines += 1
+            if self._lines == MAX_LINES:
+                text += f"; further lines have level DEBUG until a connection has lasted {LASTED:g} s"
+            elif self._lines > MAX_LINES:
+                level = logging.DEBUG
+        log.log(level, "%s", text)
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         log.debug("received %s: %d bytes %s", topic, len(payload), shorten(payload))
@@ -139,15 +198,15 @@ class MqttClient:
     # ── the port ──
 
     def _usable(self) -> Link:
-        if self._link is None:
+        if self._link is None or self._link.lost.done():
             raise UnavailableError(f"not connected to the MQTT broker at {self._address.shown}")
         return self._link
 
     async def subscribe(self, topic: str) -> None:
-        await self._usable().subscribe(topic)
+        await self._request(Request("SUBSCRIBE", topic), lambda link: link.subscribe(topic))
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._usable().unsubscribe(topic)
+        await self._request(Request("UNSUBSCRIBE", topic), lambda link: link.unsubscribe(topic))
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._usable()
@@ -157,6 +216,28 @@ class MqttClient:
         try:
             async with self._slots:
                 log.debug("sending %s: %d bytes %s", topic, len(payload), shorten(payload))
-                await self._usable().publish(topic, payload, retain=retain)
+                request = Request("PUBLISH", topic, len(payload))
+                await self._request(request, lambda link: link.publish(topic, payload, retain=retain))
         finally:
             self._waiting -= 1
+
+    async def _request(self, request: Request, send: Callable[[Link], Awaitable[None]]) -> None:
+        async with self._one_by_one if self._refusals.suspicious else contextlib.nullcontext():
+            link = self._usable()
+            if pause := self._refusals.pause(request):
+                raise RefusedError(self._refusal(request, "refused shortly before", pause), pause)
+            try:
+                await send(link)
+            except OperationFailedError as error:  # in so many words, the connection stays
+                pause, news = self._refusals.refuse(request)
+                text = self._refusal(request, str(error), pause)
+                log.log(logging.WARNING if news else logging.DEBUG, "%s", text)
+                raise RefusedError(text, pause) from None
+            if self._refusals.acknowledged(request):
+                log.info(
+                    "MQTT broker %s: accepts %s %s, %d bytes, again",
+                    self._address.shown,
+                    request.what,
+                    shorten(request.topic),
+                    request.size,
+                )

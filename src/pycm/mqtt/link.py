@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError, shorten
 from pycm.mqtt import paho, reasons, tls
+from pycm.mqtt.backoff import Request
 from pycm.waiting import within
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ class Link:
         self._socket: Any = None
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[str] = self._loop.create_future()
-        self._acknowledged: dict[int, asyncio.Future[None]] = {}
+        self._acknowledged: dict[int, tuple[Request, asyncio.Future[None]]] = {}
+        #: Requests on whose account the broker may have ended the connection.
+        self.unanswered: tuple[Request, ...] = ()
         self._last_sent = self._last_received = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
         self._tls_files: tuple[object, ...] = ()
@@ -68,9 +71,9 @@ class Link:
             await self._connect_in_thread()
             self._attach()
             await within(self._settings.connect_timeout, self._accepted)
-        except (asyncio.TimeoutError, OSError, ValueError) as error:
+        except Exception as error:
             self.discard()
-            raise UnavailableError(reasons.of_failure(error)) from None
+            raise UnavailableError(reasons.of_failure(error)) from error
         except BaseException:
             self.discard()
             raise
@@ -82,7 +85,7 @@ class Link:
         await done
 
     def _connect(self, done: asyncio.Future[None]) -> None:
-        error: Exception | None = None
+        error: UnavailableError | None = None
         context: tls.Context | None = None
         try:
             self._log_in()
@@ -93,8 +96,8 @@ class Link:
                 context = tls.make_context(self._settings)
                 self._client.tls_set_context(context)
             self._client.connect(self._address.host, self._address.port, self._keep_alive)
-        except (OSError, ValueError, UnavailableError) as caught:
-            error = caught
+        except BaseException as caught:  # noqa: BLE001  whatever it is, the loop waits for it
+            error = UnavailableError(reasons.of_failure(caught))
             if context:
                 context.close_made()
         try:
@@ -111,7 +114,7 @@ class Link:
         if settings.will_topic:
             self._client.will_set(settings.will_topic, settings.will_message.encode(), 1, retain=False)
 
-    def _connected(self, done: asyncio.Future[None], error: Exception | None) -> None:
+    def _connected(self, done: asyncio.Future[None], error: UnavailableError | None) -> None:
         if done.done():  # nobody waits any more
             self._close_socket(self._client.socket())
         elif error:
@@ -152,30 +155,42 @@ class Link:
             info = self._client.publish(topic, payload, 1, retain)
         except ValueError as error:  # wildcards in the topic, or too long
             raise InvalidInputError(f"PUBLISH {shorten(topic)}, {len(payload)} bytes: {error}") from None
-        await self._acknowledgement(info.rc, info.mid, "PUBLISH", topic, self._settings.acknowledge_timeout)
+        request = Request("PUBLISH", topic, len(payload))
+        await self._acknowledgement(info.rc, info.mid, request, self._settings.acknowledge_timeout)
 
     async def subscribe(self, topic: str) -> None:
         result, mid = self._client.subscribe(topic, 1)
-        await self._acknowledgement(result, mid, "SUBSCRIBE", topic, self._settings.subscribe_timeout)
+        request = Request("SUBSCRIBE", topic)
+        await self._acknowledgement(result, mid, request, self._settings.subscribe_timeout)
 
     async def unsubscribe(self, topic: str) -> None:
         result, mid = self._client.unsubscribe(topic)
-        await self._acknowledgement(result, mid, "UNSUBSCRIBE", topic, self._settings.unsubscribe_timeout)
+        request = Request("UNSUBSCRIBE", topic)
+        await self._acknowledgement(result, mid, request, self._settings.unsubscribe_timeout)
 
-    async def _acknowledgement(self, result: Any, mid: int, what: str, topic: str, limit: float) -> None:
+    async def _acknowledgement(self, result: Any, mid: int, request: Request, limit: float) -> None:
+        shown = f"{request.what} {shorten(request.topic)}"
         if paho.code(result) != paho.SUCCESS:
-            raise UnavailableError(f"{what} {shorten(topic)}: not connected to {self._address.shown}")
+            raise UnavailableError(f"{shown}: not connected to {self._address.shown}")
         future: asyncio.Future[None] = self._loop.create_future()
-        self._acknowledged[mid] = future
+        self._acknowledged[mid] = request, future
         try:
             await within(limit, future)
         except asyncio.TimeoutError:
-            text = f"{what} {shorten(topic)}: not acknowledged within {limit:g} s"
-            # a broker that leaves a request unanswered is of no use: a new connection, and all is sent anew
-            self.discard(text)
+            text = f"{shown}: not acknowledged within {limit:g} s"
+            # without an acknowledgement only a new connection, on which everything is sent again, is certain to be complete
+            self.discard(text, blame=True)
             raise UnavailableError(text) from None
         finally:
             self._acknowledged.pop(mid, None)
+
+    @property
+    def is_local(self) -> bool:
+        """The broker is on this machine: both ends of the connection have the same address."""
+        try:
+            return bool(self._socket.getsockname()[0] == self._socket.getpeername()[0])
+        except (AttributeError, OSError):  # lost meanwhile
+            return False
 
     async def close(self) -> None:
         """Say goodbye, and close the socket; bounded by the configured time."""
@@ -184,8 +199,11 @@ class Link:
             await asyncio.wait({self.lost}, timeout=self._settings.disconnect_timeout)
         self.discard("closed")
 
-    def discard(self, reason: str = "given up") -> None:
-        """Close the socket without a word; everything that waits gets an error. May be called again."""
+    def discard(self, reason: str = "given up", *, blame: bool = False) -> None:
+        """Close the socket without a DISCONNECT; every waiting call fails. May be called again.
+
+        *blame*: one of the unacknowledged requests may be the reason.
+        """
         client = self._client
         client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
         client.on_subscribe = client.on_unsubscribe = client.on_socket_close = None
@@ -194,15 +212,17 @@ class Link:
         if sock is not None and sock.fileno() >= 0:
             self._on_socket_close(None, None, sock)
             sock.close()
-        self._end(reason)
+        self._end(reason, blame=blame)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, blame: bool) -> None:
         if self._ping_timer:
             self._ping_timer.cancel()
+        waiting = list(self._acknowledged.values())
         if not self.lost.done():
             self.lost.set_result(reason)
+            self.unanswered = tuple(request for request, _ in waiting) if blame else ()
         error = UnavailableError(f"connection to {self._address.shown} lost: {reason}")
-        for future in (self._accepted, *self._acknowledged.values()):
+        for future in (self._accepted, *(future for _, future in waiting)):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # perhaps nobody waits for it any more
@@ -272,20 +292,17 @@ class Link:
             self._accepted.set_exception(
                 UnavailableError("the broker closed the connection before accepting it")
             )
-        self._end("the broker closed it, or does not answer any more")
+        self._end("the broker closed it, or does not answer any more", blame=True)
 
     def _on_acknowledge(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
-        future = self._acknowledged.get(mid)
-        if future and not future.done():
-            future.set_result(None)
+        if (waiter := self._acknowledged.get(mid)) and not waiter[1].done():
+            waiter[1].set_result(None)
 
-    def _on_subscribe(self, _client: Any, _userdata: Any, mid: int, codes: Any, *_: Any) -> None:
-        future = self._acknowledged.get(mid)
-        if future and not future.done():
-            if paho.refused(codes):
-                future.set_exception(OperationFailedError("the broker refuses the subscription"))
-            else:
-                future.set_result(None)
+    def _on_subscribe(self, client: Any, userdata: Any, mid: int, codes: Any, *_: Any) -> None:
+        if not paho.refused(codes):
+            self._on_acknowledge(client, userdata, mid)
+        elif (waiter := self._acknowledged.get(mid)) and not waiter[1].done():
+            waiter[1].set_exception(OperationFailedError("the broker refuses the subscription"))
 
     def _on_packet(self, _client: Any, _userdata: Any, message: Any) -> None:
         try:

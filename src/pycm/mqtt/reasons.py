@@ -7,7 +7,7 @@ import asyncio
 import socket
 import ssl
 
-from pycm.errors import PycmError
+from pycm.errors import PycmError, shorten
 
 #: CONNACK return codes of MQTT 3.1.1, and the MQTT 5 codes that paho 2 turns them into.
 REFUSALS = {
@@ -33,7 +33,7 @@ def of_refusal(code: int) -> str:
     return REFUSALS.get(code, f"the broker refuses the connection with code {code}")
 
 
-def of_failure(error: Exception) -> str:
+def of_failure(error: BaseException) -> str:
     """One line for an exception out of name resolution, connecting, TLS or reading its files."""
     if isinstance(error, PycmError):
         return str(error)
@@ -42,4 +42,6 @@ def of_failure(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {getattr(error, 'reason', None) or error}"
     found = next((text for kind, text in _FAILURES if isinstance(error, kind)), None)
-    return found or f"{getattr(error, 'strerror', None) or error}"
+    if found or isinstance(error, (OSError, ValueError)):
+        return found or f"{getattr(error, 'strerror', None) or error}"
+    return f"unexpected {type(error).__name__}: {shorten(str(error))}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from socket import gethostname
 from urllib.parse import unquote, urlsplit
 
 from pycm.errors import ConfigError, shorten
@@ -53,6 +54,16 @@ class Address:
     shown: str
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+
+    @property
+    def is_local(self) -> bool:
+        """The name alone says that the broker is on this machine."""
+        host = self.host.rstrip(".").lower()
+        return (
+            host in ("localhost", "::1", gethostname().lower())
+            or host.endswith(".localhost")
+            or host.startswith("127.")
+        )
 
 
 def parse_address(url: str) -> Address:

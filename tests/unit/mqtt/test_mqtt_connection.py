@@ -6,55 +6,13 @@ import logging
 import threading
 
 import pytest
-from rude_broker import CONNECT, DISCONNECT, PINGREQ, PUBLISH, RudeBroker
+from rude_broker import CONNECT, DISCONNECT, PINGREQ, PUBLISH, RudeBroker, publish_packet, until
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
 from pycm.mqtt import link
-from pycm.mqtt.backoff import Backoff
 from pycm.mqtt.client import MAX_WAITING, MqttClient
 from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
-
-
-async def until(condition):
-    deadline = asyncio.get_running_loop().time() + 60
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "not within 10 s"
-        await asyncio.sleep(0.005)
-
-
-class Quick(Backoff):
-    """No pauses, as far as a test is concerned."""
-
-    def next(self):
-        return min(super().next(), 0.01)
-
-
-@pytest.fixture
-async def connect():
-    clients = []
-
-    async def make(broker, **settings):
-        client = MqttClient(MqttSettings(broker_url=broker.url, **settings), Quick())
-        listener = Listener()
-        client.add_listener(listener)
-        await client.start()
-        clients.append(client)
-        return client, listener
-
-    yield make
-    for client in clients:
-        await client.stop()
-
-
-def publish_packet(topic: bytes, payload: bytes) -> bytes:
-    body = len(topic).to_bytes(2, "big") + topic + b"\x00\x07" + payload
-    length, rest = b"", len(body)
-    while True:
-        rest, digit = divmod(rest, 128)
-        length += bytes([digit | (128 if rest else 0)])
-        if not rest:
-            return bytes([0x32]) + length + body
 
 
 async def test_it_connects_publishes_and_says_goodbye(connect):

@@ -10,7 +10,16 @@ import pytest
 
 from pycm.errors import ConfigError, UnavailableError
 from pycm.mqtt import paho, reasons, tls
-from pycm.mqtt.backoff import CAP, Backoff
+from pycm.mqtt.backoff import (
+    FIRST_REFUSED,
+    LOCAL_CAP,
+    MAX_REFUSALS,
+    REFUSED_CAP,
+    REMOTE_CAP,
+    Backoff,
+    Refusals,
+    Request,
+)
 from pycm.mqtt.settings import MqttSettings, check, parse_address
 
 
@@ -110,12 +119,176 @@ def test_pauses_double_up_to_the_cap_and_begin_anew_after_a_success():
     assert backoff.next() == 1
 
 
-def test_chance_only_shortens_a_pause_so_that_the_promise_of_ten_seconds_holds():
-    luckiest = Backoff(chance=lambda: 1.0)
-    pauses = [luckiest.next() for _ in range(8)]
-    assert max(pauses) <= CAP < 10
-    assert min(pauses) >= 0.5
-    assert pauses[0] < Backoff(chance=lambda: 0.0).next()
+@pytest.mark.parametrize(("cap", "promise"), [(LOCAL_CAP, 10), (REMOTE_CAP, 60), (REFUSED_CAP, 300)])
+def test_backoff_pauses_stay_below_the_promised_recovery_time(cap, promise):
+    for chance in (0.0, 1.0):
+        backoff = Backoff(cap, chance=lambda chance=chance: chance)
+        pauses = [backoff.next() for _ in range(50)]
+        assert 0.5 <= min(pauses) <= max(pauses) <= cap < promise
+        assert max(pauses) >= cap * 0.75
+    assert Backoff(chance=lambda: 1.0).next() < Backoff(chance=lambda: 0.0).next()
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("tcp://localhost", True),
+        ("tcp://LOCALHOST.", True),
+        ("tcp://broker.localhost", True),
+        ("tcp://127.0.0.1", True),
+        ("tcp://127.9.9.9", True),
+        ("tcp://[::1]", True),
+        (f"tcp://{socket.gethostname()}", True),
+        ("tcp://192.168.1.1", False),
+        ("tcp://broker.example", False),
+        ("tcp://localhost.example", False),
+        ("tcp://[fe80::1]", False),
+    ],
+)
+def test_address_knows_a_broker_on_this_machine(url, local):
+    assert parse_address(url).is_local is local
+
+
+# ── messages that the broker refuses ──
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def refusals():
+    clock = Clock()
+    made = Refusals(clock, chance=lambda: 0.0)
+    made.clock = clock
+    return made
+
+
+BIG = Request("PUBLISH", "e/tenant/thing", 1000)
+
+
+def refused(refusals, request):
+    """Two losses in a row."""
+    assert refusals.lost([request]) is None
+    assert refusals.lost([request]) == request
+    return refusals.refuse(request)[0]
+
+
+def test_refusals_name_a_message_that_waited_at_two_losses_in_a_row(refusals):
+    assert refused(refusals, BIG) == FIRST_REFUSED
+    assert not refusals.suspicious
+
+
+def test_refusals_suspect_nothing_that_was_acknowledged_meanwhile(refusals):
+    assert refusals.lost([BIG]) is None
+    assert not refusals.acknowledged(BIG)
+    assert refusals.lost([BIG]) is None
+
+
+def test_refusals_do_not_choose_among_several_messages(refusals):
+    other = Request("PUBLISH", "e/tenant/thing", 10)
+    assert refusals.lost([other, BIG]) is None
+    assert refusals.suspicious
+    assert refusals.lost([other, BIG]) is None
+    assert refusals.lost([BIG]) == BIG
+
+
+@pytest.mark.parametrize(("size", "same"), [(900, True), (899, False), (5000, True)])
+def test_refusals_take_a_slightly_shorter_value_for_the_same_message(refusals, size, same):
+    refusals.lost([BIG])
+    assert (refusals.lost([Request("PUBLISH", BIG.topic, size)]) is not None) is same
+
+
+@pytest.mark.parametrize(
+    ("request_", "waits"),
+    [
+        (BIG, True),
+        (Request("PUBLISH", BIG.topic, 1001), True),
+        (Request("PUBLISH", BIG.topic, 999), False),
+        (Request("PUBLISH", "e/tenant/other", 1000), False),
+        (Request("SUBSCRIBE", BIG.topic, 1000), False),
+    ],
+)
+def test_refusals_hold_back_what_is_as_long_and_of_the_same_topic(refusals, request_, waits):
+    refused(refusals, BIG)
+    assert (refusals.pause(request_) > 0) is waits
+
+
+def test_refusals_take_the_answers_to_all_commands_for_one_kind(refusals):
+    refused(refusals, Request("PUBLISH", "command//thing/res/1/204", 300))
+    assert refusals.pause(Request("PUBLISH", "command//thing/res/2/400", 300)) > 0
+    assert refusals.pause(Request("PUBLISH", "command//other/res/2/400", 300)) == 0
+
+
+def test_refusals_end_their_pause_in_time(refusals):
+    pause = refused(refusals, BIG)
+    refusals.clock.now += pause - 0.5
+    assert refusals.pause(BIG) == 0.5
+    refusals.clock.now += 0.5
+    assert refusals.pause(BIG) == 0
+
+
+def test_refusals_know_a_message_at_its_next_loss_and_wait_longer_each_time(refusals):
+    pauses = [refused(refusals, BIG)]
+    for _ in range(7):
+        refusals.clock.now += pauses[-1]
+        assert refusals.lost([BIG]) == BIG
+        pauses.append(refusals.refuse(BIG)[0])
+    assert pauses == [8, 16, 32, 64, 128, 240, 240, 240]
+
+
+def test_refusals_are_news_until_the_pause_is_the_longest(refusals):
+    news = [refusals.refuse(BIG)[1] for _ in range(8)]
+    assert news == [True] * 5 + [False] * 3
+    assert refusals.refuse(Request("PUBLISH", BIG.topic, 999))[1], "a shorter one is"
+
+
+def test_refusals_open_with_the_first_acknowledgement_and_keep_the_pause(refusals):
+    refused(refusals, BIG)
+    refusals.clock.now += FIRST_REFUSED
+    assert not refusals.acknowledged(Request("PUBLISH", BIG.topic, 999)), "that was never in doubt"
+    assert refusals.acknowledged(BIG)
+    assert not refusals.acknowledged(BIG)
+    assert refusals.lost([BIG]) == BIG
+    assert refusals.refuse(BIG)[0] == 2 * FIRST_REFUSED
+
+
+def test_refusals_forget_the_pause_after_a_connection_that_lasted(refusals):
+    refused(refusals, BIG)
+    refusals.lasted()
+    assert refusals.pause(BIG) > 0, "it was not tried since"
+    assert refusals.acknowledged(BIG)
+    refusals.lasted()
+    assert refused(refusals, BIG) == FIRST_REFUSED
+
+
+@pytest.mark.parametrize("event", ["nothing waited", "the broker was away"])
+def test_refusals_are_open_after_a_loss_for_another_reason(refusals, event):
+    refused(refusals, BIG)
+    refusals.lost([Request("PUBLISH", "other", 1)])
+    if event == "nothing waited":
+        assert refusals.lost([]) is None
+    else:
+        refusals.acquit()
+    assert refusals.pause(BIG) == 0
+    assert not refusals.suspicious
+
+
+def test_refusals_do_not_lower_the_size_for_a_loss_by_chance(refusals):
+    refused(refusals, BIG)
+    assert refusals.lost([Request("PUBLISH", BIG.topic, 10)]) is None
+    assert refusals.pause(Request("PUBLISH", BIG.topic, 10)) == 0
+
+
+def test_refusals_are_bounded(refusals):
+    requests = [Request("PUBLISH", f"topic-{number}") for number in range(MAX_REFUSALS + 1)]
+    for request in requests:
+        refusals.refuse(request)
+    waiting = [refusals.pause(request) > 0 for request in requests]
+    assert waiting == [False] + [True] * MAX_REFUSALS
 
 
 @pytest.mark.parametrize(
@@ -127,6 +300,7 @@ def test_chance_only_shortens_a_pause_so_that_the_promise_of_ten_seconds_holds()
         (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "TLS failed"),
         (OSError(113, "No route to host"), "No route to host"),
         (UnavailableError("failed to load CA: x"), "failed to load CA: x"),
+        (AttributeError("no attribute 'x'"), "unexpected AttributeError"),
     ],
 )
 def test_a_failure_is_told_in_one_line(error, words):

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the connection share: clients that are stopped at the end."""
+
+import pytest
+from rude_broker import Quick
+
+from pycm.mqtt.client import MqttClient
+from pycm.mqtt.settings import MqttSettings
+from support.mqtt_listener import Listener
+
+
+@pytest.fixture
+async def connect():
+    clients = []
+
+    async def make(broker, **settings):
+        client = MqttClient(MqttSettings(broker_url=broker.url, **settings), Quick())
+        listener = Listener()
+        client.add_listener(listener)
+        await client.start()
+        clients.append(client)
+        return client, listener
+
+    yield make
+    for client in clients:
+        await client.stop()
