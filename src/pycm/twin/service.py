@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pycm.errors import InvalidInputError, PycmError
+from pycm.errors import InvalidInputError, PycmError, RefusedError
 from pycm.twin.actions import (
     CONTAINERS,
     MACHINE,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pycm.twin")
 
-#: Pauses before all is told anew after a message could not be sent on a connection that is still there: doubled up to the longest.
+#: Pauses until everything is published again after a message could not be sent on a connection that is still there; doubled.
 RETRY_PAUSE, LONGEST_RETRY_PAUSE = 5.0, 300.0
 #: Longest wait at the end for what is still to be sent.
 DRAIN = 2.0
@@ -109,6 +109,9 @@ class TwinService:
         self._tickers = {reader: Ticker(partial(self._tick, reader)) for reader in (CONTAINERS, MACHINE)}
         self._retry_timer: asyncio.TimerHandle | None = None
         self._retry_pause = RETRY_PAUSE
+        #: What the retry is for: everything, or only subscriptions that the broker refused.
+        self._failing = self._retry_all = False
+        self._unheard: dict[str, Subscribe] = {}
         self._dropped = 0
 
     # ── life ──
@@ -171,7 +174,6 @@ class TwinService:
 
     def mqtt_connected(self) -> None:
         self._online = True
-        self._retry_pause = RETRY_PAUSE
         self._decided(self._core.connected())
 
     def mqtt_disconnected(self) -> None:
@@ -248,6 +250,8 @@ class TwinService:
             while self._outbox:
                 await self._send(self._outbox.take())
             self._dropped = 0
+            if self._core.thing is not None and self._retry_timer is None:
+                self._retry_pause = RETRY_PAUSE  # everything was sent; a connection alone proves nothing
             self._idle.set()
             self._work.clear()
             await self._work.wait()
@@ -257,6 +261,8 @@ class TwinService:
             await self._carry_out(item)
         except InvalidInputError as error:
             log.error("a message was left out: %s", error)
+        except RefusedError as error:
+            self._refused(item, error)
         except PycmError as error:
             if isinstance(item, Publish) and item.is_answer:
                 self._core.unsent([item])
@@ -270,6 +276,7 @@ class TwinService:
         elif isinstance(item, Subscribe):
             await self._mqtt.subscribe(item.topic)
         elif isinstance(item, Unsubscribe):
+            self._unheard.pop(item.topic, None)
             await self._unsubscribe_from(item.topic)
         elif isinstance(item, Remember):
             await asyncio.to_thread(self._memory.write, item.thing.id, item.features)
@@ -291,23 +298,48 @@ class TwinService:
         ids = await asyncio.to_thread(self._memory.read, item.thing.id)
         self._decided(self._core.recalled(item.thing, ids))
 
+    def _refused(self, item: Ordered, error: RefusedError) -> None:
+        """What the broker accepts goes out; the connection has written the line for the log."""
+        log.debug("twin: left out: %s", error)
+        if isinstance(item, Subscribe):
+            self._unheard[item.topic] = item
+        else:
+            self._retry_all = True
+            if isinstance(item, Publish) and item.is_answer:
+                self._core.unsent([item])
+        self._retry_in(error.retry_after)
+
     def _failed(self, error: PycmError) -> None:
-        """The twin may now show less than the truth: all is told anew, after a pause or with the next connection."""
+        """The twin may now show less than the truth: everything is published again, after a pause or with the next connection."""
         if not self._online:
             return
         self._core.unsent(self._outbox.clear())
-        if self._retry_timer is not None:
+        if self._failing:
             return
-        log.warning("the twin is out of step, it is told anew in %g s: %s", self._retry_pause, error)
-        self._retry_timer = asyncio.get_running_loop().call_later(self._retry_pause, self._retry)
+        log.warning("twin is out of sync; republishing everything in %g s: %s", self._retry_pause, error)
+        self._failing = self._retry_all = True
+        self._retry_in(self._retry_pause)
         self._retry_pause = min(LONGEST_RETRY_PAUSE, self._retry_pause * 2)
+
+    def _retry_in(self, pause: float) -> None:
+        """The earliest of several counts."""
+        loop = asyncio.get_running_loop()
+        if self._retry_timer and self._retry_timer.when() <= loop.time() + pause:
+            return
+        if self._retry_timer:
+            self._retry_timer.cancel()
+        self._retry_timer = loop.call_later(pause, self._retry)
 
     def _cancel_retry(self) -> None:
         if self._retry_timer:
             self._retry_timer.cancel()
             self._retry_timer = None
+        self._failing = self._retry_all = False
+        self._unheard.clear()
 
     def _retry(self) -> None:
+        everything, unheard = self._retry_all, list(self._unheard.values())
         self._retry_timer = None
+        self._cancel_retry()
         if self._online:
-            self._decided(self._core.retry())
+            self._decided(self._core.retry() if everything else unheard)

@@ -7,7 +7,7 @@ import logging
 import os
 
 import pytest
-from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, container
+from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, FakeMqtt, container
 from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
@@ -20,50 +20,6 @@ from pycm.twin.service import TwinService, TwinSettings
 from pycm.twin.ticker import Ticker
 
 FILE = "sup_back_acme.test_gw-01_edge_containers.json"
-
-
-class FakeMqtt:
-    """Takes what is sent; `failing` decides what is refused, `gate` holds publishes back."""
-
-    def __init__(self):
-        self.sent = []
-        self.failing = lambda topic: None
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.started = self.stopped = 0
-
-    def add_listener(self, listener):
-        self.listener = listener
-
-    async def start(self):
-        self.started += 1
-
-    async def stop(self):
-        self.stopped += 1
-
-    async def _send(self, kind, topic, payload=b""):
-        await self.gate.wait()
-        if error := self.failing(topic):
-            raise error
-        self.sent.append((kind, topic, payload))
-
-    async def subscribe(self, topic):
-        await self._send("subscribe", topic)
-
-    async def unsubscribe(self, topic):
-        await self._send("unsubscribe", topic)
-
-    async def publish(self, topic, payload, *, retain=False):
-        assert not retain
-        await self._send("publish", topic, payload)
-
-    def paths(self):
-        out = [
-            json.loads(p).get("path") if k == "publish" and t == EVENTS else f"{k} {t}"
-            for k, t, p in self.sent
-        ]
-        self.sent.clear()
-        return out
 
 
 async def until(condition):

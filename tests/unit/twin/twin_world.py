@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the twin's unit tests share: the vectors' player as a world to act in, and short ways to say what was sent."""
 
+import asyncio
 import json
 import pathlib
 import sys
@@ -84,3 +85,47 @@ class World(CorePlayer):
     def raw(self, payload, topic=f"command//{THING}/req/r1/x"):
         self.carry_out(self.core.message(topic, payload))
         return self.answers()
+
+
+class FakeMqtt:
+    """Takes what is sent; `failing` decides what is refused, `gate` holds publishes back."""
+
+    def __init__(self):
+        self.sent = []
+        self.failing = lambda topic: None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.started = self.stopped = 0
+
+    def add_listener(self, listener):
+        self.listener = listener
+
+    async def start(self):
+        self.started += 1
+
+    async def stop(self):
+        self.stopped += 1
+
+    async def _send(self, kind, topic, payload=b""):
+        await self.gate.wait()
+        if error := self.failing(topic):
+            raise error
+        self.sent.append((kind, topic, payload))
+
+    async def subscribe(self, topic):
+        await self._send("subscribe", topic)
+
+    async def unsubscribe(self, topic):
+        await self._send("unsubscribe", topic)
+
+    async def publish(self, topic, payload, *, retain=False):
+        assert not retain
+        await self._send("publish", topic, payload)
+
+    def paths(self):
+        out = [
+            json.loads(p).get("path") if k == "publish" and t == EVENTS else f"{k} {t}"
+            for k, t, p in self.sent
+        ]
+        self.sent.clear()
+        return out
