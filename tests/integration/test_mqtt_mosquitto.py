@@ -133,6 +133,25 @@ async def test_tls_with_a_client_certificate_carries_large_messages(tls_broker, 
     assert listener.events[1] == ("t", b"x" * 200_000)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_messages_beyond_the_bound_are_not_read_and_the_longest_allowed_one_is(
+    tmp_path, tls_broker, certificates, connect, tls
+):
+    files = {"client_cert": f"{certificates}/client.pem", "client_key": f"{certificates}/client.key"}
+    files["root_ca"] = f"{certificates}/ca.pem"
+    with MosquittoServer(tmp_path) as plain:
+        broker, files = (tls_broker, files) if tls else (plain, {})
+        client, listener = await connect(broker.url, **files)
+        sender, _ = await connect(broker.url, **files)
+        for size, taken in ((20 << 20, False), (link.MAX_PACKET - 4, False), (link.MAX_PACKET - 5, True)):
+            await until(lambda: client.connected and sender.connected)
+            await client.subscribe("t")
+            wanted = ("t", b"x" * size) if taken else "up"
+            count = listener.events.count(wanted)
+            await sender.publish("t", b"x" * size)
+            await until(lambda wanted=wanted, count=count: listener.events.count(wanted) > count)
+
+
 async def test_a_broker_with_a_certificate_of_another_ca_is_refused_and_named(
     tls_broker, certificates, connect, caplog
 ):

@@ -28,6 +28,8 @@ log = logging.getLogger("pycm.mqtt")
 
 #: A packet beyond this ends the connection before it fills the memory.
 MAX_PACKET = 4 << 20
+#: Packets of a TLS connection that are handled before others get their turn.
+_PACKETS = 100
 #: paho is asked for a ping this much after it is due by our clock, which is read a moment before paho's.
 _PING_SLACK = 0.05
 #: At least this long between two looks at the keep-alive.
@@ -51,7 +53,7 @@ class Link:
         self._address = address
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
-        self._client = paho.make_client(client_id)
+        self._client = paho.make_client(client_id, MAX_PACKET)
         self._keep_alive = max(1, min(65535, round(settings.keep_alive)))
         self._socket: Any = None
         self._accepted: asyncio.Future[None] = self._loop.create_future()
@@ -231,16 +233,29 @@ class Link:
 
     def _readable(self) -> None:
         self._last_received = self._loop.time()
-        self._client.loop_read()
+        self._guarded(self._read)
+
+    def _read(self) -> None:
         # OpenSSL may hold what the socket no longer shows as readable
-        while (sock := self._client.socket()) is not None and getattr(sock, "pending", int)():
+        for _ in range(_PACKETS):
             self._client.loop_read()
-        if paho.incoming_length(self._client) > MAX_PACKET:
-            self.discard(f"a message of more than {MAX_PACKET} bytes came in")
+            if (sock := self._client.socket()) is None or not getattr(sock, "pending", int)():
+                return
+        self._loop.call_soon(self._readable)
 
     def _writable(self) -> None:
         self._last_sent = self._loop.time()
-        self._client.loop_write()
+        self._guarded(self._client.loop_write)
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        """paho raises on malformed packets, and 1.6 on some errors of the socket: the loop would call it again and again."""
+        try:
+            step()
+        except Exception as error:
+            log.debug("MQTT: unexpected error", exc_info=True)
+            self.discard(
+                f"{type(error).__name__}, perhaps of a malformed packet: {shorten(str(error))}", blame=True
+            )
 
     def _schedule_ping(self) -> None:
         now = self._loop.time()
@@ -292,7 +307,10 @@ class Link:
             self._accepted.set_exception(
                 UnavailableError("the broker closed the connection before accepting it")
             )
-        self._end("the broker closed it, or does not answer any more", blame=True)
+        if self._client.excess:
+            self._end(f"the broker sent {self._client.excess}", blame=False)
+        else:
+            self._end("the broker closed it, or does not answer any more", blame=True)
 
     def _on_acknowledge(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         if (waiter := self._acknowledged.get(mid)) and not waiter[1].done():

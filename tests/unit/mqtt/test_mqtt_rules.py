@@ -327,7 +327,7 @@ def test_a_refused_subscription_is_known_in_either_form(codes, refused):
 
 
 def test_the_client_never_reconnects_by_itself():
-    client = paho.make_client("id")
+    client = paho.make_client("id", 1000)
     assert client._reconnect_on_failure is False
     assert client._max_inflight_messages == 0
 
