@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 from agent_process import AgentProcess
-from connector import THING, Connector
+from connector import DEVICE, THING, Connector
 from images import IMAGE
 from mosquitto_server import MosquittoServer
 
@@ -269,6 +269,30 @@ def test_agent_leaves_out_what_exceeds_the_brokers_packet_size_and_publishes_it_
         cloud.until(lambda: f"Container:{big}" in cloud.features, "the long message is accepted")
         agent.end()
     assert len(lines_about_mqtt(agent)) <= 20
+
+
+def test_agent_ignores_a_retained_command_at_each_start_and_takes_a_retained_device(
+    tmp_path, containerd, broker
+):
+    envelope = {
+        "topic": f"{THING.replace(':', '/', 1)}/things/live/messages/create",
+        "headers": {"correlation-id": "c", "response-required": True, "content-type": "application/json"},
+        "path": "/features/ContainerFactory/inbox/messages/create",
+        "value": {"imageRef": IMAGE},
+    }
+    broker.publish(f"command//{THING}/req/kept/create", json.dumps(envelope), "-r")
+    broker.publish("edge/thing/response", json.dumps(DEVICE), "-r")
+    with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port, answers=False) as cloud:
+        for _ in range(2):
+            agent.end()
+            agent.start()
+            cloud.wait_for_twin()
+            status, _ = cloud.ask("Metrics", "request", {"frequency": "0s"})
+            assert status == 204, "what came after the retained command was handled"
+        assert agent.ids() == []
+        warnings = [line for line in agent.text().splitlines() if "a retained command" in line]
+        assert len(warnings) <= 3, "one for each start"
+        assert all("level=warn" in line for line in warnings)
 
 
 def test_agent_shows_its_twin_though_the_broker_refuses_the_commands(tmp_path, containerd):

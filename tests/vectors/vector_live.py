@@ -83,7 +83,7 @@ class Recorder:
     def mqtt_disconnected(self) -> None:
         self.up = False
 
-    def mqtt_message(self, topic: str, payload: bytes) -> None:
+    def mqtt_message(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
         self.messages.append((topic, payload))
 
 

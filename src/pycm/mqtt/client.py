@@ -183,15 +183,15 @@ class MqttClient:
                 level = logging.DEBUG
         log.log(level, "%s", text)
 
-    def _on_message(self, topic: str, payload: bytes) -> None:
+    def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001  a callback
         log.debug("received %s: %d bytes %s", topic, len(payload), shorten(payload))
-        self._tell("mqtt_message", topic, payload)
+        self._tell("mqtt_message", topic, payload, retained=retained)
 
-    def _tell(self, what: str, *about: Any) -> None:
+    def _tell(self, what: str, *about: Any, **more: bool) -> None:
         """A bug, wherever it is, must not unwind through paho, which would leave a packet half handled, nor end the connecting."""
         for listener in self._listeners:
             try:
-                getattr(listener, what)(*about)
+                getattr(listener, what)(*about, **more)
             except Exception:
                 log.exception("a bug in the handling of %s %s", what, shorten(about[0]) if about else "")
 

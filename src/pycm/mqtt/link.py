@@ -44,7 +44,7 @@ class Link:
         settings: MqttSettings,
         address: Address,
         client_id: str,
-        on_message: Callable[[str, bytes], None],
+        on_message: Callable[[str, bytes, bool], None],
         on_ping: Callable[[], None] | None = None,
     ) -> None:
         """*on_ping*: called with each ping, for what need not be looked at more often."""
@@ -328,7 +328,7 @@ class Link:
         except UnicodeDecodeError:
             log.warning("a message was ignored: its topic is not valid UTF-8")
             return
-        self._on_message(topic, bytes(message.payload))
+        self._on_message(topic, bytes(message.payload), bool(message.retain))
 
     def _on_want_write(self, _client: Any, _userdata: Any, sock: Any) -> None:
         self._loop.add_writer(sock, self._writable)

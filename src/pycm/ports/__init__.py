@@ -412,7 +412,8 @@ class MqttListener(Protocol):
 
     def mqtt_disconnected(self) -> None: ...
 
-    def mqtt_message(self, topic: str, payload: bytes) -> None: ...
+    def mqtt_message(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
+        """*retained*: the broker had kept it from before the subscription."""
 
 
 class Mqtt(Protocol):

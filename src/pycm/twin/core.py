@@ -105,7 +105,11 @@ class Twin:
         self._features = {name: feature for name, feature in available.items() if name in enabled}
         self._container_feature = ContainerFeature(operations_under(policy), mask_env=mask_env)
         self._mask_env = mask_env
-        self._system = _system_metrics() if system_metrics else None
+        self._system: SystemMetrics | None = None
+        if system_metrics:
+            from pycm.twin.system_metrics import SystemMetrics  # for those who want it
+
+            self._system = SystemMetrics(new_id)
 
     def _exists(self, container_id: str) -> bool:
         return any(container.id == container_id for container in self._list())
@@ -253,9 +257,13 @@ class Twin:
 
     # ── messages ──
 
-    def message(self, topic: str, payload: bytes) -> list[Decision]:
+    def message(self, topic: str, payload: bytes, *, retained: bool = False) -> list[Decision]:
+        """*retained*: the broker kept it; a device stays valid, a command would run at each start of the agent."""
         if topic == names.EDGE_RESPONSE:
             return self._edge_response(payload)
+        if retained:
+            level = logging.WARNING if self._recent.is_first_retained() else logging.DEBUG
+            return [_ignored(topic, payload, "a retained command; delete it at the broker", level)]
         if self._system and self._system.is_command(topic):
             before = self._system.kept
             decisions = self._system.message(topic, payload)
@@ -486,13 +494,5 @@ class Twin:
         return Remember(self._the_thing(), {container_id: feature_id(container_id) for container_id in ids})
 
 
-def _system_metrics() -> SystemMetrics:
-    from pycm.twin.system_metrics import SystemMetrics  # for those who want it
-
-    return SystemMetrics(new_id)
-
-
-def _ignored(topic: str, payload: bytes, reason: str) -> Note:
-    return Note(
-        logging.WARNING, f"message ignored, {shorten(topic)}, {len(payload)} bytes: {shorten(reason, 300)}"
-    )
+def _ignored(topic: str, payload: bytes, reason: str, level: int = logging.WARNING) -> Note:
+    return Note(level, f"message ignored, {shorten(topic)}, {len(payload)} bytes: {shorten(reason, 300)}")

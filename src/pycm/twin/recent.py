@@ -27,6 +27,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._values: dict[bytes, Any] = {}
+        self._retained = False
 
     def __len__(self) -> int:
         return len(self._values)
@@ -48,6 +49,11 @@ class Recent:
 
     def forget(self, mark: bytes) -> None:
         self._values.pop(mark, None)
+
+    def is_first_retained(self) -> bool:
+        """For the log: such a command comes with each subscription, and never runs."""
+        first, self._retained = not self._retained, True
+        return first
 
     def removed(self, container_id: str) -> None:
         """A container is gone: who asks for it anew means it. What an installation has made is not known, so any ends its memory."""

@@ -183,8 +183,8 @@ class TwinService:
         self._idle.set()
         self._decided(self._core.disconnected())
 
-    def mqtt_message(self, topic: str, payload: bytes) -> None:
-        self._decided(self._core.message(topic, payload))
+    def mqtt_message(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
+        self._decided(self._core.message(topic, payload, retained=retained))
 
     def _on_event(self, event: Event) -> None:
         self._decided(self._core.event(event))

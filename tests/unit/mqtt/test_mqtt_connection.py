@@ -56,6 +56,18 @@ async def test_a_packet_beyond_the_bound_ends_the_connection_and_the_next_one_wo
         await client.publish("a", b"b")
 
 
+async def test_client_says_which_messages_the_broker_had_kept(connect):
+    async with RudeBroker() as broker:
+        client, listener = await connect(broker)
+        await until(lambda: client.connected)
+        kept = bytearray(publish_packet(b"kept", b"1"))
+        kept[0] |= 1
+        broker.send(bytes(kept) + publish_packet(b"new", b"2"))
+        await until(lambda: len(listener.events) == 3)
+        assert listener.events[1:] == [("kept", b"1"), ("new", b"2")]
+        assert listener.retained == ["kept"]
+
+
 async def test_bytes_that_are_no_mqtt_end_the_connection_and_the_next_one_works(connect):
     async with RudeBroker() as broker:
         client, listener = await connect(broker)
@@ -194,7 +206,7 @@ async def test_stopping_while_it_connects_ends_quietly():
 
 async def test_a_bug_in_a_listener_harms_neither_the_connection_nor_the_other_listeners(connect, caplog):
     class Buggy(Listener):
-        def mqtt_message(self, topic, payload):
+        def mqtt_message(self, topic, payload, *, retained=False):
             raise KeyError(topic)
 
     async with RudeBroker() as broker:

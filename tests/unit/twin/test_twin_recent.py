@@ -3,9 +3,10 @@
 
 import hashlib
 import json
+import logging
 
 from test_twin_operations import FACTORY, ONE, HeldWorld
-from twin_world import C1, DEVICE, THING, World, container
+from twin_world import C1, DEVICE, NAME, THING, World, container
 from vector_fakes import container_of as made_of
 
 from pycm.twin.operations import Create, Download, Failed, Start
@@ -33,6 +34,46 @@ MODULES = {
 
 def made(world):
     return [run for run in world.runs if isinstance(run.operation, Create)]
+
+
+def create_command():
+    headers = {"correlation-id": "c1", "response-required": True, "content-type": "application/json"}
+    envelope = {
+        "topic": f"{NAME}/things/live/messages/create",
+        "headers": headers,
+        "path": f"{FACTORY}/create",
+    }
+    return json.dumps({**envelope, "value": IMAGE}).encode()
+
+
+def test_twin_ignores_retained_commands_with_one_warning():
+    world = World(system_metrics=True)
+    topics = [f"command//{THING}/req/r{number}/create" for number in range(3)]
+    topics += ["command///req/r/request", f"command//{THING}/req//modified", f"command//{THING}/res/r/200"]
+    for topic in topics:
+        world.carry_out(world.core.message(topic, create_command(), retained=True))
+    assert world.answers() == []
+    assert not world.containers.all
+    assert [note.level for note in world.notes] == [logging.WARNING] + [logging.DEBUG] * 5
+    assert f"{topics[0]!r}" in world.notes[0].text
+    assert "retained" in world.notes[0].text
+
+
+def test_twin_runs_the_same_command_when_it_is_not_retained():
+    world = World()
+    topic = f"command//{THING}/req/r1/create"
+    world.carry_out(world.core.message(topic, create_command(), retained=True))
+    world.carry_out(world.core.message(topic, create_command(), retained=False))
+    [(status, _)] = world.answers()
+    assert status == 200
+    assert len(world.containers.all) == 1
+
+
+def test_twin_accepts_a_retained_device():
+    world = World([container()], edge_response=None)
+    world.carry_out(world.core.message("edge/thing/response", json.dumps(DEVICE).encode(), retained=True))
+    assert ("subscribe", f"command//{THING}/req/#") in world.took()
+    assert world.notes == []
 
 
 def test_a_second_copy_of_a_creation_makes_no_second_container_and_gets_the_same_answer():
