@@ -17,6 +17,7 @@ from images import IMAGE, Image, write_archive
 from network_world import private_network
 
 from pycm.logs.keeper import end_all
+from support.closing_listener import closing_listener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,6 +120,31 @@ def test_an_agent_that_starts_before_containerd_shows_its_containers_and_finds_t
     assert agent.state(stays)["pid"] == pid
     agent.cm("stop", stays)
     assert agent.state(stays)["exit_code"] == 143
+
+
+def test_agent_survives_a_containerd_that_closes_each_connection_at_once(
+    agent: AgentProcess, containerd: ContainerdServer
+) -> None:
+    """Under the running agent, and before an agent starts: as a socket unit does whose containerd fails."""
+    stays = agent.run_container(IMAGE, "/bin/sh", "-c", FOREVER)
+    pid = agent.state(stays)["pid"]
+    containerd.kill()
+    with closing_listener(containerd.address) as closing:
+        wait_until(lambda: closing.closed >= 3, 30, "the agent tries again")
+        assert agent.state(stays)["pid"] == pid
+        assert "containerd" in agent.call("stop", stays).stderr
+        agent.kill()
+        agent.start()
+        seen = closing.closed
+        wait_until(lambda: closing.closed >= seen + 3, 30, "the next agent tries again")
+        assert agent.state(stays)["pid"] == pid
+        assert "containerd" in agent.pycm("pull", "localhost:1/app:1").stderr
+        assert agent.process
+        assert agent.process.poll() is None
+    containerd.start()
+    wait_until(lambda: agent.call("stop", stays).returncode == 0, 10, "the agent is connected again")
+    assert agent.state(stays)["exit_code"] == 143
+    assert "Traceback" not in agent.text()
 
 
 def test_unknown_tasks_in_our_namespace_are_reported_once_and_left_alone(

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryStreamMethod, UnaryUnaryMethod
 from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.protocol import H2Protocol
 from h2.connection import H2Connection
+from h2.events import UnknownFrameReceived
 from h2.exceptions import H2Error
 
 from pycm.errors import (
@@ -58,6 +60,39 @@ def from_status(name: str, status: Status, message: str | None) -> PycmError:
     text = " ".join((message or status.name).split())
     shown = text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
     return ERRORS.get(status, OperationFailedError)(f"containerd's {name} failed: {shown}")
+
+
+class _ContainerdProtocol(H2Protocol):
+    """A connection that ends for every call at once, also when the library cannot read what containerd sends."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # frames of unknown types have to be ignored (RFC 9113, 4.1); the library fails on them
+        self.processor.processors[cast("Any", UnknownFrameReceived)] = _ignore
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            super().data_received(data)
+        except Exception as error:  # noqa: BLE001 - the library raises errors of any class
+            self.processor.close(f"containerd sent invalid HTTP/2: {error!r}")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        # The library does not wake calls that wait until they may send their headers: they go on, and fail on a closed connection.
+        with contextlib.suppress(H2Error):
+            self.connection._connection.close_connection()  # noqa: SLF001
+        self.connection.write_ready.set()
+        self.connection.stream_close_waiter.set()
+
+
+def _ignore(_event: Any) -> None:
+    pass
+
+
+class _ContainerdChannel(Channel):
+    def _protocol_factory(self) -> H2Protocol:
+        plain = super()._protocol_factory()
+        return _ContainerdProtocol(plain.handler, plain.config, plain.h2_config)
 
 
 class _LeavingError(Exception):
@@ -111,7 +146,7 @@ class Client:
             config = Configuration(
                 http2_connection_window_size=CONNECTION_WINDOW, http2_stream_window_size=STREAM_WINDOW
             )
-            self._channel = Channel(path=self.address, config=config)
+            self._channel = _ContainerdChannel(path=self.address, config=config)
         return self._channel
 
     def _metadata(self, lease: str) -> dict[str, str | bytes]:
@@ -120,9 +155,11 @@ class Client:
 
     @contextlib.contextmanager
     def translated(self, call: Call[Any, Any]) -> Iterator[None]:
-        """What goes wrong with *call* inside, as an error of pycm's."""
+        """Raise whatever fails in *call* as an error of pycm: UnavailableError for errors of an unexpected class."""
         try:
             yield
+        except PycmError:
+            raise
         except GRPCError as error:
             raise from_status(call.name, error.status, error.message) from None
         except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
@@ -138,4 +175,8 @@ class Client:
             reason = str(error) or "no message in it"
             raise OperationFailedError(
                 f"containerd's answer to {call.name} makes no sense: {reason}"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - a connection lost at a bad moment has the library fail in many ways
+            raise UnavailableError(
+                f"containerd at {self.address} does not answer ({call.name}): {error!r}"
             ) from None

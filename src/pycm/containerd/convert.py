@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from pycm.containerd.proto.events_pb2 import Envelope
 
+#: Seconds of the years 1 to 9999, to which protobuf's Timestamp is limited by its definition, but not by its code.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 _SPEC_URL = "types.containerd.io/opencontainers/runtime-spec/1/"
 TOPIC_EXIT = "/tasks/exit"
 TOPIC_OOM = "/tasks/oom"
@@ -37,9 +39,8 @@ _STATUS: dict[int, TaskStatus] = {
 
 def rfc3339(stamp: Timestamp) -> str:
     """UTC with nanoseconds as Go prints them: no trailing zeros, "Z"."""
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(stamp.seconds)).rjust(
-        len("2006-01-02T15:04:05"), "0"
-    )
+    seconds = min(max(stamp.seconds, _FIRST_SECOND), _LAST_SECOND)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).rjust(len("2006-01-02T15:04:05"), "0")
     fraction = f"{stamp.nanos:09d}".rstrip("0")
     return f"{text}.{fraction}Z" if fraction else f"{text}Z"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 from collections import deque
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from pycm.containerd.client import Client
     from pycm.ports import RuntimeEvent, Task
+
+_log = logging.getLogger("pycm.containerd")
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
 #: Seconds for a new subscription to show the marker, and between markers.
@@ -56,7 +59,10 @@ class EventStream:
         self._tasks = tasks
 
     async def events(self) -> AsyncGenerator[RuntimeEvent, None]:
-        """RuntimeConnected or RuntimeLost first, then what happens, for ever. One RuntimeLost for one absence."""
+        """Yield RuntimeConnected or RuntimeLost first, then what happens, forever. One RuntimeLost for one absence.
+
+        No error ends it: one of an unexpected class is logged with its traceback and retried like a lost connection.
+        """
         lost = False
         waits = delays()
         while True:
@@ -65,9 +71,11 @@ class EventStream:
                     async for event in session:
                         lost, waits = False, delays()
                         yield event
-            except PycmError as error:
+            except Exception as error:  # noqa: BLE001 - whoever follows containerd must never stop
                 if not lost:
-                    yield RuntimeLost(str(error))
+                    if not isinstance(error, PycmError):
+                        _log.exception("event stream: unexpected error (retrying)")
+                    yield RuntimeLost(str(error) or repr(error))
                 lost = True
             await asyncio.sleep(next(waits))
 

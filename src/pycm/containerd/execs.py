@@ -102,8 +102,14 @@ class Execs:
     async def _spec(self, container_id: str) -> dict[str, Any]:
         """The runtime spec that the container was started with."""
         found = await self._call(rpc.CONTAINER_GET, containers_pb2.GetContainerRequest(id=container_id))
-        spec = json.loads(found.container.spec.value)
-        assert isinstance(spec, dict)
+        try:
+            spec = json.loads(found.container.spec.value)
+        except (ValueError, RecursionError):
+            spec = None
+        if not isinstance(spec, dict) or not isinstance(spec.get("process", {}), dict):
+            raise OperationFailedError(
+                f"containerd's record of container {container_id} has no valid runtime spec"
+            )
         return spec
 
     async def _check_user_files(self, container_id: str) -> None:

@@ -360,27 +360,29 @@ class Manager:
         """Follow containerd for ever; it may be away now and at any time."""
         log.info("containerd %s, namespace %s", await self._connect(), self._settings.namespace)
         async for event in self._runtime.events():
-            self._handle(event)
+            try:
+                self._handle(event)
+            except Exception:
+                log.exception("containerd event %r: a bug in its handling (continuing with the next)", event)
 
     async def _connect(self) -> str:
         told = ""
         while True:
             try:
                 return await self._runtime.connect()
-            except PycmError as error:
-                if str(error) != told:
-                    log.error("containerd cannot be used now, it is tried again: %s", error)
-                told = str(error)
+            except Exception as error:
+                if repr(error) != told:
+                    bug = not isinstance(error, PycmError)
+                    log.error("containerd cannot be used, retrying: %s", error, exc_info=bug)
+                told = repr(error)
             await asyncio.sleep(RETRY_CONNECT)
 
     def _handle(self, event: RuntimeEvent) -> None:
-        if isinstance(event, TaskExited):
+        if isinstance(event, (TaskExited, TaskOOM)):
             entry = self._catalog.find(event.id)
-            if entry is not None:
+            if entry is not None and isinstance(event, TaskExited):
                 self._lifecycle.task_exited(entry, event.pid, event.exit)
-        elif isinstance(event, TaskOOM):
-            entry = self._catalog.find(event.id)
-            if entry is not None:
+            elif entry is not None:
                 entry.out_of_memory = True
         elif isinstance(event, RuntimeConnected):
             self._connected(event.tasks)
@@ -448,8 +450,8 @@ class Manager:
             async with limit:
                 try:
                     await work(entry)
-                except PycmError as error:
-                    log.error("container %s: %s", entry.id, error)
+                except Exception as error:
+                    log.error("container %s: %s", entry.id, error, exc_info=not isinstance(error, PycmError))
 
         await asyncio.gather(*map(one, entries))
 

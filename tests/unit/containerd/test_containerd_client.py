@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fake_containerd import FakeContainerd, refuse
 from google.protobuf.empty_pb2 import Empty
+from grpclib.client import Channel
 from grpclib.const import Status
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import StreamEnded
+from h2.settings import SettingCodes
 
 from pycm.containerd import rpc
 from pycm.containerd.client import MESSAGE_LIMIT, Client, from_status
@@ -24,6 +27,9 @@ from pycm.errors import ConflictError, NotFoundError, OperationFailedError, Pycm
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+
+SECONDS = 60.0
 
 
 @pytest.fixture
@@ -130,7 +136,7 @@ class OddPeer(asyncio.Protocol):
     def __init__(self, answer: bytes | Callable[[H2Connection, int], None], transports: set[Any]) -> None:
         self.answer = answer
         self.transports = transports
-        self.h2 = H2Connection(H2Configuration(client_side=False))
+        self.h2 = H2Connection(H2Configuration(client_side=False, validate_outbound_headers=False))
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -149,14 +155,14 @@ class OddPeer(asyncio.Protocol):
         self.transport.write(self.h2.data_to_send())
 
 
-async def error_with(path: Path, answer: bytes | Callable[[H2Connection, int], None]) -> type:
+@contextlib.asynccontextmanager
+async def odd_peer(path: Path, answer: bytes | Callable[[H2Connection, int], None]) -> AsyncIterator[Client]:
     transports: set[Any] = set()
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: OddPeer(answer, transports), path)
     client = Client(str(path), "ns")
     try:
-        with pytest.raises(PycmError) as caught:
-            await client.call(rpc.VERSION, Empty())
+        yield client
     finally:
         client.close()
         for transport in transports:
@@ -164,6 +170,12 @@ async def error_with(path: Path, answer: bytes | Callable[[H2Connection, int], N
         server.close()
         await asyncio.sleep(0)  # transports close in the loop's next round
         await server.wait_closed()
+
+
+async def error_with(path: Path, answer: bytes | Callable[[H2Connection, int], None]) -> type:
+    async with odd_peer(path, answer) as client:
+        with pytest.raises(PycmError) as caught:
+            await client.call(rpc.VERSION, Empty())
     return type(caught.value)
 
 
@@ -172,6 +184,88 @@ async def error_with(path: Path, answer: bytes | Callable[[H2Connection, int], N
 )
 async def test_a_peer_that_is_no_grpc_server_is_unavailable(tmp_path: Path, answer: bytes) -> None:
     assert await error_with(tmp_path / "s", answer) is UnavailableError
+
+
+async def test_client_reports_unavailable_when_connection_closes_before_the_call_begins(
+    fake: FakeContainerd, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a socket unit, or of a containerd that is starting: the connection is taken and closed at once."""
+    connect = Channel._create_connection
+
+    async def closed(channel: Channel) -> Any:
+        protocol = await connect(channel)
+        protocol.connection._transport.abort()
+        while not protocol.connection.is_closing() or protocol.handler.connection_lost is False:
+            await asyncio.sleep(0)
+        return protocol
+
+    monkeypatch.setattr(Channel, "_create_connection", closed)
+    lost = pytest.raises(UnavailableError, match=r"does not answer \([A-Za-z.]+\): AttributeError")
+    with lost:
+        await client.call(rpc.VERSION, Empty())
+    with lost:
+        _ = [chunk async for chunk in client.stream(rpc.CONTENT_READ, rpc.CONTENT_READ.request())]
+    with lost:
+        async with client.exchange(rpc.CONTENT_WRITE) as stream:
+            await stream.send_message(rpc.CONTENT_WRITE.request())
+    monkeypatch.undo()
+    await client.call(rpc.VERSION, Empty())
+
+
+async def test_client_keeps_own_errors_of_an_exchange(fake: FakeContainerd, client: Client) -> None:
+    with pytest.raises(ConflictError, match=r"^mine$"):
+        async with client.exchange(rpc.CONTENT_WRITE):
+            raise ConflictError("mine")
+
+
+async def test_client_fails_calls_that_wait_for_room_when_the_connection_is_lost(tmp_path: Path) -> None:
+    """A call without a time-out that has not sent its headers yet is in no list of the library's."""
+    transports: set[Any] = set()
+
+    class Clogged(OddPeer):
+        """Admits 256 MiB, and reads none of it."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1 << 28})
+            self.h2.increment_flow_control_window(1 << 28)
+            transport.write(self.h2.data_to_send())
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.pause_reading()
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(lambda: Clogged(reply(b""), transports), tmp_path / "s")
+    client = Client(str(tmp_path / "s"), "ns")
+
+    async def write() -> None:
+        async with client.exchange(rpc.CONTENT_WRITE) as stream:
+            for _ in range(100):
+                await stream.send_message(rpc.CONTENT_WRITE.request(data=bytes(1 << 20)))
+
+    async def late() -> None:
+        async with client.exchange(rpc.CONTENT_WRITE) as stream:
+            await stream.send_message(rpc.CONTENT_WRITE.request())
+
+    first = asyncio.create_task(write())
+    while not (client._channel and client._channel._connected) or _writes(client):
+        await asyncio.sleep(0.001)
+    second = asyncio.create_task(late())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    for transport in transports:
+        transport.abort()
+    results = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), SECONDS)
+    client.close()
+    server.close()
+    assert [type(result) for result in results] == [UnavailableError, UnavailableError]
+
+
+def _writes(client: Client) -> bool:
+    """Whether the connection still takes what it is to send."""
+    assert client._channel
+    protocol: Any = client._channel._protocol
+    return bool(protocol.connection.write_ready.is_set())
 
 
 HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
@@ -187,6 +281,13 @@ def reply(message: bytes, status: str = "0") -> Callable[[H2Connection, int], No
     return send
 
 
+def headers(*pairs: tuple[str, str | bytes]) -> Callable[[H2Connection, int], None]:
+    def send(connection: H2Connection, stream: int) -> None:
+        connection.send_headers(stream, list(pairs), end_stream=True)
+
+    return send
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -195,6 +296,10 @@ def reply(message: bytes, status: str = "0") -> Callable[[H2Connection, int], No
         (reply(b"\0\0\0\0\4\xff"), OperationFailedError),
         (reply(b"\1\0\0\0\4\xff\xff\xff\xff"), OperationFailedError),
         (reply(b"", "none"), OperationFailedError),
+        (headers((":status", "none")), OperationFailedError),
+        (headers(("server", "no status")), UnavailableError),
+        (headers(*HEADERS, ("x-bin", "not base64!")), UnavailableError),
+        (headers(*HEADERS, ("x", b"\xff")), UnavailableError),
         (lambda connection, stream: connection.reset_stream(stream), UnavailableError),
         (lambda connection, _: connection.close_connection(), UnavailableError),
     ],
@@ -203,3 +308,47 @@ async def test_a_grpc_peer_that_answers_nonsense_is_an_error_of_ours(
     tmp_path: Path, answer: Callable[[H2Connection, int], None], error: type
 ) -> None:
     assert await error_with(tmp_path / "s", answer) is error
+
+
+def frame(kind: int, payload: bytes, stream: int = 0, flags: int = 0) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def after(raw: bytes) -> Callable[[H2Connection, int], None]:
+    """The bytes, then a good answer."""
+    message = version_pb2.VersionResponse(version="9").SerializeToString()
+
+    def send(connection: H2Connection, stream: int) -> None:
+        connection._data_to_send += raw
+        reply(b"\0" + len(message).to_bytes(4, "big") + message)(connection, stream)
+
+    return send
+
+
+async def test_client_ignores_frames_of_unknown_types(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with odd_peer(tmp_path / "s", after(frame(0xFA, b"x" * 20))) as client:
+        assert (await client.call(rpc.VERSION, Empty())).version == "9"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        frame(0x5, b"\0\0\0\2\x88", stream=1, flags=4),  # PUSH_PROMISE
+        frame(0x1, b"\x08\x03100", stream=1, flags=4),  # an interim answer
+        frame(0x1, b"\xff\xff\xff\xff\xff\xff\xff", stream=1, flags=4),  # no HPACK
+        frame(0xA, b"\0\4abcd", stream=0),  # ALTSVC
+        frame(0x4, b"odd"),  # SETTINGS
+    ],
+    ids=["push", "interim", "hpack", "altsvc", "settings"],
+)
+async def test_client_takes_unreadable_frames_for_a_lost_connection(
+    tmp_path: Path, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a traceback of asyncio's in the log, which is what an exception in `data_received` leads to."""
+    async with odd_peer(tmp_path / "s", after(raw)) as client:
+        with contextlib.suppress(UnavailableError):  # some of it the library ignores
+            await client.call(rpc.VERSION, Empty())
+    assert [record for record in caplog.records if record.name == "asyncio"] == []

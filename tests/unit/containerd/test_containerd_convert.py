@@ -19,6 +19,8 @@ from pycm.ports import Exit, TaskIO, TaskStatus
         (1714557600, 0, "2024-05-01T10:00:00Z"),
         (0, 1, "1970-01-01T00:00:00.000000001Z"),
         (-62135596800, 0, "0001-01-01T00:00:00Z"),  # Go's zero time
+        (-(2**62), 0, "0001-01-01T00:00:00Z"),
+        (2**62, 0, "9999-12-31T23:59:59Z"),
     ],
 )
 def test_times_look_as_go_prints_them(seconds: int, nanos: int, text: str) -> None:

@@ -17,6 +17,7 @@ from pycm.containerd import events, rpc
 from pycm.containerd.proto import events_pb2, task_events_pb2, task_types_pb2, tasks_pb2
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.ports import RuntimeConnected, RuntimeLost, TaskExited, TaskOOM, TaskStatus
+from support.closing_listener import closing_listener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -134,6 +135,47 @@ async def test_one_absence_is_told_once_however_many_tries_it_takes(
     assert isinstance(lost, RuntimeLost)
     assert isinstance(connected, RuntimeConnected)
     assert fake.names().count("Leases.List") == 4
+
+
+@pytest.mark.parametrize("error", [AttributeError("a bug"), KeyError(), RuntimeError("StopIteration")])
+async def test_event_stream_retries_after_errors_of_any_class(
+    fake: FakeContainerd, runtime: ContainerdRuntime, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    errors = [error, error]
+
+    async def buggy() -> tuple[Any, ...]:
+        if errors:
+            raise errors.pop()
+        return ()
+
+    stream = events.EventStream(runtime._client, runtime._prepare_session, buggy)
+    async with aclosing(stream.events()) as following:
+        lost, connected = await take(following, 2)
+        fake.emit(exit_event("c1"))
+        (exited,) = await take(following, 1)
+    assert (lost, connected, exited.id) == (
+        RuntimeLost(str(error) or repr(error)),
+        RuntimeConnected(()),
+        "c1",
+    )
+    assert [record.exc_info is not None for record in caplog.records] == [True], "once, with its traceback"
+
+
+async def test_event_stream_retries_while_connections_close_at_once(
+    fake: FakeContainerd, runtime: ContainerdRuntime
+) -> None:
+    """A socket unit whose containerd does not start: before the first session, and after one."""
+    async with aclosing(runtime.events()) as stream:
+        for _ in range(2):
+            await fake.stop()
+            with closing_listener(fake.path) as listener:
+                (lost,) = await take(stream, 1)
+                assert isinstance(lost, RuntimeLost)
+                following = asyncio.create_task(anext(stream))
+                while listener.closed < 5:
+                    await asyncio.sleep(0.001)
+            await fake.start()
+            assert isinstance(await asyncio.wait_for(following, SECONDS), RuntimeConnected)
 
 
 async def test_a_lost_and_found_containerd_is_subscribed_and_listed_again(

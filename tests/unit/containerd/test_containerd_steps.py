@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_containerd import FakeContainerd, refuse
+from google.protobuf.any_pb2 import Any as AnyMessage
 from grpclib.const import Status
 
 from pycm.containerd import events, rpc
-from pycm.containerd.proto import content_pb2, images_pb2, leases_pb2, task_types_pb2, tasks_pb2, version_pb2
+from pycm.containerd.proto import (
+    containers_pb2,
+    content_pb2,
+    images_pb2,
+    leases_pb2,
+    task_types_pb2,
+    tasks_pb2,
+    version_pb2,
+)
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, UnavailableError
-from pycm.ports import TaskIO, TaskRequest
+from pycm.ports import ExecRequest, TaskIO, TaskRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -217,3 +226,13 @@ async def test_a_long_reference_is_shortened_in_the_message(
     with pytest.raises(NotFoundError) as caught:
         await runtime.image("x/" + "y" * 1_000_000 + ":1")
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("spec", [b"", b"{", b"[1]", b'{"process": 1}', b"\xff", b"[" * 100_000])
+async def test_exec_refuses_a_record_without_valid_spec(
+    fake: FakeContainerd, runtime: ContainerdRuntime, spec: bytes
+) -> None:
+    record = containers_pb2.Container(spec=AnyMessage(value=spec))
+    fake.answers[rpc.CONTAINER_GET] = lambda _: containers_pb2.GetContainerResponse(container=record)
+    with pytest.raises(OperationFailedError, match="record of container c1 has no valid runtime spec"):
+        await runtime.exec(ExecRequest("c1", ("true",), TaskIO("", "/o", "/e")))

@@ -4,9 +4,13 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from pycm.containers import manager
+from pycm.containers.catalog import Entry
+from pycm.containers.lifecycle import Lifecycle
 from pycm.containers.settings import Settings
 from pycm.model import states
 from pycm.model.container import (
@@ -15,7 +19,7 @@ from pycm.model.container import (
     State,
 )
 from pycm.model.states import Status
-from pycm.ports import Action, RuntimeConnected
+from pycm.ports import Action, RuntimeConnected, RuntimeLost, Task, TaskOOM
 from support.fakes import FakeRuntime, FakeStore
 from support.managers import World, described, started, world
 
@@ -175,3 +179,43 @@ def test_events_carry_the_container_as_it_was_then() -> None:
             assert w.events[0].action is Action.CREATED
 
     asyncio.run(run())
+
+
+async def test_manager_follows_containerd_after_unexpected_errors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the connection, in the handling of an event, and in the reconciling of one of two containers."""
+    monkeypatch.setattr(manager, "RETRY_CONNECT", 0.001)
+    runtime, store = await left_running("unless-stopped")
+    runtime.end("c1", 3, quietly=True)
+    good, errors = (
+        runtime.connect,
+        [AttributeError("no _transport"), KeyError(":status"), KeyError(":status")],
+    )
+
+    async def connect() -> str:
+        if errors:
+            raise errors.pop()
+        return await good()
+
+    monkeypatch.setattr(runtime, "connect", connect)
+    store.saved["c0"] = replace(running_record(99), id="c0", host_name="c0", name="c0")
+    reconcile = Lifecycle.reconcile
+
+    async def buggy(self: Lifecycle, entry: Entry, task: Task | None) -> None:
+        if entry.id == "c0":
+            raise TypeError("a bug")
+        await reconcile(self, entry, task)
+
+    monkeypatch.setattr(Lifecycle, "reconcile", buggy)
+    async with world(runtime=runtime, store=store) as w:
+        await w.until(lambda: "running" in w.actions)
+        runtime.emit(TaskOOM(cast("str", ["unhashable"])))
+        runtime.emit(RuntimeLost("gone"))
+        await w.until(lambda: "containerd is lost" in caplog.text)
+    assert [r.getMessage().partition(":")[0] for r in caplog.records if r.exc_info] == [
+        "containerd cannot be used, retrying",
+        "containerd cannot be used, retrying",
+        "container c0",
+        "containerd event TaskOOM(id=['unhashable'])",
+    ]
