@@ -62,6 +62,8 @@ class ContainerdServer:
     gc_startup: str = "10s"
     #: Words before "containerd" on the command line.
     wrapper: tuple[str, ...] = ()
+    #: Where containerd, its shim and ctr are; "" for those of the machine.
+    programs: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,20 +79,22 @@ class ContainerdServer:
         config = self.directory / "config.toml"
         config.write_text(CONFIG.format(directory=self.directory, gc_startup=self.gc_startup))
         with open(self.directory / "containerd.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [*self.wrapper, "containerd", "--config", config], stdout=log, stderr=log
-            )
+            command = [*self.wrapper, self._program("containerd"), "--config", config]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment())
         wait_until(self._answers, READY, f"containerd at {self.address} answers")
+
+    def _program(self, name: str) -> str:
+        return os.path.join(self.programs, name)
+
+    def _environment(self) -> dict[str, str]:
+        """containerd looks for its shim in PATH first."""
+        return {**os.environ, "PATH": f"{self.programs}:{os.environ['PATH']}".lstrip(":")}
 
     def _answers(self) -> bool:
         assert self.process
         assert self.process.poll() is None, f"containerd ended: {self.log[-2000:]}"
-        return (
-            subprocess.run(
-                ["ctr", "--address", self.address, "version"], capture_output=True, check=False
-            ).returncode
-            == 0
-        )
+        command = [self._program("ctr"), "--address", self.address, "version"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End containerd; its containers go on."""
@@ -100,7 +104,8 @@ class ContainerdServer:
 
     def ctr(self, *arguments: str | Path) -> str:
         """Run ctr in this server's namespace and return its output; a failure shows ctr's text."""
-        command = ["ctr", "--address", self.address, "--namespace", self.namespace, *map(str, arguments)]
+        where = ["--address", self.address, "--namespace", self.namespace]
+        command = [self._program("ctr"), *where, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"ctr {' '.join(map(str, arguments))}: {done.stderr or done.stdout}"
         return done.stdout
@@ -178,11 +183,11 @@ def _children(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def private_containerd(
-    *, gc_startup: str = "10s", wrapper: tuple[str, ...] = ()
+    *, gc_startup: str = "10s", wrapper: tuple[str, ...] = (), programs: str = ""
 ) -> Iterator[ContainerdServer]:
     """A running private containerd. The directory is short: a unix socket's path may have 107 bytes."""
     server = ContainerdServer(
-        Path(tempfile.mkdtemp(prefix="pycm-ctrd-")), gc_startup=gc_startup, wrapper=wrapper
+        Path(tempfile.mkdtemp(prefix="pycm-ctrd-")), gc_startup=gc_startup, wrapper=wrapper, programs=programs
     )
     try:
         server.start()

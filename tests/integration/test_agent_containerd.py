@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from agent_process import AgentProcess
 from containerd_server import ContainerdServer, private_containerd, wait_until
+from gates import gated
 from images import IMAGE, Image, write_archive
 from network_world import private_network
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 FOREVER = "trap 'exit 143' TERM; while :; do sleep 0.1; done"
-#: Runs until the gate opens, then ends with the code that is written there; once only, a next run goes on for ever.
-GATED = "[ -e /gate/was ] && sleep 86400; while [ ! -e /gate/open ]; do sleep 0.05; done; >/gate/was; exit $(cat /gate/open)"
 IDLE = "trap 'exit 143' TERM; sleep 86400 & wait"
 CONTAINERS = 20
 
@@ -37,29 +35,6 @@ def containerd(tmp_path: Path) -> Iterator[ContainerdServer]:
     with private_containerd() as server:
         server.ctr("images", "import", write_archive(tmp_path / "app.tar", Image(IMAGE)))
         yield server
-
-
-@dataclass
-class Gate:
-    """A container that ends when it is told to."""
-
-    id: str
-    directory: Path
-    pid: int
-
-    def open(self, code: int) -> None:
-        """Let it end, and wait until it has."""
-        (self.directory / "new").write_text(str(code))
-        (self.directory / "new").rename(self.directory / "open")
-        wait_until(lambda: not Path(f"/proc/{self.pid}").exists(), 30, "the container ends")
-
-
-def gated(agent: AgentProcess, name: str, *policy: str) -> Gate:
-    directory = agent.directory / f"gate-{name}"
-    directory.mkdir()
-    flags = ("--rp", *policy, "--mp", f"{directory}:/gate")
-    container_id = agent.run_container(IMAGE, "/bin/sh", "-c", GATED, name=name, flags=flags)
-    return Gate(container_id, directory, agent.state(container_id)["pid"])
 
 
 def as_it_is(agent: AgentProcess) -> dict[str, tuple[Any, ...]]:

@@ -46,10 +46,16 @@ MESSAGE_LIMIT = 1000
 #: What grpclib raises for an answer that is cut short, empty, compressed or no protobuf.
 GARBLED = (AssertionError, DecodeError, NotImplementedError)
 
+
+class UnsupportedError(OperationFailedError):
+    """The version of containerd lacks the service or method."""
+
+
 ERRORS: dict[Status, type[PycmError]] = {
     Status.NOT_FOUND: NotFoundError,
     Status.ALREADY_EXISTS: ConflictError,
     Status.FAILED_PRECONDITION: ConflictError,
+    Status.UNIMPLEMENTED: UnsupportedError,
     Status.UNAVAILABLE: UnavailableError,
     Status.DEADLINE_EXCEEDED: UnavailableError,
 }

@@ -21,6 +21,7 @@ from pycm.containerd.proto import (
     introspection_pb2,
     leases_pb2,
     namespaces_pb2,
+    sandbox_pb2,
     snapshots_pb2,
     tasks_pb2,
     version_pb2,
@@ -68,6 +69,7 @@ _CONTENT = "containerd.services.content.v1.Content"
 _SNAPSHOTS = "containerd.services.snapshots.v1.Snapshots"
 _DIFF = "containerd.services.diff.v1.Diff"
 _CONTAINERS = "containerd.services.containers.v1.Containers"
+_SANDBOXES = "containerd.services.sandbox.v1.Store"
 _TASKS = "containerd.services.tasks.v1.Tasks"
 _EVENTS = "containerd.services.events.v1.Events"
 _INTROSPECTION = "containerd.services.introspection.v1.Introspection"
@@ -111,6 +113,10 @@ DIFF_APPLY = Call(_DIFF, "Apply", diff_pb2.ApplyRequest, diff_pb2.ApplyResponse,
 CONTAINER_GET = Call(_CONTAINERS, "Get", containers_pb2.GetContainerRequest, containers_pb2.GetContainerResponse)
 CONTAINER_CREATE = Call(_CONTAINERS, "Create", containers_pb2.CreateContainerRequest, containers_pb2.CreateContainerResponse)
 CONTAINER_DELETE = Call(_CONTAINERS, "Delete", containers_pb2.DeleteContainerRequest, Empty)
+
+SANDBOX_CREATE = Call(_SANDBOXES, "Create", sandbox_pb2.StoreCreateRequest, sandbox_pb2.StoreCreateResponse)
+SANDBOX_DELETE = Call(_SANDBOXES, "Delete", sandbox_pb2.StoreDeleteRequest, sandbox_pb2.StoreDeleteResponse)
+SANDBOX_LIST = Call(_SANDBOXES, "List", sandbox_pb2.StoreListRequest, sandbox_pb2.StoreListResponse)
 
 TASK_CREATE = Call(_TASKS, "Create", tasks_pb2.CreateTaskRequest, tasks_pb2.CreateTaskResponse, SHIM)
 TASK_START = Call(_TASKS, "Start", tasks_pb2.StartRequest, tasks_pb2.StartResponse, SHIM)

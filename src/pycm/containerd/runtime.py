@@ -4,8 +4,9 @@
 What stays in containerd between calls, and who cleans up after a crash at any instant:
 
 - a snapshot "<id>-snapshot" for each container, from `prepare` to `remove`, kept by the lease;
-- a container record and a task, from `start` to `delete_task`. What an interrupted start left (a record without a task, a task that
-  was created and never ran) is replaced by the next `start` or deleted by `remove`.
+- a container record, a sandbox record (`retention.ShimRecords`) and a task, from `start` to `delete_task`. What an interrupted start
+  left (a record without a task, a task that was created and never ran) is replaced by the next `start` or deleted by `remove`. A
+  sandbox record without a task, and with it a shim that never got one, goes with the next connection.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from pycm.containerd import convert, leases, rootfs, rpc
+from pycm.containerd import convert, retention, rootfs, rpc
 from pycm.containerd.client import Client
 from pycm.containerd.events import EventStream, delays
 from pycm.containerd.execs import Execs
@@ -67,7 +68,10 @@ class ContainerdRuntime:
         self._snapshotter = snapshotter
         self._images = Images(self._client, snapshotter, f"{lease}.unpack")
         self._execs = Execs(self._client, lease, exec_dir)
-        self._stream = EventStream(self._client, self._prepare_session, self.tasks)
+        self._records = retention.ShimRecords(self._client)
+        #: Ids of containers whose start is under way.
+        self._starting: set[str] = set()
+        self._stream = EventStream(self._client, self._prepare_session, self._session_tasks)
 
     # ── connection ──
 
@@ -94,12 +98,46 @@ class ContainerdRuntime:
         self._client.close()
 
     async def _ensure_lease(self) -> None:
-        await leases.ensure(self._client, self._lease)
+        await retention.ensure_lease(self._client, self._lease)
 
     async def _prepare_session(self) -> None:
         """containerd is there, or there again."""
         await self._ensure_lease()
         await self._execs.end_left_over()
+
+    async def _session_tasks(self) -> tuple[Task, ...]:
+        """List the tasks, and bring the sandbox records in line: after a crash, an upgrade of pycm or one of containerd."""
+        recorded = await self._records.ids()
+        starting = frozenset(self._starting)  # their tasks come later than this list, or are in it
+        tasks = await self.tasks()
+        if recorded is not None:
+            for container_id in recorded - starting - {task.id for task in tasks}:
+                await self._remove_left_over(container_id)
+            for task in tasks:
+                if task.id not in recorded and task.status not in _DEAD:
+                    await self._record_adopted(task.id)
+        return tasks
+
+    async def _remove_left_over(self, container_id: str) -> None:
+        if container_id in self._starting:
+            return
+        try:
+            await self._delete_task(
+                container_id
+            )  # containerd shows no task, but may have a shim that never got one
+            await self._records.remove(container_id)
+        except UnavailableError:
+            raise
+        except PycmError as error:
+            _log.warning("container %s: its sandbox record is left behind: %s", container_id, error)
+
+    async def _record_adopted(self, container_id: str) -> None:
+        """Record the shim of a task that was started by Kanto, or before containerd had a sandbox store. Others' are left alone."""
+        request = containers_pb2.GetContainerRequest(id=container_id)
+        with contextlib.suppress(NotFoundError):
+            record = (await self._call(rpc.CONTAINER_GET, request)).container
+            if record.snapshot_key == _key(container_id):
+                await self._records.add(container_id, record.runtime.name)
 
     # ── images and snapshots ──
 
@@ -149,6 +187,13 @@ class ContainerdRuntime:
 
     async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         """Make record and task and start it. Its exit may be among the events before this returns."""
+        self._starting.add(request.id)
+        try:
+            return await self._start(request, created)
+        finally:
+            self._starting.discard(request.id)
+
+    async def _start(self, request: TaskRequest, created: Callable[[int], None] | None) -> int:
         await self._clear(request.id)
         mounts = await self._mounts(request.id)
         async with contextlib.AsyncExitStack() as undo:
@@ -157,7 +202,7 @@ class ContainerdRuntime:
             undo.push_async_callback(self._undo, self._delete_record, request.id)
             # before the call: a task that was made for a call that timed out goes too
             undo.push_async_callback(self._undo, self._destroy_task, request.id)
-            task = await self._call(rpc.TASK_CREATE, _task_request(request, mounts))
+            task = await self._create_task(request, mounts)
             fail_point("containerd.task-made")
             if created:
                 created(task.pid)
@@ -282,8 +327,22 @@ class ContainerdRuntime:
             await self._call(rpc.CONTAINER_CREATE, record)
         except ConflictError:  # `_clear` found no live task, so nobody needs the old one
             _log.info("container %s: record of an earlier start is replaced", request.id)
+            await self._delete_task(request.id)  # a shim that never got a task
             await self._delete_record(request.id)
             await self._call(rpc.CONTAINER_CREATE, record)
+
+    async def _create_task(
+        self, request: TaskRequest, mounts: Sequence[Mount]
+    ) -> tasks_pb2.CreateTaskResponse:
+        """Create the task, and its sandbox record meanwhile: the disk that the record waits for may be slow."""
+        task, _ = await asyncio.gather(
+            self._call(rpc.TASK_CREATE, _task_request(request, mounts)),
+            self._records.add(request.id, request.runtime),
+            return_exceptions=True,
+        )
+        if isinstance(task, BaseException):
+            raise task
+        return task
 
     async def _has_record(self, container_id: str) -> bool:
         try:
@@ -295,6 +354,7 @@ class ContainerdRuntime:
     async def _delete_record(self, container_id: str) -> None:
         with contextlib.suppress(NotFoundError):
             await self._call(rpc.CONTAINER_DELETE, containers_pb2.DeleteContainerRequest(id=container_id))
+        await self._records.remove(container_id)
 
     async def _task(self, container_id: str) -> Task | None:
         try:
@@ -323,11 +383,9 @@ class ContainerdRuntime:
 
     async def _destroy_task(self, container_id: str) -> None:
         task = await self._task(container_id)
-        if task is None:
-            return
-        if task.status is not TaskStatus.STOPPED:
+        if task is not None and task.status is not TaskStatus.STOPPED:
             await self._kill(container_id)
-        await self._delete_task(container_id)
+        await self._delete_task(container_id)  # without a task too: there may be a shim that never got one
 
     async def _kill(self, container_id: str) -> None:
         """SIGKILL to all processes, and wait until the first one is gone."""

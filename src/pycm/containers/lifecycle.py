@@ -436,7 +436,9 @@ class Lifecycle:
             await self._discard(entry)
 
     async def _lost(self, entry: Entry) -> None:
-        log.warning("container %s: its task is gone (host restarted?)", entry.id)
+        since = "while containerd was away" if entry.exit is not None else "while the agent was away"
+        text = "container %s: its task (pid %d) disappeared %s: exit code unknown (recorded as %d)"
+        log.warning(text, entry.id, entry.container.state.pid, since, restart.LOST_EXIT_CODE)
         error = "the task was lost while the agent did not watch it"
         await self._conclude(entry, Exit(restart.LOST_EXIT_CODE, times.now()), Status.EXITED, error)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REQUEST = TaskRequest(
     "c1", "i", {"ociVersion": "1"}, "io.containerd.runc.v2", TaskIO("", "/o", "/e"), systemd_cgroup=True
 )
-UNDO = ["Tasks.Get", "Containers.Delete"]
+UNDO = ["Tasks.Get", "Tasks.Delete", "Containers.Delete", "Store.Delete"]
 GONE = refuse(Status.NOT_FOUND)
 EXPIRING = leases_pb2.Lease(id="kanto-cm.lease", labels={"containerd.io/gc.expire": "2020"})
 
@@ -60,6 +60,7 @@ async def test_a_start_sends_what_kanto_would_have_sent(
         "Snapshots.Mounts",
         "Containers.Create",
         "Tasks.Create",
+        "Store.Create",
         "Tasks.Start",
     ]
     record = fake.calls[2][1].container
@@ -69,7 +70,8 @@ async def test_a_start_sends_what_kanto_would_have_sent(
     assert record.spec.value == b'{"ociVersion": "1"}'
     task = fake.calls[3][1]
     assert (task.stdin, task.stdout, task.stderr, task.terminal) == ("", "/o", "/e", False)
-    assert {item.get("containerd-lease") for item in fake.metadata[2:]} == {"kanto-cm.lease"}
+    leased = [item.get("containerd-lease") for item in fake.metadata[2:]]
+    assert leased == ["kanto-cm.lease", "kanto-cm.lease", None, "kanto-cm.lease"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,9 @@ async def test_a_step_that_fails_undoes_the_steps_before(
     with pytest.raises(OperationFailedError, match="broken"):
         await runtime.start(REQUEST)
     after = fake.names()[fake.names().index(failing.name) + 1 :]
-    assert after == ([] if failing is rpc.CONTAINER_CREATE else UNDO)
+    assert [name for name in after if name != "Store.Create"] == (
+        [] if failing is rpc.CONTAINER_CREATE else UNDO
+    )
 
 
 async def test_a_task_that_was_made_but_not_started_is_killed_and_deleted(
@@ -96,7 +100,7 @@ async def test_a_task_that_was_made_but_not_started_is_killed_and_deleted(
     fake.answers[rpc.TASK_START] = refuse(Status.UNKNOWN, "runc start failed")
     with pytest.raises(OperationFailedError, match="runc start failed"):
         await runtime.start(REQUEST)
-    end = ["Tasks.Get", "Tasks.Kill", "Tasks.Resume", "Tasks.Wait", "Tasks.Delete", "Containers.Delete"]
+    end = ["Tasks.Get", "Tasks.Kill", "Tasks.Resume", "Tasks.Wait", *UNDO[1:]]
     assert fake.names()[-len(end) :] == end
 
 
@@ -127,14 +131,14 @@ async def test_a_start_that_is_cancelled_cleans_up_too(
     start.cancel()
     with pytest.raises(asyncio.CancelledError):
         await start
-    assert fake.names()[-2:] == UNDO
+    assert fake.names()[-len(UNDO) :] == UNDO
 
 
 async def test_a_stale_record_is_replaced_once(fake: FakeContainerd, runtime: ContainerdRuntime) -> None:
     fake.answers[rpc.CONTAINER_CREATE] = refuse(Status.ALREADY_EXISTS)
     with pytest.raises(ConflictError):
         await runtime.start(REQUEST)
-    assert fake.names()[2:] == ["Containers.Create", "Containers.Delete", "Containers.Create"]
+    assert fake.names()[2:] == ["Containers.Create", *UNDO[1:], "Containers.Create"]
 
 
 @pytest.mark.parametrize("status", [task_types_pb2.RUNNING, task_types_pb2.PAUSED, task_types_pb2.UNKNOWN])

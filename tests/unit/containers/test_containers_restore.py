@@ -69,6 +69,22 @@ async def test_a_lost_task_counts_as_a_failure() -> None:
         assert w.actions == ["exited"]
 
 
+async def test_manager_logs_what_it_knows_of_a_lost_task(caplog: pytest.LogCaptureFixture) -> None:
+    text = (
+        "container c1: its task (pid {}) disappeared while {} was away: exit code unknown (recorded as 255)"
+    )
+    async with world(running_record(99, "no")):
+        assert caplog.messages == [text.format(99, "the agent")]
+    caplog.clear()
+    async with world() as w:
+        pid = (await started(w)).pid
+        w.runtime.emit(RuntimeLost("gone"))
+        w.runtime.live.clear()
+        w.runtime.emit(RuntimeConnected(()))
+        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        assert caplog.messages[1:] == [text.format(pid, "containerd")]
+
+
 async def test_a_lost_task_is_started_again_by_its_policy() -> None:
     async with world(running_record(99, "on-failure")) as w:
         await w.until(lambda: w.state("c1").status is Status.RUNNING)

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!pycm/containerd/proto/types.proto\x12\x10\x63ontainerd.types\"\xb6\x01\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x42\n\x0b\x61nnotations\x18\x05 \x03(\x0b\x32-.containerd.types.Descriptor.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x05Mount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!pycm/containerd/proto/types.proto\x12\x10\x63ontainerd.types\"\xb6\x01\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\x12\x42\n\x0b\x61nnotations\x18\x05 \x03(\x0b\x32-.containerd.types.Descriptor.AnnotationsEntry\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"F\n\x05Mount\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0f\n\x07options\x18\x04 \x03(\t\"\xe3\x01\n\x07Sandbox\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x32\n\x07runtime\x18\x02 \x01(\x0b\x32!.containerd.types.Sandbox.Runtime\x12\x35\n\x06labels\x18\x04 \x03(\x0b\x32%.containerd.types.Sandbox.LabelsEntry\x12\x11\n\tsandboxer\x18\n \x01(\t\x1a\x17\n\x07Runtime\x12\x0c\n\x04name\x18\x01 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pycm.containerd.proto.types_pb2', globals())
@@ -23,10 +23,18 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _DESCRIPTOR_ANNOTATIONSENTRY._options = None
   _DESCRIPTOR_ANNOTATIONSENTRY._serialized_options = b'8\001'
+  _SANDBOX_LABELSENTRY._options = None
+  _SANDBOX_LABELSENTRY._serialized_options = b'8\001'
   _DESCRIPTOR._serialized_start=56
   _DESCRIPTOR._serialized_end=238
   _DESCRIPTOR_ANNOTATIONSENTRY._serialized_start=188
   _DESCRIPTOR_ANNOTATIONSENTRY._serialized_end=238
   _MOUNT._serialized_start=240
   _MOUNT._serialized_end=310
+  _SANDBOX._serialized_start=313
+  _SANDBOX._serialized_end=540
+  _SANDBOX_RUNTIME._serialized_start=470
+  _SANDBOX_RUNTIME._serialized_end=493
+  _SANDBOX_LABELSENTRY._serialized_start=495
+  _SANDBOX_LABELSENTRY._serialized_end=540
 # @@protoc_insertion_point(module_scope)
