@@ -15,6 +15,7 @@ from grpclib.exceptions import GRPCError
 
 from pycm.api.methods import EXIT_CODE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
+from pycm.api.receiver import receive, receive_next
 from pycm.api.streams import beside, send
 from pycm.errors import NotFoundError, PycmError
 from pycm.model.container import IOConfig
@@ -24,7 +25,6 @@ from pycm.ports import Action
 if TYPE_CHECKING:
     from grpclib.server import Stream
 
-    from pycm.api.receiver import Receiver
     from pycm.model.container import Container
     from pycm.ports import Attachment, Containers, Event, Sessions
 
@@ -32,15 +32,14 @@ if TYPE_CHECKING:
 class Attach:
     """`closing`: the agent ends, and clients that are lost through that have not gone by themselves."""
 
-    def __init__(self, containers: Containers, sessions: Sessions, receive: Receiver) -> None:
+    def __init__(self, containers: Containers, sessions: Sessions) -> None:
         self._containers = containers
         self._sessions = sessions
-        self._receive = receive
         self._background: set[asyncio.Future[None]] = set()
         self.closing = False
 
     async def __call__(self, stream: Stream[Any, Any]) -> None:
-        request = await self._receive(stream, m.AttachContainerRequest)
+        request = await receive(stream, m.AttachContainerRequest)
         try:
             exit_code = await self._serve(stream, request)
         except PycmError as error:
@@ -89,7 +88,7 @@ class Attach:
                 await attachment.write(request.data_to_write)
             finished = request.finish_write
             if not finished:
-                request = await self._receive.next(stream, m.AttachContainerRequest)
+                request = await receive_next(stream, m.AttachContainerRequest)
         if takes_input:
             await self._sessions.close_stdin(container_id)
 

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.api.receiver import receive, receive_next
 from pycm.api.streams import beside
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.ports import Command
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
-    from pycm.api.receiver import Receiver
     from pycm.ports import Session, Sessions
 
 #: Exit codes as shells give them, by what runc or crun say of a program that they cannot start.
@@ -28,12 +28,11 @@ _REFUSED = re.compile("permission denied|exec format error|is a directory", re.I
 
 
 class Exec:
-    def __init__(self, sessions: Sessions, receive: Receiver) -> None:
+    def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._receive = receive
 
     async def __call__(self, stream: Stream[Any, Any]) -> None:
-        request = await self._receive(stream, m.ExecRequest)
+        request = await receive(stream, m.ExecRequest)
         if request.WhichOneof("request") != "start":
             raise InvalidInputError("the first message must be start")
         try:
@@ -87,7 +86,7 @@ class Exec:
         await session.end_input()
 
     async def _requests(self, stream: Stream[Any, Any]) -> AsyncIterator[Any]:
-        while (request := await self._receive.next(stream, m.ExecRequest)) is not None:
+        while (request := await receive_next(stream, m.ExecRequest)) is not None:
             yield request
 
 

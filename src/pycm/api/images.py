@@ -9,42 +9,42 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.empty_pb2 import Empty
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.streams import beside, send
+from pycm.api.receiver import receive
+from pycm.api.streams import answering, beside, send
 from pycm.errors import InvalidInputError
 from pycm.ports import PullStep
 
 if TYPE_CHECKING:
     from grpclib.server import Stream
 
-    from pycm.api.receiver import Receiver
     from pycm.ports import ImageInfo, Images, PullProgress
 
 
 class ImageCalls:
-    def __init__(self, images: Images, receive: Receiver) -> None:
+    def __init__(self, images: Images) -> None:
         self._images = images
-        self._receive = receive
 
     async def list(self, stream: Stream[Any, Any]) -> None:
-        await self._receive(stream, m.ListImagesRequest)
-        images = [_image(image) for image in await self._images.list()]
-        await stream.send_message(m.ListImagesResponse(images=images))
+        await receive(stream, m.ListImagesRequest)
+        async with answering(stream):
+            images = [_image(image) for image in await self._images.list()]
+            await send(stream, m.ListImagesResponse(images=images))
 
     async def pull(self, stream: Stream[Any, Any]) -> None:
         """A client that goes away ends the pull, unless somebody else waits for it."""
-        request = await self._receive(stream, m.PullImageRequest)
+        request = await receive(stream, m.PullImageRequest)
         reference = _named(request)
         news = _Latest()
         image = await beside(self._images.pull(reference, news.put), news.send_to(stream))
         await send(stream, m.PullImageResponse(step=PullStep.DONE.value, image=_image(image)))
 
     async def remove(self, stream: Stream[Any, Any]) -> None:
-        request = await self._receive(stream, m.RemoveImageRequest)
+        request = await receive(stream, m.RemoveImageRequest)
         await self._images.remove(_named(request))
         await stream.send_message(Empty())
 
     async def prune(self, stream: Stream[Any, Any]) -> None:
-        await self._receive(stream, m.PruneImagesRequest)
+        await receive(stream, m.PruneImagesRequest)
         await stream.send_message(m.PruneImagesResponse(references=await self._images.prune()))
 
 

@@ -10,6 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from pycm.api.exec import Exec
 from pycm.api.images import ImageCalls
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.api.receiver import receive
 from pycm.api.watching import Watching
 
 if TYPE_CHECKING:
@@ -17,16 +18,15 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
-    from pycm.api.receiver import Receiver
     from pycm.api.service import Rooms
 
     Call = Callable[[Stream[Any, Any]], Awaitable[None]]
 
 
-def calls(rooms: Rooms, receive: Receiver) -> dict[str, Call]:
+def calls(rooms: Rooms) -> dict[str, Call]:
     """By the name of the method. Errors of every call: those of pycm.errors, GRPCError."""
-    images = ImageCalls(rooms.images, receive)
-    watching = Watching(rooms.containers, rooms.metrics, receive)
+    images = ImageCalls(rooms.images)
+    watching = Watching(rooms.containers, rooms.metrics)
 
     async def resize(stream: Stream[Any, Any]) -> None:
         request = await receive(stream, m.ResizeRequest)
@@ -34,7 +34,7 @@ def calls(rooms: Rooms, receive: Receiver) -> dict[str, Call]:
         await stream.send_message(Empty())
 
     return {
-        "Exec": Exec(rooms.sessions, receive),
+        "Exec": Exec(rooms.sessions),
         "Resize": resize,
         "Events": watching.events,
         "Stats": watching.stats,

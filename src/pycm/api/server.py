@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC server: where it listens, how many may come, and what keeps one bad client from hurting the others.
-
-grpclib does the protocol. What it lacks for clients that are not trusted is added here: bounds on connections and on what waits to
-be sent, no traceback for foreign bytes, and an end that does not wait for clients who stay connected.
-"""
+"""The gRPC server: where it listens, and an end that does not wait for clients that stay connected."""
 
 from __future__ import annotations
 
@@ -14,10 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpclib.server
 from grpclib.config import Configuration
-from grpclib.protocol import H2Protocol
-from h2.events import UnknownFrameReceived
 
-from pycm.api.frame_guard import FrameGuard
+from pycm.api.connection import Calls, Clients, Complaints, Connection
 from pycm.api.service import Codec, Service
 from pycm.api.socket_file import SocketFile
 from pycm.errors import ConfigError, shorten
@@ -25,14 +19,12 @@ from pycm.errors import ConfigError, shorten
 if TYPE_CHECKING:
     import socket
 
+    from grpclib.protocol import H2Protocol
+
     from pycm.api.service import Rooms
 
 log = logging.getLogger("pycm.api")
 
-#: Clients connected at one time; one more is turned away. Each has at most 100 calls open (HTTP/2 setting of the library).
-MAX_CONNECTIONS = 512
-#: Answers that wait for one client to read, in bytes; beyond, the client is cut off. Logs and lists wait far below this.
-MAX_UNSENT = 8 * 1024 * 1024
 #: Bytes of requests that one client may have under way unread; a longer message flows as it is read.
 WINDOW = 256 * 1024
 #: Connections that wait to be accepted.
@@ -122,11 +114,16 @@ class _Grpc(grpclib.server.Server):
     def __init__(self, handlers: Any, *, codec: Codec) -> None:
         windows = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
         super().__init__(handlers, codec=codec, config=windows)
-        self.connections: set[_Connection] = set()
+        self.clients = Clients()
 
     def _protocol_factory(self) -> H2Protocol:
-        plain = super()._protocol_factory()
-        return _Connection(plain, self.connections)
+        calls = Calls(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
+        self._handlers.add(calls)
+        calls.gone = self._forget
+        return Connection(calls, self._config, self._h2_config, self.clients)
+
+    def _forget(self, calls: Calls) -> None:
+        asyncio.get_running_loop().call_soon(self._handlers.discard, calls)
 
     def listening(self) -> list[socket.socket]:
         return list(cast("Any", self._server).sockets) if self._server else []
@@ -137,73 +134,28 @@ class _Grpc(grpclib.server.Server):
         calls = [handler.wait_closed() for handler in self._handlers]
         if calls:
             await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=CLOSE_TIMEOUT)
-        for connection in tuple(self.connections):
+        for connection in tuple(self.clients.connections):
             connection.end()
 
 
-class _Connection(H2Protocol):
-    """One client."""
+class _OneLine(logging.Filter):
+    """Append the error to the text and drop the traceback: what a peer does wrong is not a bug of ours. Not too many of them."""
 
-    transport: asyncio.Transport | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self._complaints = Complaints()
 
-    def __init__(self, plain: H2Protocol, connections: set[_Connection]) -> None:
-        super().__init__(plain.handler, plain.config, plain.h2_config)
-        self._connections = connections
-        self._guard = FrameGuard()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        super().connection_made(transport)
-        # frames of types to come are to be ignored (RFC 9113, 4.1); the library fails on them
-        self.processor.processors[cast("Any", UnknownFrameReceived)] = _ignore
-        if len(self._connections) >= MAX_CONNECTIONS:
-            log.warning("API: a client is turned away: %d are connected", MAX_CONNECTIONS)
-            self.end()
-        else:
-            self._connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        assert self.transport is not None
-        if self.transport.is_closing():
-            return
-        if not self._guard.admits(data):
-            log.warning("API: a client is cut off: it sends a frame longer than allowed, or no HTTP/2")
-            self.end()
-            return
-        try:
-            super().data_received(data)
-        except Exception as error:  # noqa: BLE001 - foreign bytes in a library: whatever it raises ends this connection and no more
-            log.warning("API: a client is cut off, it does not speak HTTP/2 properly: %r", error)
-            self.end()
-            return
-        if self.transport.get_write_buffer_size() > MAX_UNSENT:
-            log.warning("API: a client is cut off: it sends and does not read")
-            self.end()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._connections.discard(self)
-        super().connection_lost(exc)
-
-    def end(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-
-def _ignore(_event: Any) -> None:
-    pass
-
-
-def _one_line(record: logging.LogRecord) -> bool:
-    """Append the error to the text and drop the traceback: what a peer does wrong is no bug of ours."""
-    if record.exc_info and record.exc_info[1] is not None:
-        record.msg = f"{record.getMessage()}: {record.exc_info[1]!r}"
-        record.args = ()
-        record.exc_info = None
-    return True
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            record.msg = f"{record.getMessage()}: {record.exc_info[1]!r}"
+            record.args = ()
+            record.exc_info = None
+        return self._complaints.allowed(record.created)
 
 
 def _quiet_library() -> None:
     for name in ("grpclib.server", "grpclib.protocol"):
         logger = logging.getLogger(name)
-        if _one_line not in logger.filters:
-            logger.addFilter(_one_line)
+        logger.setLevel(logging.WARNING)  # a line for each call that a client cancels would be at INFO
+        if not any(isinstance(one, _OneLine) for one in logger.filters):
+            logger.addFilter(_OneLine())

@@ -30,7 +30,8 @@ from pycm.api.methods import (
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
-from pycm.api.receiver import Receiver
+from pycm.api.receiver import receive
+from pycm.api.streams import answering, send
 from pycm.errors import (
     BusyError,
     ConflictError,
@@ -63,6 +64,8 @@ log = logging.getLogger("pycm.api")
 OWN_CALLS = (
     "Exec", "Resize", "Events", "Stats", "Wait", "ListImages", "PullImage", "RemoveImage", "PruneImages",
 )  # fmt: skip
+#: Calls that have their answer at once: it is made when the client takes it, so that no more than one waits.
+FROM_MEMORY = ("Get", "List", "ProjectInfo")
 STATUS = {
     InvalidInputError: Status.INVALID_ARGUMENT,
     NotFoundError: Status.NOT_FOUND,
@@ -104,8 +107,7 @@ class Service:
         self._containers = rooms.containers
         self._logs = rooms.logs
         self._encoded = EncodedContainers(rooms.containers)
-        self._receive = Receiver()
-        self._attach = Attach(rooms.containers, rooms.sessions, self._receive)
+        self._attach = Attach(rooms.containers, rooms.sessions)
         self._own: dict[str, Call] | None = None
 
     def closing(self) -> None:
@@ -146,14 +148,19 @@ class Service:
     def _unary(self, name: str, work: Unary, request_type: Any, reply_type: Any) -> Handler:
         async def handle(stream: Stream[Any, Any]) -> None:
             with _failures_as_status(name):
-                await stream.send_message(await work(await self._receive(stream, request_type)))
+                request = await receive(stream, request_type)
+                if name in FROM_MEMORY:
+                    async with answering(stream):
+                        await send(stream, await work(request))
+                else:
+                    await send(stream, await work(request))
 
         return Handler(handle, Cardinality.UNARY_UNARY, request_type, reply_type)
 
     def _streaming(self, name: str, work: Streaming, request_type: Any, reply_type: Any) -> Handler:
         async def handle(stream: Stream[Any, Any]) -> None:
             with _failures_as_status(name):
-                request = await self._receive(stream, request_type)
+                request = await receive(stream, request_type)
                 async with contextlib.aclosing(work(request)) as messages:
                     async for message in messages:
                         await stream.send_message(message)  # waits while the client does not read
@@ -165,7 +172,7 @@ class Service:
             if self._own is None:
                 from pycm.api.own import calls
 
-                self._own = calls(self._rooms, self._receive)
+                self._own = calls(self._rooms)
             with _failures_as_status(name, STATUS):
                 await self._own[name](stream)
 

@@ -6,10 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grpclib.const import Status
-from grpclib.exceptions import GRPCError
-
-from pycm.waiting import within
+from h2.errors import ErrorCodes
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -23,14 +20,25 @@ STALLED = 30.0
 
 async def send(stream: Stream[Any, Any], message: Any) -> None:
     """Send one message. A client that does not take it is cut off: nothing may wait for it for ever."""
+    timer = asyncio.get_running_loop().call_later(STALLED, _cut_off, stream)
     try:
-        await within(STALLED, stream.send_message(message))
-    except asyncio.TimeoutError:
-        # the usual end, trailers, would wait for the client too
-        stream._cancel_done = True  # noqa: SLF001
-        if stream._stream.closable:  # noqa: SLF001
-            stream._stream.reset_nowait()  # noqa: SLF001
-        raise GRPCError(Status.RESOURCE_EXHAUSTED, f"the client did not read for {STALLED:g} s") from None
+        await stream.send_message(message)
+    finally:
+        timer.cancel()
+
+
+def _cut_off(stream: Stream[Any, Any]) -> None:
+    # the usual end, trailers, would wait for the client too
+    stream._cancel_done = True  # noqa: SLF001
+    source = stream._stream  # noqa: SLF001
+    if source.closable:
+        source.reset_nowait(ErrorCodes.ENHANCE_YOUR_CALM)
+    source.__terminated__(f"the client did not read for {STALLED:g} s")
+
+
+def answering(stream: Stream[Any, Any]) -> asyncio.Lock:
+    """Return the lock of the connection under which long answers are made and sent: one is enough to hold for a client."""
+    return stream._stream.connection.client.answering  # type: ignore[attr-defined, no-any-return] # noqa: SLF001
 
 
 async def beside(work: Coroutine[Any, Any, T], side: Coroutine[Any, Any, None]) -> T:

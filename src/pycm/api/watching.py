@@ -12,6 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.api.receiver import receive
 from pycm.api.streams import send
 from pycm.errors import InvalidInputError, NotFoundError, shorten
 from pycm.model import measurements as ids
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
-    from pycm.api.receiver import Receiver
     from pycm.model.container import Container
     from pycm.ports import ContainerMeasurements, Containers, Event, Metrics
 
@@ -52,10 +52,9 @@ _FIELDS = {
 
 
 class Watching:
-    def __init__(self, containers: Containers, metrics: Metrics, receive: Receiver) -> None:
+    def __init__(self, containers: Containers, metrics: Metrics) -> None:
         self._containers = containers
         self._metrics = metrics
-        self._receive = receive
         self._open = {"Events": 0, "Stats": 0}
 
     @contextlib.contextmanager
@@ -72,7 +71,7 @@ class Watching:
     # ── events ──
 
     async def events(self, stream: Stream[Any, Any]) -> None:
-        request = await self._receive(stream, m.EventsRequest)
+        request = await receive(stream, m.EventsRequest)
         wanted = frozenset(_checked(request.container_ids))
         actions = _actions(request.actions)
         waiting = _Waiting()
@@ -93,7 +92,7 @@ class Watching:
     # ── stats ──
 
     async def stats(self, stream: Stream[Any, Any]) -> None:
-        request = await self._receive(stream, m.StatsRequest)
+        request = await receive(stream, m.StatsRequest)
         wanted = _checked(request.container_ids)
         for container_id in wanted:
             _known(self._containers, container_id)
@@ -129,7 +128,7 @@ class Watching:
     # ── wait ──
 
     async def wait(self, stream: Stream[Any, Any]) -> None:
-        request = await self._receive(stream, m.WaitRequest)
+        request = await receive(stream, m.WaitRequest)
         container = _known(self._containers, request.container_id)
         meets = _CONDITIONS.get(request.condition)
         if meets is None:

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
+from pycm.api import connection as module
 from pycm.api import receiver
-from pycm.api import server as module
 from pycm.api.methods import CONTAINERS, MAX_MESSAGE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from support.api_world import WAIT, Raw, World, eventually
@@ -63,8 +63,8 @@ async def test_a_request_as_long_as_allowed_is_taken(world: World) -> None:
 async def test_slow_senders_of_large_requests_lose_their_turn(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "LARGE_TIMEOUT", 0.02)
-    slow = [await Raw.connect(world.path) for _ in range(receiver.LARGE_AT_ONCE + 1)]
+    monkeypatch.setattr(receiver, "TIMEOUT", 0.02)
+    slow = [await Raw.connect(world.path) for _ in range(module.LARGE_AT_ONCE + 1)]
     for client in slow:
         client.request(CONTAINERS + "Create")
         client.h2.send_data(1, b"\0" + struct.pack(">I", MAX_MESSAGE))
@@ -143,7 +143,7 @@ async def test_one_client_too_many_is_turned_away_and_room_is_made_when_another_
     with contextlib.suppress(ConnectionError):
         await third.closed()
     second.close()
-    connections = world.server._grpc.connections  # type: ignore[union-attr]
+    connections = world.server._grpc.clients.connections  # type: ignore[union-attr]
     await eventually(lambda: len(connections) == 1)
     fourth = World(world.path)
     await fourth.is_well()
