@@ -62,13 +62,18 @@ class ShimRecords:
         self._supported = True
 
     async def ids(self) -> frozenset[str] | None:
-        """Ask for the tasks that have a record, for each new connection; None if containerd has no sandbox store."""
+        """Ask for the tasks that have a record, for each new connection; None if containerd has no sandbox store, or a broken one."""
         request = sandbox_pb2.StoreListRequest(filters=[f'labels."{_OURS}"=="true"'])
         self._supported = True
         try:
             found = await self._client.call(rpc.SANDBOX_LIST, request)
         except UnsupportedError:
             self._supported = False
+            return None
+        except UnavailableError:
+            raise
+        except PycmError as error:
+            _log.warning("containerd's sandbox records cannot be listed: %s (left as they are)", error)
             return None
         return frozenset(record.sandbox_id for record in found.list)
 

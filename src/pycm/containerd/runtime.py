@@ -69,8 +69,10 @@ class ContainerdRuntime:
         self._images = Images(self._client, snapshotter, f"{lease}.unpack")
         self._execs = Execs(self._client, lease, exec_dir)
         self._records = retention.ShimRecords(self._client)
-        #: Ids of containers whose start is under way.
+        self._alignment: asyncio.Task[None] | None = None
+        #: Ids of containers whose start is under way; and, while records are brought in line, those whose start has begun meanwhile.
         self._starting: set[str] = set()
+        self._begun: set[str] | None = None
         self._stream = EventStream(self._client, self._prepare_session, self._session_tasks)
 
     # ── connection ──
@@ -95,6 +97,7 @@ class ContainerdRuntime:
         return self._stream.events()
 
     async def close(self) -> None:
+        await self._end_alignment()
         self._client.close()
 
     async def _ensure_lease(self) -> None:
@@ -106,25 +109,38 @@ class ContainerdRuntime:
         await self._execs.end_left_over()
 
     async def _session_tasks(self) -> tuple[Task, ...]:
-        """List the tasks, and bring the sandbox records in line: after a crash, an upgrade of pycm or one of containerd."""
+        """List the tasks, and begin to bring the sandbox records in line: after a crash, or an upgrade of pycm or containerd."""
+        await self._end_alignment()
+        begun = self._begun = set(
+            self._starting
+        )  # these, and what begins from now on, may not be in the list
         recorded = await self._records.ids()
-        starting = frozenset(self._starting)  # their tasks come later than this list, or are in it
         tasks = await self.tasks()
-        if recorded is not None:
-            for container_id in recorded - starting - {task.id for task in tasks}:
-                await self._remove_left_over(container_id)
+        if recorded is None:
+            self._begun = None
+        else:  # in the background: each record that goes or comes waits for the disk, after a boot all go
+            self._alignment = asyncio.create_task(self._align_records(recorded, tasks, begun))
+        return tasks
+
+    async def _end_alignment(self) -> None:
+        if self._alignment is not None:
+            self._alignment.cancel()
+            await asyncio.gather(self._alignment, return_exceptions=True)
+
+    async def _align_records(self, recorded: frozenset[str], tasks: Sequence[Task], begun: set[str]) -> None:
+        """Remove records without a task, and add those of running tasks. The next connection repeats what a loss interrupts."""
+        with contextlib.suppress(UnavailableError):
+            for container_id in recorded - {task.id for task in tasks}:
+                if container_id not in begun:
+                    await self._remove_left_over(container_id)
             for task in tasks:
                 if task.id not in recorded and task.status not in _DEAD:
                     await self._record_adopted(task.id)
-        return tasks
+        self._begun = None
 
     async def _remove_left_over(self, container_id: str) -> None:
-        if container_id in self._starting:
-            return
         try:
-            await self._delete_task(
-                container_id
-            )  # containerd shows no task, but may have a shim that never got one
+            await self._delete_task(container_id)  # not listed, but there may be a shim that never got a task
             await self._records.remove(container_id)
         except UnavailableError:
             raise
@@ -188,6 +204,8 @@ class ContainerdRuntime:
     async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         """Make record and task and start it. Its exit may be among the events before this returns."""
         self._starting.add(request.id)
+        if self._begun is not None:
+            self._begun.add(request.id)
         try:
             return await self._start(request, created)
         finally:

@@ -112,8 +112,12 @@ def with_tasks(fake: FakeContainerd, tasks: Iterable[tuple[str, Any]]) -> None:
 
 
 async def session(runtime: ContainerdRuntime) -> Any:
+    """The first event of a connection, after the records have been brought in line."""
     async with aclosing(runtime.events()) as stream:
-        return await asyncio.wait_for(anext(stream), SECONDS)
+        connected = await asyncio.wait_for(anext(stream), SECONDS)
+        if runtime._alignment is not None:
+            await runtime._alignment
+        return connected
 
 
 async def test_runtime_records_a_task_from_start_to_deletion(
@@ -283,10 +287,78 @@ async def test_session_leaves_the_record_of_a_start_under_way_alone(
     assert store.records == {}
 
 
-async def test_session_ends_when_containerd_is_lost_among_the_records(
+async def test_session_leaves_the_record_of_a_start_after_the_list_alone(
     fake: FakeContainerd, runtime: ContainerdRuntime, store: Store
+) -> None:
+    """After a boot: containers start again while the records of the last one are being removed."""
+    store.left("c1", "c2")
+    removing, go = asyncio.Event(), asyncio.Event()
+    deleted = []
+
+    async def slow(request: Any) -> Any:
+        deleted.append(request.container_id)
+        removing.set()
+        await go.wait()
+        raise GRPCError(Status.NOT_FOUND, "no")
+
+    fake.answers[rpc.TASK_DELETE] = slow
+    async with aclosing(runtime.events()) as stream:
+        assert isinstance(await asyncio.wait_for(anext(stream), SECONDS), RuntimeConnected)
+        await removing.wait()
+        (other,) = {"c1", "c2"} - set(deleted)
+        await runtime.start(request(other))
+        go.set()
+        assert runtime._alignment
+        await runtime._alignment
+    assert (list(store.records), len(deleted)) == ([other], 1)
+    for number in range(5):  # nothing is remembered of later starts
+        await runtime.start(request(f"later-{number}"))
+    assert not runtime._begun
+    assert not runtime._starting
+
+
+async def test_runtime_ends_the_alignment_of_records_when_it_closes(
+    fake: FakeContainerd, runtime: ContainerdRuntime, store: Store
+) -> None:
+    store.left("c1")
+    reached = asyncio.Event()
+
+    async def stuck(_: Any) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    fake.answers[rpc.TASK_DELETE] = stuck
+    async with aclosing(runtime.events()) as stream:
+        await asyncio.wait_for(anext(stream), SECONDS)
+        await reached.wait()
+    await runtime.close()
+    assert runtime._alignment
+    assert runtime._alignment.cancelled()
+    assert list(store.records) == ["c1"]
+
+
+async def test_session_leaves_records_to_the_next_one_when_containerd_is_lost(
+    fake: FakeContainerd, runtime: ContainerdRuntime, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.left("crashed")
     fake.answers[rpc.TASK_DELETE] = refuse(Status.UNAVAILABLE)
-    assert isinstance(await session(runtime), RuntimeLost)
-    assert list(store.records) == ["crashed"]
+    await session(runtime)
+    assert (list(store.records), caplog.records) == (["crashed"], [])
+    fake.answers[rpc.TASK_DELETE] = GONE
+    await session(runtime)
+    assert store.records == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "first"), [(Status.UNKNOWN, RuntimeConnected), (Status.UNAVAILABLE, RuntimeLost)]
+)
+async def test_session_works_with_a_broken_store_and_ends_with_a_lost_one(
+    fake: FakeContainerd,
+    runtime: ContainerdRuntime,
+    caplog: pytest.LogCaptureFixture,
+    status: Status,
+    first: type,
+) -> None:
+    fake.answers[rpc.SANDBOX_LIST] = refuse(status, "no runtime bucket")
+    assert isinstance(await session(runtime), first)
+    assert len(caplog.records) == (first is RuntimeConnected)
