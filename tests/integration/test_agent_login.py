@@ -63,3 +63,26 @@ def test_a_changed_login_is_used_without_a_restart_and_a_broken_file_ends_no_con
         assert agent.process.pid == pid
         assert agent.process.poll() is None
         assert not any(secret in agent.text() for secret in ("of-one", "of-two", "wrong"))
+
+
+def test_login_of_things_connection_and_an_address_without_scheme_are_used(
+    broker: MosquittoServer, containerd: ContainerdServer, tmp_path: Path
+) -> None:
+    agent = AgentProcess(tmp_path, containerd, broker)
+    rest = agent.config.read_text().replace(broker.url, "tcp://localhost:1")
+
+    def log_in(user: str) -> None:
+        agent.config.write_text(
+            f'{rest}client_username = "nobody"\n[things.connection]\nbroker_url = "localhost:{broker.port}"\n'
+            f'keep_alive = 1000\nclient_username = "{user}"\nclient_password = "of-{user}"\n'
+        )
+
+    log_in("one")
+    with agent:
+        wait_until(lambda: connections(broker, "one") == 1, 20, "the login of things.connection is used")
+        assert "things.connection is deprecated: broker_url, keep_alive, client_username" in agent.text()
+        assert ", k1, u'one')" in "".join(broker.log_lines())
+        log_in("two")
+        broker.stop()
+        broker.start()
+        wait_until(lambda: connections(broker, "two") == 1, 20, "the new user is used")
