@@ -57,7 +57,7 @@ async def preload(job: Job, reporter: Reporter) -> News:
                     named = _named(layout, index)
                     if len(json.dumps([*images, *(reference for reference, _ in named)])) > REPORT:
                         raise OperationFailedError(
-                            f"{layout.name}: the next start's turn, {len(images)} images came before"
+                            f"{layout.name}: left to the next start, after {len(images)} images of others"
                         )
                     images += await _import(job, client, reporter, layout, named)
                     await marks.add(name, mark, names)

@@ -3,19 +3,24 @@
 
 import hashlib
 import io
+import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pycm.containerd.image_format import Descriptor
+from pycm.containerd.marks import Marks
 from pycm.errors import PycmError
 from pycm.registry import archive, preload
 from pycm.registry.archive import Layout
-from pycm.registry.job import LINE_LIMIT, News
+from pycm.registry.job import LINE_LIMIT, Job, News
 from pycm.registry.preload import MOST_ARCHIVES, archives
 
 BLOB = b"blob" * 100
@@ -216,3 +221,84 @@ def test_any_bytes_are_an_archive_or_one_line(tmp_path: Path, data: st.DataObjec
     except PycmError as error:
         said = str(error)
     assert "\n" not in said
+
+
+class Imports:
+    """What `preload` calls, without containerd."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, noted: dict[str, str]) -> None:
+        self.noted = noted
+        self.images: list[list[str]] = []
+        monkeypatch.setattr(preload, "Client", lambda *_: SimpleNamespace(close=lambda: None))
+        monkeypatch.setattr(preload, "Marks", lambda *_: self)
+        monkeypatch.setattr(preload, "_import", self.bring)
+        monkeypatch.setattr(preload, "_reported", tuple)
+
+    async def read(self) -> "Imports":
+        return self
+
+    def get(self, name: str) -> str | None:
+        return self.noted.get(name)
+
+    async def add(self, name: str, value: str, among: list[str]) -> None:
+        self.noted = {key: text for key, text in self.noted.items() if key in among}
+        self.noted[name] = value
+
+    async def bring(self, *arguments: Any) -> list[str]:
+        self.images.append([name for name, _ in arguments[-1]])
+        return self.images[-1]
+
+
+def put_layout(path: Path, *names: str) -> None:
+    path.mkdir()
+    entries = [
+        {"digest": DIGEST, "size": 1, "annotations": {"io.containerd.image.name": name}} for name in names
+    ]
+    (path / "index.json").write_text(json.dumps({"manifests": entries}))
+
+
+JOB = Job("/s", "ns", "overlayfs", "lease")
+SILENT: Any = SimpleNamespace(say=lambda *_: None)
+
+
+async def test_preload_reports_no_more_than_a_line_holds_and_leaves_the_rest_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_layout(tmp_path / "a", "r.test/a:1", "r.test/a:2")
+    put_layout(tmp_path / "b", "r.test/b:1")
+    put_layout(tmp_path / "c", "not a name/x:1")
+    imports = Imports(monkeypatch, {"gone": "mark"})
+    job = replace(JOB, preload=str(tmp_path))
+    monkeypatch.setattr(preload, "REPORT", len(json.dumps(["r.test/a:1", "r.test/a:2", "r.test/b:1"])) - 1)
+    first = await preload.preload(job, SILENT)
+    assert first.images == ("r.test/a:1", "r.test/a:2")
+    assert [text.split(":")[0] for text in first.failed if "next start" in text] == [
+        f"archive '{tmp_path}/b'"
+    ]
+    assert set(imports.noted) == {"a"}  # and no note of an archive that is gone
+    second = await preload.preload(job, SILENT)
+    assert second.images == ("r.test/b:1",)
+    assert any("must begin with the registry's host" in text for text in (*first.failed, *second.failed))
+    monkeypatch.setattr(preload, "REPORT", preload.REPORT + 1)
+    imports.noted = {}
+    assert len((await preload.preload(job, SILENT)).images) == 3
+
+
+async def test_marks_forget_names_that_no_longer_count() -> None:
+    written: list[dict[str, str]] = []
+
+    class Leases:
+        async def call(self, call: Any, request: Any) -> Any:
+            if "Create" in call.name:
+                written.append(dict(request.labels))
+            lease = SimpleNamespace(labels=written[-1]) if written else None
+            return SimpleNamespace(leases=[lease] if lease else [])
+
+    marks = Marks(Leases(), "lease")  # type: ignore[arg-type]
+    await marks.read()
+    await marks.add("a", "1", ["a", "b"])
+    await marks.add("b", "2", ["a", "b"])
+    assert (await marks.read()).get("a") == "1"
+    await marks.add("c", "3", ["b", "c"])
+    found = await marks.read()
+    assert [found.get(name) for name in "abc"] == [None, "2", "3"]
