@@ -62,7 +62,8 @@ def test_container_that_cannot_be_started_is_told_from_a_stopped_one(agent: Agen
     assert agent.call("start", made).returncode == 1
     state = agent.state(made)
     assert (state["status"], state["exit_code"]) == (3, 0), "as in the original"
-    assert "/not/there" in state["error"]
+    assert state["error"].startswith('exec: "/not/there": '), "the cause is first"
+    assert state["error"].count("no such file or directory") == 1
     assert state["error"].endswith(" (never started)")
     own, theirs = agent.pycm("list").stdout, agent.cm("list")
     assert "|Never started" in own

@@ -21,6 +21,7 @@ from h2.connection import H2Connection
 from h2.events import UnknownFrameReceived
 from h2.exceptions import H2Error
 
+from pycm.containerd.convert import failure
 from pycm.errors import (
     ConflictError,
     NotFoundError,
@@ -62,10 +63,9 @@ ERRORS: dict[Status, type[PycmError]] = {
 
 
 def from_status(name: str, status: Status, message: str | None) -> PycmError:
-    """The error for a call that containerd answered with *status*; its text is on one line."""
+    """The error for a call that containerd answered with *status*; its text is on one line and names the cause first."""
     text = " ".join((message or status.name).split())
-    shown = text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
-    return ERRORS.get(status, OperationFailedError)(f"containerd's {name} failed: {shown}")
+    return ERRORS.get(status, OperationFailedError)(failure(name, text, MESSAGE_LIMIT))
 
 
 class _ContainerdProtocol(H2Protocol):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,13 @@ _STATUS: dict[int, TaskStatus] = {
     task_types_pb2.PAUSED: TaskStatus.PAUSED,
     task_types_pb2.PAUSING: TaskStatus.PAUSED,
 }
+
+
+#: What containerd, its shim and runc put before a cause: what they were doing, without any detail of it.
+_LAYER = re.compile(
+    r"(rpc error|(code = \w+ desc = )?([\w ]+ (failed|caused)|failed to (create|start|exec) [\w ]+)"
+    r"|unable to start container process|error during container init|\w+\.go:\d+|\w+\.go:\d+ [\w ]+ caused)"
+)
 
 
 def rfc3339(stamp: Timestamp) -> str:
@@ -94,3 +102,25 @@ def marker(topic: str) -> tuple[str, AnyMessage]:
     """An event of our own that other listeners can decode: a harmless notice about no namespace."""
     message = task_events_pb2.NamespaceUpdate()
     return topic, AnyMessage(type_url="containerd.events.NamespaceUpdate", value=message.SerializeToString())
+
+
+def failure(call: str, text: str, limit: int) -> str:
+    """What containerd says of a failed *call*, the cause first, so that whoever shortens the text keeps it.
+
+    Go puts the cause at the end, behind what each layer was doing. A text longer than *limit* is cut in its middle.
+    """
+    parts = text.removesuffix(": unknown").split(": ")
+    layers = next((n for n, part in enumerate(parts) if not _LAYER.fullmatch(part)), len(parts) - 1)
+    layers = min(layers, len(parts) - 1)
+    if not layers:
+        return f"containerd's {call} failed: {_without_middle(': '.join(parts), limit)}"
+    cause, context = ": ".join(parts[layers:]), ": ".join(parts[:layers])
+    rest = max(limit - len(cause), limit // 4)
+    return f"{_without_middle(cause, limit - limit // 4)} (containerd's {call}: {_without_middle(context, rest)})"
+
+
+def _without_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    head = limit // 2
+    return f"{text[:head]}…{text[head + 1 - limit :]}"

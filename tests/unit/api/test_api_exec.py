@@ -14,6 +14,7 @@ from h2.exceptions import StreamClosedError
 from pycm.api.exec import start_failure
 from pycm.api.methods import AGENT
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.containerd.client import from_status
 from pycm.errors import (
     BusyError,
     ConflictError,
@@ -25,8 +26,13 @@ from pycm.errors import (
 )
 from support.api_world import WAIT, FakeSession, World, eventually
 
-RUNC = "containerd's Tasks.Start failed: OCI runtime exec failed: exec failed: unable to start container process: "
-CRUN = "containerd's Tasks.Start failed: OCI runtime exec failed: crun: "
+RUNC = "OCI runtime exec failed: exec failed: unable to start container process: "
+CRUN = "OCI runtime exec failed: crun: "
+
+
+def failed(text: str) -> str:
+    """As the client of containerd says it."""
+    return str(from_status("Tasks.Start", Status.UNKNOWN, text))
 
 
 @asynccontextmanager
@@ -160,7 +166,9 @@ async def test_a_refusal_has_its_status(world: World, failure: PycmError, status
 
 
 async def test_a_program_that_is_not_there_is_an_end_as_of_a_shell(world: World) -> None:
-    world.sessions.failure = OperationFailedError(RUNC + 'exec: "x": executable file not found in $PATH')
+    world.sessions.failure = OperationFailedError(
+        failed(RUNC + 'exec: "x": executable file not found in $PATH')
+    )
     async with called(world) as stream:
         await stream.send_message(m.ExecRequest(start=m.ExecStart(container_id="a", command=["x"])))
         end = (await stream.recv_message()).end
@@ -170,13 +178,13 @@ async def test_a_program_that_is_not_there_is_an_end_as_of_a_shell(world: World)
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        (RUNC + 'exec: "x": executable file not found in $PATH: unknown', 127),
-        (RUNC + 'exec: "/x": stat /x: no such file or directory: unknown', 127),
-        (RUNC + 'exec: "/etc/passwd": permission denied: unknown', 126),
-        (RUNC + 'exec: "/etc": is a directory: unknown', 126),
-        (RUNC + "exec /x: exec format error: unknown", 126),
-        (CRUN + "executable file `x` not found in $PATH: No such file or directory: unknown", 127),
-        (CRUN + "open executable: Permission denied: unknown", 126),
+        (failed(RUNC + 'exec: "x": executable file not found in $PATH: unknown'), 127),
+        (failed(RUNC + 'exec: "/x": stat /x: no such file or directory: unknown'), 127),
+        (failed(RUNC + 'exec: "/etc/passwd": permission denied: unknown'), 126),
+        (failed(RUNC + 'exec: "/etc": is a directory: unknown'), 126),
+        (failed(RUNC + "exec /x: exec format error: unknown"), 126),
+        (failed(CRUN + "executable file `x` not found in $PATH: No such file or directory: unknown"), 127),
+        (failed(CRUN + "open executable: Permission denied: unknown"), 126),
         ("cannot make FIFOs in /run/x: no such file or directory", None),
     ],
 )

@@ -77,6 +77,78 @@ async def test_a_status_becomes_an_error_with_method_and_text(
     assert str(caught.value) == "containerd's Tasks.Start failed: runc: it broke"
 
 
+NESTED = "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            NESTED + 'exec: "/nope": stat /nope: no such file or directory: unknown',
+            (
+                'exec: "/nope": stat /nope: no such file or directory'
+                f" (containerd's Tasks.Create: {NESTED.removesuffix(': ')})"
+            ),
+        ),
+        (
+            NESTED
+            + 'error during container init: error mounting "/x" to rootfs at "/y": not a directory: unknown',
+            (
+                'error mounting "/x" to rootfs at "/y": not a directory'
+                f" (containerd's Tasks.Create: {NESTED}error during container init)"
+            ),
+        ),
+        (
+            "OCI runtime create failed: crun: executable file `x` not found in $PATH: No such file or directory: unknown",
+            (
+                "crun: executable file `x` not found in $PATH: No such file or directory"
+                " (containerd's Tasks.Create: OCI runtime create failed)"
+            ),
+        ),
+        (
+            (
+                "rpc error: code = Unknown desc = OCI runtime create failed: container_linux.go:380: starting container"
+                ' process caused: exec: "x": executable file not found in $PATH: unknown'
+            ),
+            (
+                'exec: "x": executable file not found in $PATH (containerd\'s Tasks.Create: rpc error: code = Unknown desc ='
+                " OCI runtime create failed: container_linux.go:380: starting container process caused)"
+            ),
+        ),
+        (
+            "failed to start shim: start failed: fork/exec: permission denied",
+            "fork/exec: permission denied (containerd's Tasks.Create: failed to start shim: start failed)",
+        ),
+        ("runc create failed", "containerd's Tasks.Create failed: runc create failed"),
+        (
+            "OCI runtime create failed: runc create failed",
+            "runc create failed (containerd's Tasks.Create: OCI runtime create failed)",
+        ),
+        (
+            'container "a" in namespace "b": not found',
+            'containerd\'s Tasks.Create failed: container "a" in namespace "b": not found',
+        ),
+        ("unknown", "containerd's Tasks.Create failed: unknown"),
+    ],
+)
+def test_error_of_nested_layers_names_the_cause_first(text: str, said: str) -> None:
+    assert str(from_status("Tasks.Create", Status.UNKNOWN, text)) == said
+
+
+def test_shortened_text_keeps_the_cause_and_its_end() -> None:
+    path = "/p" * 1000
+    said = str(from_status("Tasks.Create", Status.UNKNOWN, f'{NESTED}exec: "{path}": no such file: unknown'))
+    assert said.startswith('exec: "/p/p')
+    assert "…" in said
+    assert ": no such file (containerd's Tasks.Create: failed to create shim task: " in said
+    assert len(said) < MESSAGE_LIMIT + 50
+    said = str(from_status("X.Y", Status.UNKNOWN, "x" * 2000 + ": no such file"))
+    assert said.endswith("x: no such file")
+    exact = "y" * MESSAGE_LIMIT
+    assert str(from_status("X.Y", Status.UNKNOWN, exact)).endswith(": " + exact)
+    assert "…" in str(from_status("X.Y", Status.UNKNOWN, exact + "y"))
+
+
 def test_a_long_text_is_cut_and_a_missing_one_replaced() -> None:
     assert len(str(from_status("X.Y", Status.UNKNOWN, "a" * 100_000))) < MESSAGE_LIMIT + 50
     assert str(from_status("X.Y", Status.ABORTED, None)) == "containerd's X.Y failed: ABORTED"
