@@ -106,6 +106,23 @@ def test_killed_while_a_network_is_given(world: World, point: str) -> None:
     assert_gone(world)
 
 
+@pytest.mark.parametrize("point", ["network.connected", "containerd.task-made", "containers.start-launched"])
+def test_killed_while_a_container_is_restarted(world: World, point: str) -> None:
+    """The record says nothing of the new run before it has begun."""
+    world.agent.cm("update", "--rp", "always", "web")
+    world.agent.cm("start", "web")
+    restarted(world, point)
+    os.kill(world.agent.state("web")["pid"], signal.SIGKILL)
+    assert world.agent.process
+    assert world.agent.process.wait(120) == -signal.SIGKILL, "the fail point was not reached"
+    world.agent.start()
+    assert_reached(world)
+    assert f"inet {world.address('web')}/" in world.inside("web", "ip", "-4", "address").stdout
+    world.agent.cm("update", "--rp", "no", "web")
+    world.agent.cm("stop", "-t", "1s", "-f", "web")
+    assert_gone(world)
+
+
 @pytest.mark.parametrize(
     "point", ["network.namespace-made", "network.added-firewall", "containerd.task-made"]
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableError
 from pycm.model import times
+from pycm.model.container import NetworkSettings
 from pycm.ports import (
     ContainerMeasurements,
     ExecListener,
@@ -392,6 +393,9 @@ class FakeNetwork:
         host = container.host_config is not None and container.host_config.network_mode == "host"
         return replace(container, host_name="device") if host else container
 
+    def found(self, container: Container) -> Container:
+        return replace(container, network_settings=NetworkSettings(sandbox_key="found"))
+
     async def disconnect(self, container_id: str) -> None:
         pass
 
@@ -404,6 +408,7 @@ class FakeStore:
 
     def __init__(self, containers: Iterable[Container] = ()) -> None:
         self.saved: dict[str, Container] = {c.id: c for c in containers}
+        self.writes = 0
         self.full = False
 
     def directory(self, container_id: str) -> str:
@@ -419,6 +424,7 @@ class FakeStore:
         if self.full:
             raise DiskFullError(f"cannot store container {container.id}: No space left on device")
         self.saved[container.id] = container
+        self.writes += 1
 
     def delete(self, container_id: str) -> None:
         self.saved.pop(container_id, None)

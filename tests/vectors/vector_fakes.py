@@ -368,6 +368,9 @@ class FakeNetwork:
 
     async def disconnect(self, container_id: str) -> None: ...
 
+    def found(self, container: Container) -> Container:
+        return container
+
     async def clear(self, kept: Collection[str]) -> None: ...
 
 

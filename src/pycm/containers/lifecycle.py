@@ -77,6 +77,8 @@ class Lifecycle:
         check_allowed(Operation.START, entry.container)
         entry.cancel_restart()
         entry.stop_unanswered = False
+        if not by_hand:  # written with what comes of it
+            entry.container = replace(entry.container, restart_count=entry.container.restart_count + 1)
         try:
             container = await self._launcher.ready(entry.container)
         except PycmError as error:  # seen in the state too: who created it over MQTT gets no other answer
@@ -86,8 +88,11 @@ class Lifecycle:
             entry.restart_delay = 0.0
             container = replace(container, restart_count=0)
         container = replace(container, manually_stopped=False)
-        await self._catalog.record(entry, container)
-        fail_point("containers.start-recorded")
+        if by_hand:
+            await self._catalog.record(entry, container)
+            fail_point("containers.start-recorded")
+        else:  # two durable writes a restart: its end and its pid. What a kill in between loses, `_adopt` finds
+            entry.container = container
         entry.early_exit, entry.out_of_memory = None, False
         try:
             pid, started_at = await self._launcher.launch(container)
@@ -349,8 +354,6 @@ class Lifecycle:
                 await self.know(entry)
                 if entry.container.state.status in ALIVE:
                     return
-                counted = replace(entry.container, restart_count=entry.container.restart_count + 1)
-                await self._catalog.record(entry, counted)
                 await self.start(entry, by_hand=False)
             except PycmError as error:
                 await self._failed_restart(entry, error)
@@ -462,6 +465,7 @@ class Lifecycle:
         if state.status not in ALIVE or state.pid != task.pid:
             log.warning("container %s: runs as pid %d unknown to its record; adopted", entry.id, task.pid)
             self._metrics.open(entry.id, task.pid)
+            entry.container = self._network.found(entry.container)
             await self._run(entry, task.pid, times.now())
         else:
             self._metrics.open(entry.id, task.pid)

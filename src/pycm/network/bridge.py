@@ -248,6 +248,13 @@ class BridgeNetwork:
             network_controller_id=_identifier("controller", self._home),
         )
 
+    def found(self, container: Container) -> Container:
+        sandbox = self._records.sandboxes.get(container.id)
+        known = sandbox is not None and sandbox.connected
+        return (
+            replace(container, network_settings=self._settings(sandbox)) if sandbox and known else container
+        )
+
     async def disconnect(self, container_id: str) -> None:
         """The container does not run any more. What cannot be undone now stays recorded, and is tried again."""
         if container_id not in self._records.sandboxes:

@@ -150,9 +150,11 @@ class HostNetwork:
             "hosts": self._hosts(container),
             "resolv.conf": read_resolv_conf(self._etc),
         }
-        settings = NetworkSettings(networks={HOST: EndpointSettings()})
         container = self._files.write(container, contents)
-        return replace(container, host_name=host_name, network_settings=settings)
+        return self.found(replace(container, host_name=host_name))
+
+    def found(self, container: Container) -> Container:
+        return replace(container, network_settings=NetworkSettings(networks={HOST: EndpointSettings()}))
 
     def _hosts(self, container: Container) -> bytes:
         extra = container.host_config.extra_hosts if container.host_config else ()

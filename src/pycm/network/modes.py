@@ -50,6 +50,9 @@ class Networks:
     async def connect(self, container: Container) -> Container:
         return await (self._bridge if _bridged(container) else self._host).connect(container)
 
+    def found(self, container: Container) -> Container:
+        return (self._bridge if _bridged(container) else self._host).found(container)
+
     async def disconnect(self, container_id: str) -> None:
         await self._bridge.disconnect(container_id)  # in mode host there is nothing to release but the files
         await self._release(container_id)

@@ -385,6 +385,9 @@ class Network(Protocol):
         What an earlier run of the container left is released first. Nothing is left behind on failure.
         """
 
+    def found(self, container: Container) -> Container:
+        """*container*, which runs though its record does not say so, with the network settings that connect gave it."""
+
     async def disconnect(self, container_id: str) -> None:
         """The task has ended: release what connect made. What is gone already is no error."""
 

@@ -58,6 +58,47 @@ async def restart_is_over(w: World, entry: Entry) -> None:
     assert starts(w) == 1
 
 
+# ── what is written ──
+
+
+@pytest.mark.parametrize("code", [0, 1])
+async def test_restart_writes_the_end_and_the_new_run_and_nothing_else(code: int) -> None:
+    async with world() as w:
+        await started(w, policy="always")
+        before = w.store.writes
+        w.runtime.end("c1", code)
+        await w.until(lambda: w.actions.count("running") == 2 and not w.manager._tasks)
+        assert w.store.writes - before == 2
+        assert w.store.saved["c1"] == w.manager.get("c1")
+        assert w.store.saved["c1"].restart_count == 1
+
+
+async def test_restart_that_fails_writes_its_failure_with_the_count() -> None:
+    async with world() as w:
+        await started(w, policy="always")
+        w.runtime.fail["start"] = OperationFailedError("not now")
+        before = w.store.writes
+        w.runtime.end("c1", 1)
+        await w.until(lambda: w.actions.count("stopped") == 1)
+        await w.until(lambda: w.store.writes - before == 2)
+        assert w.store.saved["c1"].restart_count == 1
+        assert w.store.saved["c1"].state.status is Status.STOPPED
+
+
+async def test_run_that_a_killed_agent_did_not_record_is_adopted_with_its_network() -> None:
+    runtime, store = FakeRuntime(), FakeStore()
+    async with world(runtime=runtime, store=store) as w:
+        await started(w, policy="always")
+    state = states.exited(State(), exit_code=1, finished_at="2026-11-23T18:39:26.5Z")
+    store.saved["c1"] = replace(store.saved["c1"], state=state, network_settings=None)
+    async with world(runtime=runtime, store=store) as w:
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+        adopted = w.manager.get("c1")
+        assert adopted is not None
+        assert adopted.network_settings is not None
+        assert adopted.network_settings.sandbox_key == "found"
+
+
 # ── stop ──
 
 
