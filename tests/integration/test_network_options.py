@@ -115,19 +115,68 @@ def test_without_an_address_the_first_private_range_that_is_free_is_taken(
         assert world.start("one") == "172.19.0.2"
 
 
-def test_a_network_that_is_taken_ends_the_start_and_both_are_named(
+def add_card(machine: Machine, address: str) -> None:
+    machine.run("ip", "link", "add", "card0", "type", "bridge")
+    machine.run("ip", "address", "add", address, "dev", "card0")
+    machine.run("ip", "link", "set", "card0", "up")
+
+
+def assert_refused(world: World, name: str, said: str) -> None:
+    """Bridge containers get the error; those on the host's network do not notice."""
+    done = world.agent.call("start", name)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert said in done.stderr
+    assert f'level=error msg="bridge network: unusable: {said}' in world.agent.text()
+    world.create("here", network_mode="host")
+    world.agent.cm("start", "here")
+    assert world.agent.state("here")["running"]
+
+
+@pytest.mark.parametrize(
+    "commands", [("address add 10.77.3.7/16 dev card0",), ("route add 10.77.3.128/25 via 192.0.2.7",)]
+)
+def test_a_network_that_is_taken_is_an_error_of_bridge_containers_until_it_is_free(
+    tmp_path: Path, containerd: ContainerdServer, machine: Machine, commands: tuple[str, ...]
+) -> None:
+    add_card(machine, "192.0.2.1/24")
+    for command in commands:
+        machine.run("ip", *command.split())
+    with configured(tmp_path, containerd, machine, 'ip4 = "10.77.3.1/24"') as world:
+        world.create("one", policy="always")
+        assert_refused(world, "one", "network.default_bridge.ip4: 10.77.3.1/24 overlaps 10.77.3.")
+        for command in commands:
+            machine.run("ip", *command.replace(" add ", " del ").split())
+        world.agent.cm("start", "one")
+        assert world.address("one") == "10.77.3.2"
+
+
+def test_a_name_that_another_interface_has_is_an_error_of_bridge_containers(
     tmp_path: Path, containerd: ContainerdServer, machine: Machine
 ) -> None:
-    machine.run("ip", "link", "add", "card0", "type", "bridge")
-    machine.run("ip", "address", "add", "10.77.0.1/16", "dev", "card0")
-    machine.run("ip", "link", "set", "card0", "up")
-    said = refuses(tmp_path, containerd, machine, 'ip4 = "10.77.3.1/24"')
-    assert "network.default_bridge.ip4: 10.77.3.1/24 overlaps 10.77.0.0/16 of interface card0" in said
-    machine.run("ip", "address", "flush", "dev", "card0")
-    machine.run("ip", "address", "add", "192.0.2.1/24", "dev", "card0")
-    machine.run("ip", "route", "add", "10.77.3.128/25", "via", "192.0.2.7")
-    said = refuses(tmp_path, containerd, machine, 'ip4 = "10.77.3.1/24"')
-    assert "10.77.3.1/24 overlaps 10.77.3.128/25 of a route through card0" in said
+    with configured(tmp_path, containerd, machine, 'name = "lo"') as world:
+        world.create("one")
+        assert_refused(
+            world, "one", "network.default_bridge.name: 'lo' is an interface of this machine and no bridge"
+        )
+    assert machine.interfaces() == []
+
+
+@pytest.mark.parametrize("options", ["", 'ip4 = "172.20.0.1/16"'])
+@pytest.mark.parametrize("routes", [("0.0.0.0/1", "128.0.0.0/1"), ("172.16.0.0/12", "192.168.0.0/16")])
+def test_the_routes_of_a_vpn_take_nothing_from_the_bridge(
+    tmp_path: Path, containerd: ContainerdServer, machine: Machine, options: str, routes: tuple[str, ...]
+) -> None:
+    add_card(machine, "192.0.2.1/24")
+    with configured(tmp_path, containerd, machine, options) as world:
+        for route in routes:
+            machine.run("ip", "route", "add", route, "via", "192.0.2.7")
+        serve(world, "one")
+        world.agent.cm("stop", "-f", "-t", "1s", "one")
+        world.agent.end()
+        world.agent.start()  # the VPN was there first
+        world.agent.cm("start", "one")
+        assert world.machine.fetch(f"http://{world.address('one')}/name") == "one-host\n"
+        assert "unusable" not in world.agent.text()
 
 
 @pytest.mark.parametrize(

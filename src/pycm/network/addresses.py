@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.config.bridge import bridge_address, container_range, gateway_address
-from pycm.errors import ConfigError, OperationFailedError
+from pycm.errors import ConflictError, OperationFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ POOLS = (
 
 
 class Taken(NamedTuple):
-    """Addresses that the machine uses elsewhere; `what` says for what, as "interface eth0"."""
+    """Addresses that the machine uses elsewhere; `what` says for what, as "interface eth0". A single address is a /32."""
 
     network: IPv4Network
     what: str
@@ -48,8 +48,11 @@ def choose(
 ) -> Addressing:
     """The bridge's network: what is in use stays; else what is configured; else what it has; else the first free range.
 
-    *current*: the address that the bridge has now. *in_use*: containers are connected to it. Raises ConfigError for a configured
+    *current*: the address that the bridge has now. *in_use*: containers are connected to it. Raises ConflictError for a configured
     network that is taken, OperationFailedError if no range is free.
+
+    A range that a wider route includes, as that of a VPN, works: the bridge's own route is the more specific one. It is chosen
+    where all ranges are included in some.
     """
     if in_use and current is not None:
         return _addressing(options, current, keep=True)
@@ -58,27 +61,33 @@ def choose(
         if wanted != current:
             check_free(wanted, taken)
         return _addressing(options, wanted)
-    if current is not None and _clash(current.network, taken) is None:
+    if current is not None and _conflict(current.network, taken) is None:
         return _addressing(options, current)
-    for pool in POOLS:
-        if _clash(pool, taken) is None:
-            return _addressing(options, IPv4Interface((pool.network_address + 1, pool.prefixlen)))
+    for look in (_overlap, _conflict):
+        for pool in POOLS:
+            if look(pool, taken) is None:
+                return _addressing(options, IPv4Interface((pool.network_address + 1, pool.prefixlen)))
     raise OperationFailedError(
         "no private range of addresses is free for the bridge: name one with network.default_bridge.ip4"
     )
 
 
 def check_free(wanted: IPv4Interface, taken: Iterable[Taken]) -> None:
-    """ConfigError that names the configured network and the one that is there already."""
-    clash = _clash(wanted.network, taken)
-    if clash is not None:
-        raise ConfigError(
-            f"network.default_bridge.ip4: {wanted} overlaps {clash.network} of {clash.what}: choose another network"
+    """ConflictError that names the configured network and the one that is there already."""
+    conflict = _conflict(wanted.network, taken)
+    if conflict is not None:
+        raise ConflictError(
+            f"network.default_bridge.ip4: {wanted} overlaps {conflict.network} of {conflict.what}: choose another network"
         )
 
 
-def _clash(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
+def _overlap(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
     return next((other for other in taken if other.network.overlaps(network)), None)
+
+
+def _conflict(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
+    """What is as specific as *network* at least: packets for it would no longer go there, or those for containers would."""
+    return _overlap(network, (other for other in taken if other.network.prefixlen >= network.prefixlen))
 
 
 def _addressing(options: DefaultBridge, bridge: IPv4Interface, *, keep: bool = False) -> Addressing:
@@ -94,7 +103,7 @@ def _addressing(options: DefaultBridge, bridge: IPv4Interface, *, keep: bool = F
     high = min(pool.broadcast_address, network.broadcast_address - 1)
     ranges = without(Range(low, high), {bridge.ip, gateway})
     if not ranges:
-        raise ConfigError(
+        raise ConflictError(
             f"network.default_bridge.fcidr4: {options.fcidr4} leaves no address for a container beside bridge and gateway"
         )
     return Addressing(bridge, gateway, ranges)

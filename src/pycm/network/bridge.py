@@ -61,21 +61,28 @@ class BridgeNetwork:
     # ── start of the agent ──
 
     async def prepare(self) -> None:
-        """Read what earlier agents have made. ConfigError if the configured network cannot be used on this machine."""
+        """Read what earlier agents have made. Log why the configured network cannot be used now; it may be usable later."""
         await asyncio.to_thread(self._prepare)
 
     def _prepare(self) -> None:
         for container_id in self._records.load():
             self._records.sandboxes[container_id] = self._guessed(container_id)
+        if not self._options.disable:
+            try:
+                self._check_machine()
+            except (PycmError, OSError) as error:
+                log.error(
+                    "bridge network: unusable: %s (network mode bridge is refused until this has changed)",
+                    error,
+                )
+
+    def _check_machine(self) -> None:
         options = self._options
-        if options.disable:
-            return
         machine.check_name(options.name)
-        if not options.ip4:
-            return
-        wanted = bridge_address(options.ip4)
-        if machine.interface_address(options.name) != wanted and not self._records.sandboxes:
-            addresses.check_free(wanted, machine.taken(options.name))
+        if options.ip4:
+            wanted = bridge_address(options.ip4)
+            if machine.interface_address(options.name) != wanted and not self._records.sandboxes:
+                addresses.check_free(wanted, machine.taken(options.name))
 
     def _guessed(self, container_id: str) -> Sandbox:
         """For a record that is damaged: enough to undo what plugins have done; they find it by the container's id and address."""

@@ -14,7 +14,7 @@ import socket
 import struct
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from pycm.errors import ConfigError, OperationFailedError, shorten
+from pycm.errors import ConflictError, OperationFailedError, shorten
 from pycm.network.addresses import Taken
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
@@ -23,6 +23,7 @@ _SIOCGIFNETMASK, _SIOCSIFNETMASK = 0x891B, 0x891C
 _SIOCSIFMTU, _SIOCGIFHWADDR, _SIOCSIFHWADDR = 0x8922, 0x8927, 0x8924
 _SIOCETHTOOL, _GDRVINFO = 0x8946, 3
 _SIOCBRADDBR = 0x89A0
+_SIOCGIFCONF = 0x8912
 _IFF_UP = 1
 _NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.ENODEV)
 #: netlink: RTM_SETLINK for AF_BRIDGE with IFLA_PROTINFO (nested) { IFLA_BRPORT_ISOLATED }, acknowledged
@@ -61,13 +62,30 @@ def interface_address(name: str) -> IPv4Interface | None:
     return IPv4Interface(f"{address}/{mask}")
 
 
-def taken(bridge: str) -> list[Taken]:
-    """The networks of all interfaces and routes but those of *bridge*; default routes take nothing."""
+def addresses(room: int = 64) -> list[tuple[str, IPv4Address]]:
+    """All IPv4 addresses with their interfaces, which may have several. *room*: for so many at first."""
+    entry = struct.calcsize("16sP") + struct.calcsize("P") * 2  # struct ifreq
+    while True:
+        buffer = array.array("B", bytes(entry * room))
+        asked = struct.pack("iP", len(buffer), buffer.buffer_info()[0])  # struct ifconf
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+            (length,) = struct.unpack_from("i", fcntl.ioctl(control, _SIOCGIFCONF, asked))
+        if length < len(buffer):
+            break
+        room *= 2
     found = []
-    for _, name in socket.if_nameindex():
-        address = interface_address(name) if name != bridge else None
-        if address is not None:
-            found.append(Taken(address.network, f"interface {name}"))
+    for start in range(0, length, entry):
+        name = buffer[start : start + 16].tobytes().partition(b"\0")[0].partition(b":")[0]  # eth0:1 is eth0
+        found.append((name.decode(errors="replace"), IPv4Address(buffer[start + 20 : start + 24].tobytes())))
+    return found
+
+
+def taken(bridge: str) -> list[Taken]:
+    """The addresses and networks of all interfaces, and the routes, but those of *bridge*; default routes take nothing."""
+    names = [name for _, name in socket.if_nameindex() if name != bridge]
+    networks = [(name, address.network) for name in names if (address := interface_address(name)) is not None]
+    single = [(name, IPv4Network(address)) for name, address in addresses() if name != bridge]
+    found = [Taken(network, f"interface {name}") for name, network in (*single, *networks)]
     try:
         with open(_ROUTES, encoding="ascii", errors="replace") as file:
             table = file.read()
@@ -94,7 +112,7 @@ def parse_routes(table: str, bridge: str) -> list[Taken]:
 
 
 def ensure_bridge(name: str, address: IPv4Interface, mtu: int) -> None:
-    """The bridge is there, is up, and has this address and no other. ConfigError if the name is that of something else."""
+    """The bridge is there, is up, and has this address and no other. ConflictError if the name is that of something else."""
     try:
         _make_bridge(name)
         if mtu:
@@ -123,7 +141,7 @@ def _make_bridge(name: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """ConfigError if another interface than a bridge has this name; nobody may have it."""
+    """ConflictError if another interface than a bridge has this name; nobody may have it."""
     info = array.array("B", struct.pack("I192x", _GDRVINFO))
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
@@ -134,7 +152,7 @@ def check_name(name: str) -> None:
         if error.errno != errno.EOPNOTSUPP:  # as of the loopback, which has no driver
             raise OperationFailedError(f"cannot look at the interface {name}: {error.strerror}") from error
     if info.tobytes()[4:36].partition(b"\0")[0] != b"bridge":
-        raise ConfigError(
+        raise ConflictError(
             f"network.default_bridge.name: {shorten(name)} is an interface of this machine and no bridge"
         )
 

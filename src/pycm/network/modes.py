@@ -32,7 +32,7 @@ class Networks:
         self._bridge = BridgeNetwork(home_dir, options, self._files, etc)
 
     async def prepare(self) -> None:
-        """Find what earlier agents made. ConfigError if the configured network cannot be used on this machine."""
+        """Find what earlier agents made."""
         await asyncio.to_thread(self._files.prepare)
         await self._bridge.prepare()
 

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 import pytest
 
 from pycm.config.types import DefaultBridge
-from pycm.errors import ConfigError, OperationFailedError
+from pycm.errors import ConflictError, OperationFailedError
 from pycm.network.addresses import POOLS, Addressing, Range, Taken, choose, without
 
 CONFIGURED = DefaultBridge(ip4="10.77.3.1/24")
@@ -29,7 +29,43 @@ def test_without_an_address_the_first_free_private_range_is_taken() -> None:
 
 def test_no_free_range_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(OperationFailedError, match=r"name one with network\.default_bridge\.ip4"):
-        chosen(DefaultBridge(), "172.16.0.0/12", "192.168.0.0/16")
+        chosen(DefaultBridge(), *(f"{pool.network_address + 9}/32" for pool in POOLS))
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [("0.0.0.0/1", "128.0.0.0/1"), ("172.16.0.0/12", "192.168.0.0/16"), ("172.16.0.0/15", "172.18.0.0/15")],
+)
+def test_choose_takes_a_range_inside_wider_routes_where_no_other_is_free(routes: tuple[str, ...]) -> None:
+    wide = [*routes, *(str(pool) for pool in POOLS[3:])]
+    assert str(chosen(DefaultBridge(), *wide).bridge) == "172.17.0.1/16"
+    assert str(chosen(DefaultBridge(), *wide, "172.17.0.0/16").bridge) == "172.18.0.1/16"
+    assert str(chosen(DefaultBridge(), *wide, "172.17.9.9/32", "172.18.128.0/17").bridge) == "172.19.0.1/16"
+    assert str(chosen(DefaultBridge(), *wide, current="172.18.0.1/16").bridge) == "172.18.0.1/16"
+    assert (
+        str(chosen(DefaultBridge(), *wide, "172.18.0.0/16", current="172.18.0.1/16").bridge)
+        == "172.17.0.1/16"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "free"),
+    [
+        ("0.0.0.0/1", True),
+        ("10.0.0.0/8", True),
+        ("10.77.2.0/23", True),
+        ("10.77.3.0/24", False),
+        ("10.77.3.128/25", False),
+        ("10.77.3.7/32", False),
+        ("10.77.4.0/24", True),
+    ],
+)
+def test_choose_refuses_a_configured_network_for_what_is_as_specific_only(other: str, free: bool) -> None:
+    if free:
+        assert str(chosen(CONFIGURED, other).bridge) == "10.77.3.1/24"
+    else:
+        with pytest.raises(ConflictError, match=f"10.77.3.1/24 overlaps {other} of interface eth0"):
+            chosen(CONFIGURED, other)
 
 
 def test_the_pools_are_those_of_the_original() -> None:
@@ -44,13 +80,14 @@ def test_the_pools_are_those_of_the_original() -> None:
 
 def test_a_clash_names_both_networks() -> None:
     with pytest.raises(
-        ConfigError, match=r"ip4: 10\.77\.3\.1/24 overlaps 10\.77\.0\.0/16 of interface eth0: choose another"
+        ConflictError,
+        match=r"ip4: 10\.77\.3\.1/24 overlaps 10\.77\.3\.0/25 of interface eth0: choose another",
     ):
-        chosen(CONFIGURED, "192.0.2.0/24", "10.77.0.0/16")
+        chosen(CONFIGURED, "192.0.2.0/24", "10.77.3.0/25")
 
 
 def test_what_the_bridge_has_already_is_kept_though_another_network_came_later() -> None:
-    assert str(chosen(CONFIGURED, "10.77.0.0/16", current="10.77.3.1/24").bridge) == "10.77.3.1/24"
+    assert str(chosen(CONFIGURED, "10.77.3.0/24", current="10.77.3.1/24").bridge) == "10.77.3.1/24"
 
 
 def test_an_address_of_an_earlier_agent_is_kept_while_it_is_free() -> None:
@@ -80,7 +117,7 @@ def test_containers_get_what_is_neither_the_bridge_nor_the_gateway_nor_an_end() 
 
 
 def test_a_range_with_no_address_for_a_container_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"fcidr4: 10\.77\.3\.1/32 leaves no address"):
+    with pytest.raises(ConflictError, match=r"fcidr4: 10\.77\.3\.1/32 leaves no address"):
         chosen(DefaultBridge(ip4="10.77.3.1/24", fcidr4="10.77.3.1/32"))
 
 

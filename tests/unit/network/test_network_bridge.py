@@ -6,12 +6,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pycm.config.types import DefaultBridge, Network
-from pycm.errors import ConfigError, ConflictError, InvalidInputError
+from pycm.errors import ConflictError, InvalidInputError
 from pycm.model.container import Container, HostConfig, PortMapping
 from pycm.network import machine
 from pycm.network.addresses import Taken
@@ -22,7 +22,7 @@ from pycm.network.records import Sandbox
 if TYPE_CHECKING:
     from pathlib import Path
 
-ETH0 = Taken(IPv4Network("10.77.0.0/16"), "interface eth0")
+ETH0 = Taken(IPv4Network("10.77.3.7/32"), "interface eth0")
 
 
 class Machine:
@@ -87,13 +87,40 @@ async def test_an_address_that_was_asked_for_may_be_that_of_a_name_servers_netwo
     assert not told.forwarding
 
 
-async def test_a_network_that_is_taken_is_told_at_the_start(tmp_path: Path, told: Machine) -> None:
-    with pytest.raises(ConfigError, match=r"10\.77\.3\.1/24 overlaps 10\.77\.0\.0/16 of interface eth0"):
-        await bridge(tmp_path, ip4="10.77.3.1/24").prepare()
-    await bridge(tmp_path, ip4="10.77.3.1/24", disable=True).prepare()
-    told.current = IPv4Interface("10.77.3.1/24")
-    await bridge(tmp_path, ip4="10.77.3.1/24").prepare()
+async def test_a_network_that_is_taken_is_an_error_of_bridge_containers_until_it_is_free(
+    tmp_path: Path, told: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = bridge(tmp_path, ip4="10.77.3.1/24")
+    await network.prepare()
+    text = "10.77.3.1/24 overlaps 10.77.3.7/32 of interface eth0"
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert text in caplog.text
+    with pytest.raises(ConflictError, match=text):
+        await network._set_up()
     assert told.made == []
+    told.others = [Taken(IPv4Network("10.77.0.0/16"), "interface eth0")]
+    await network._set_up()
+    assert told.made == [("kanto-cm0", "10.77.3.1/24", 1500)]
+
+
+@pytest.mark.parametrize("options", [{"disable": True}, {"current": IPv4Interface("10.77.3.1/24")}])
+async def test_prepare_has_nothing_to_tell(
+    tmp_path: Path, told: Machine, caplog: pytest.LogCaptureFixture, options: dict[str, Any]
+) -> None:
+    told.current = options.pop("current", None)
+    await bridge(tmp_path, ip4="10.77.3.1/24", **options).prepare()
+    assert (told.made, caplog.text) == ([], "")
+
+
+async def test_prepare_survives_a_machine_that_cannot_be_looked_at(
+    tmp_path: Path, told: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_name: str) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(machine, "check_name", failing)
+    await bridge(tmp_path).prepare()
+    assert "bridge network: unusable: [Errno 1] Operation not permitted" in caplog.text
 
 
 async def test_what_a_container_asks_for_is_checked_before_anything_is_made(

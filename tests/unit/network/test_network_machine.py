@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from pycm.errors import ConfigError
+from pycm.errors import ConflictError
 from pycm.network import machine
 
 ROUTES = """\
@@ -30,12 +30,16 @@ def test_addresses_of_interfaces_are_found() -> None:
     assert str(machine.interface_address("lo")) == "127.0.0.1/8"
     assert machine.interface_address("nowhere0") is None
     assert machine.interface_address("a-name-that-is-too-long") is None
-    assert (IPv4Network("127.0.0.0/8"), "interface lo") in machine.taken("kanto-cm0")
+    assert ("lo", IPv4Address("127.0.0.1")) in machine.addresses(1)
+    assert machine.addresses(1) == machine.addresses()
+    for network in ("127.0.0.0/8", "127.0.0.1/32"):
+        assert (IPv4Network(network), "interface lo") in machine.taken("kanto-cm0")
+        assert (IPv4Network(network), "interface lo") not in machine.taken("lo")
 
 
 def test_a_name_that_something_else_has_is_none_for_the_bridge() -> None:
     machine.check_name("nowhere0")
-    with pytest.raises(ConfigError, match=r"name: 'lo' is an interface of this machine and no bridge"):
+    with pytest.raises(ConflictError, match=r"name: 'lo' is an interface of this machine and no bridge"):
         machine.check_name("lo")
 
 
