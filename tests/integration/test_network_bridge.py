@@ -243,6 +243,10 @@ def test_the_files_of_a_container_are_as_the_container_sees_them(world: World) -
     assert "nameserver" in Path(f"/proc/{pid}/root", "etc/resolv.conf").read_text()
     found = world.agent.get("c1")["network_settings"]
     assert Path(found["sandbox_key"]).parent == world.agent.run / "netns"
+    stored = json.loads((world.agent.home / "containers" / "c1" / "config.json").read_text())[
+        "network_settings"
+    ]
+    assert stored == {key: value for key, value in found.items() if key != "sandbox_id"}
     endpoint = found["networks"]["bridge"]
     assert endpoint["gateway"] == "172.17.0.1"
     assert endpoint["mac_address"] in world.inside("c1", "ip", "link", "show", "eth0").stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from agent_process import AgentProcess
 from bridge_world import FOREVER, World, bridged
 from containerd_server import wait_until
 
@@ -165,3 +166,23 @@ def test_process_1_sees_the_files_that_an_agent_with_a_hardened_view_mounts(tmp_
     paths = [str(home / "containers" / "c1" / name) for name in ("hostname", "hosts", "resolv.conf")]
     assert json.loads(done.stdout) == [paths, []], "as process 1 sees them"
     assert os.listdir(run / "files") == []
+
+
+def test_an_agent_that_stops_its_containers_leaves_what_the_original_can_take_over(
+    tmp_path: Path, containerd: ContainerdServer, machine: Machine
+) -> None:
+    """No live sandbox on record, no mounts, and files where the records say: else Kanto's agent does not make its bridge."""
+    agent = AgentProcess(tmp_path, containerd, manager="live_restore = false", inside=machine.inside)
+    with agent:
+        world = World(agent, machine)
+        world.start("one", policy="unless-stopped")
+        running = json.loads((directory(world, "one") / "config.json").read_text())
+        assert agent.end() == 0
+        assert world.left()["files"] == world.left()["namespaces"] == []
+        record = json.loads((directory(world, "one") / "config.json").read_text())
+        assert "sandbox_id" not in running["network_settings"]
+        assert (record["network_settings"], record["manually_stopped"]) == (None, False)
+        for key in ("hosts_path", "hostname_path", "resolv_conf_path"):
+            assert Path(record[key]).is_file()
+        agent.start()
+        agent.wait_for("one", running=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import logging
 import os
 from dataclasses import replace
@@ -26,6 +25,7 @@ from pycm.network.files import read, read_resolv_conf
 from pycm.network.plugins import Plugins, iptables
 from pycm.network.records import Records, Sandbox, find_address
 from pycm.storage.files import open_regular
+from pycm.storage.store import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -242,17 +242,17 @@ class BridgeNetwork:
     def _settings(self, sandbox: Sandbox) -> NetworkSettings:
         endpoint = conf.parse_endpoint(sandbox.result or {})
         settings = EndpointSettings(
-            id=_identifier("endpoint", sandbox.id),
+            id=identifier("endpoint", sandbox.id),
             gateway=endpoint.gateway,
             ip_address=endpoint.address,
             mac_address=endpoint.mac,
-            network_id=_identifier("network", self._options.name),
+            network_id=identifier("network", self._options.name),
         )
         return NetworkSettings(
             networks={BRIDGE: settings},
-            sandbox_id=_identifier("sandbox", sandbox.id),
+            sandbox_id=identifier("sandbox", sandbox.id),
             sandbox_key=sandbox.namespace,
-            network_controller_id=_identifier("controller", self._home),
+            network_controller_id=identifier("controller", self._home),
         )
 
     def found(self, container: Container) -> Container:
@@ -288,7 +288,7 @@ class BridgeNetwork:
         fail_point("network.forgotten")
 
     def _namespace(self, container_id: str) -> str:
-        return os.path.join(self._namespaces, _identifier("sandbox", container_id)[:12])
+        return os.path.join(self._namespaces, identifier("sandbox", container_id)[:12])
 
     # ── hosts files ──
 
@@ -338,8 +338,3 @@ def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
         os.ftruncate(descriptor, len(content))
     finally:
         os.close(descriptor)
-
-
-def _identifier(kind: str, name: str) -> str:
-    """64 hexadecimal digits, as the original's random ones; the same for the same thing, so that no crash makes two of it."""
-    return hashlib.sha256(f"pycm {kind} {name}".encode()).hexdigest()

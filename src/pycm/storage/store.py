@@ -8,15 +8,18 @@ Directories without a config.json are left alone: they may be anybody's.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.failpoints import fail_point
 from pycm.model.container import Container
+from pycm.model.defaults import BRIDGE
 from pycm.model.fields import excess
 from pycm.model.json_form import decode, parse, stored
 from pycm.model.validation import check_id
@@ -33,6 +36,22 @@ MAX_SIZE = 32 * 1024 * 1024
 #: A directory that holds at most this was left by a first save, or a deletion, that was cut short.
 _REMAINS = frozenset({_FILE + TEMPORARY})
 log = logging.getLogger("pycm.storage")
+
+
+def identifier(kind: str, name: str) -> str:
+    """64 hexadecimal digits, as the original's random ones; the same for the same thing, so that no crash makes two of it."""
+    return hashlib.sha256(f"pycm {kind} {name}".encode()).hexdigest()
+
+
+def _with_sandbox(container: Container, sandbox_id: str) -> Container:
+    """A connected container on the bridge with this sandbox, others as they are.
+
+    A record that names one keeps Kanto's agent from making its bridge, since it takes the sandbox for a live one of its own library.
+    """
+    settings = container.network_settings
+    if settings is None or BRIDGE not in settings.networks or settings.sandbox_id == sandbox_id:
+        return container
+    return replace(container, network_settings=replace(settings, sandbox_id=sandbox_id))
 
 
 class DiskFullError(OperationFailedError):
@@ -98,6 +117,8 @@ class ContainerStore:
             raise InvalidInputError(f"it says container_id {container.id!r}, its directory {name!r}")
         for text in islice(excess(container), 1):
             log.warning("stored container %s: %s for a new container; this one is used as it is", name, text)
+        if container.network_settings and not container.network_settings.sandbox_id:
+            container = _with_sandbox(container, identifier("sandbox", container.id))
         return container
 
     def _set_aside(self, path: str, error: Exception) -> None:
@@ -115,7 +136,7 @@ class ContainerStore:
                 make_directory(directory)
                 sync_directory(self._root)
                 fail_point("storage.directory-made")
-            write_atomic(os.path.join(directory, _FILE), stored(container))
+            write_atomic(os.path.join(directory, _FILE), stored(_with_sandbox(container, "")))
         except OSError as error:
             reason = error.strerror or str(error)
             kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OperationFailedError

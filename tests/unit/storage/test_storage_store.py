@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 import errno
+import json
 import logging
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pycm.errors import InvalidInputError, OperationFailedError
-from pycm.model.container import Container, ContainerConfiguration, HostConfig, Image
+from pycm.model.container import (
+    Container,
+    ContainerConfiguration,
+    EndpointSettings,
+    HostConfig,
+    Image,
+    NetworkSettings,
+)
+from pycm.model.json_form import stored
 from pycm.storage import files
 from pycm.storage.files import write_atomic
-from pycm.storage.store import ContainerStore, DiskFullError
+from pycm.storage.store import ContainerStore, DiskFullError, identifier
 
 
 @pytest.fixture
@@ -51,6 +61,39 @@ def test_a_damaged_file_is_set_aside_and_named_and_the_rest_is_loaded(
     assert str(file_of(store, "bad")) in caplog.text
     assert file_of(store, "bad").with_suffix(".json.damaged").read_bytes() == content
     assert len(caplog.records) == 1
+
+
+def test_the_record_of_a_container_on_the_bridge_names_no_sandbox_on_disk(store: ContainerStore) -> None:
+    """Kanto's agent would take it for a live one, and would not make its bridge."""
+    settings = {
+        name: NetworkSettings(
+            networks={name: EndpointSettings()}, sandbox_id=identifier("sandbox", name), sandbox_key="/ns"
+        )
+        for name in ("bridge", "host")
+    }
+    connected = [replace(container(name), network_settings=settings[name]) for name in ("bridge", "host")]
+    stopped = container("stopped")
+    for record in (*connected, stopped):
+        store.save(record)
+    written = {
+        name: json.loads(file_of(store, name).read_bytes())["network_settings"] for name in ("bridge", "host")
+    }
+    assert "sandbox_id" not in written["bridge"]
+    assert written["bridge"]["sandbox_key"] == "/ns"
+    assert written["host"]["sandbox_id"] == identifier("sandbox", "host")
+    assert store.load() == [*connected, stopped], "as before, for who asks"
+
+
+def test_a_sandbox_that_a_record_names_is_shown_until_the_container_is_stored_again(
+    store: ContainerStore,
+) -> None:
+    settings = NetworkSettings(networks={"bridge": EndpointSettings()}, sandbox_id="original")
+    kanto = replace(container(), network_settings=settings)
+    store.save(kanto)
+    file_of(store, "c1").write_bytes(stored(kanto))
+    assert store.load() == [kanto]
+    store.save(kanto)
+    assert b"original" not in file_of(store, "c1").read_bytes()
 
 
 def test_a_record_beyond_a_bound_of_new_ones_is_loaded_with_a_warning(
