@@ -20,13 +20,26 @@ if TYPE_CHECKING:
     from pycm.model.fields import Record
 
 
+#: Seconds for calls that the agent answers from memory. Others may wait for a container, a registry or another call.
+DEADLINE = 60.0
+_FROM_MEMORY = ("Get", "List")
+
+
 class Agent:
-    """A running agent. Errors of every call: UnavailableError, CallError. *trace* is told each call before it is made."""
+    """A running agent. Errors of every call: UnavailableError, CallError.
+
+    *trace* hears each call before it is made, *waiting* the method of a call that takes long and the seconds so far.
+    """
 
     def __init__(
-        self, host: str, *, timeout: float = 30.0, trace: Callable[[str], None] | None = None
+        self,
+        host: str,
+        *,
+        timeout: float = 30.0,
+        trace: Callable[[str], None] | None = None,
+        waiting: Callable[[str, float], None] | None = None,
     ) -> None:
-        self._client = Client(host, timeout=timeout)
+        self._client = Client(host, timeout=timeout, waiting=waiting)
         self._talking: Client | None = None
         self._own: OwnCalls | None = None
         self._trace = trace
@@ -89,7 +102,7 @@ class Agent:
         from pycm.api.proto.api.services.sysinfo import system_info_pb2
 
         self._say("ProjectInfo")
-        answer = self._client.unary(PROJECT_INFO, b"")
+        answer = self._client.unary(PROJECT_INFO, b"", deadline=DEADLINE)
         return system_info_pb2.ProjectInfoResponse.FromString(answer).project_info
 
     def attach(self, container_id: str, *, stdin: bool) -> Duplex:
@@ -121,7 +134,8 @@ class Agent:
 
     def _call(self, method: str, request: Any) -> bytes:
         self._say(method)
-        return self._client.unary(CONTAINERS + method, request.SerializeToString())
+        deadline = DEADLINE if method in _FROM_MEMORY else None
+        return self._client.unary(CONTAINERS + method, request.SerializeToString(), deadline=deadline)
 
     def close(self) -> None:
         self._client.close()

@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.5
 #: Seconds to tell the agent that a call is cancelled.
 FAREWELL = 1.0
+#: Seconds of silence until the agent is asked for a sign of life, the first time and later (a Go server takes more as abuse), and
+#: seconds that it has to give it.
+QUIET, LATER_QUIET, PATIENCE = 30.0, 330.0, 30.0
+#: Seconds until a caller who waits for an answer hears that it still does; the next time is twice as late.
+STILL_WAITING = 30.0
 _CHUNK = 64 * 1024
 LOST = "the agent closed the connection before the call was done; whether it did it is not known"
+SILENT = "the agent does not answer any more; whether it did the call is not known"
 
 _HINTS = {
     errno.ENOENT: "is the agent running?",
@@ -54,28 +60,37 @@ class Client:
     """Connects at the first call, and waits up to *timeout* seconds for the agent to appear and answer.
 
     Errors: UnavailableError if it does not; CallError for a call that failed. `unary` and `stream` take and give encoded messages.
+    *waiting* hears the method of a call whose answer takes long, and the seconds so far.
     """
 
-    def __init__(self, host: str, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, host: str, *, timeout: float = 30.0, waiting: Callable[[str, float], None] | None = None
+    ) -> None:
         self._address = parse_address(host)
         self._timeout = timeout
+        self._waiting = waiting
         self._wire: Wire | None = None
 
     def another(self) -> Client:
         """One more connection to the same agent."""
         return Client(self._address.text, timeout=self._timeout)
 
-    def unary(self, path: str, request: bytes, *, deadline: float | None = None) -> bytes:
-        """The one answer. *deadline*: seconds for the whole call; None waits for as long as it takes."""
-        answers = list(self.stream(path, request, deadline=deadline))
+    def unary(
+        self, path: str, request: bytes, *, deadline: float | None = None, patient: bool = False
+    ) -> bytes:
+        """The one answer. *deadline*: seconds for the whole call; None waits for as long as the agent shows signs of life."""
+        answers = list(self.stream(path, request, deadline=deadline, patient=patient))
         if len(answers) != 1:
             raise CallError(INTERNAL, f"the agent sent {len(answers)} answers where one is due")
         return answers[0]
 
-    def stream(self, path: str, request: bytes, *, deadline: float | None = None) -> Iterator[bytes]:
-        """Answers as they come. Leaving the loop early, or Ctrl-C, cancels the call."""
+    def stream(
+        self, path: str, request: bytes, *, deadline: float | None = None, patient: bool = False
+    ) -> Iterator[bytes]:
+        """Answers as they come. Leaving the loop early, or Ctrl-C, cancels the call. *patient*: nothing is said of a long wait."""
         wire = self._connected()
         expires = None if deadline is None else time.monotonic() + deadline
+        notice = _Notice(None if patient else self._waiting, path)
         call = Call()
         wire.open(call, path, self._authority(), deadline)
         try:
@@ -83,15 +98,18 @@ class Client:
             while not call.done:
                 try:
                     unsent = wire.send(unsent, expires)
-                    wire.receive(expires)
+                    wire.receive(notice.until(expires))
                 except TimeoutError:
-                    call.expire(deadline or 0)
-                except ClosedError:
-                    call.lost(LOST)
+                    if wire.broken or not notice.given(expires):
+                        call.expire(deadline or 0)
+                except ClosedError as error:
+                    call.lost(error.lost)
                 except Http2Error as error:
                     wire.broken = True
                     call.lost(f"the answer is not proper HTTP/2: {error}")
-                yield from call.messages()
+                for message in call.messages():
+                    yield message
+                    notice.begin()
             call.check()
         finally:
             wire.leave(ended=call.ended)
@@ -119,6 +137,34 @@ class Client:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
+
+
+class _Notice:
+    """When the caller is to hear that it still waits."""
+
+    def __init__(self, tell: Callable[[str, float], None] | None, path: str) -> None:
+        self._tell = tell
+        self._method = path.rpartition("/")[2]
+        self.begin()
+
+    def begin(self) -> None:
+        self._after = STILL_WAITING
+        self._began = time.monotonic()
+
+    def until(self, expires: float | None) -> float | None:
+        """Return the end of the wait: the next notice or *expires*, whichever is earlier."""
+        if self._tell is None:
+            return expires
+        due = self._began + self._after
+        return due if expires is None else min(due, expires)
+
+    def given(self, expires: float | None) -> bool:
+        """Give the notice that is due; return False if the call has expired instead."""
+        if self._tell is None or (expires is not None and time.monotonic() >= expires):
+            return False
+        self._tell(self._method, self._after)
+        self._after *= 2
+        return True
 
 
 # ── connecting ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +248,15 @@ def _open_tcp(address: Address, seconds: float) -> socket.socket:
 
 
 class ClosedError(PycmError):
-    """The peer closed the connection."""
+    """The peer closed the connection. `lost`: what it means for a call."""
+
+    lost = LOST
+
+
+class SilentError(ClosedError):
+    """The peer does not answer, not even a PING."""
+
+    lost = SILENT
 
 
 class Wire:
@@ -212,7 +266,9 @@ class Wire:
         self._socket = sock
         self._http2 = Connection()
         self.broken = False
-        self._flush()
+        self._asked = False
+        self._due = time.monotonic() + QUIET
+        self._flush(None)
 
     @property
     def greeted(self) -> bool:
@@ -232,51 +288,82 @@ class Wire:
 
     def send(self, unsent: memoryview, until: float | None, *, end: bool = True) -> memoryview:
         """As much of *unsent* as the peer allows; return the rest."""
-        self._limit(until)
         rest = self._http2.send(unsent, end=end)
-        self._flush()
+        self._flush(until)
         return rest
 
     def receive(self, until: float | None) -> None:
-        """Wait for something from the peer and hand it to the call."""
-        self._limit(until)
-        try:
-            data = self._socket.recv(_CHUNK)
-        except ConnectionError:
-            data = b""
+        """Wait for something from the peer and hand it to the call. Errors besides those of the class: SilentError."""
+        data = self._received(until)
         if not data:
             self.broken = True
             raise ClosedError("it closes the connection at once")
+        self._due = time.monotonic() + (LATER_QUIET if self._asked else QUIET)
+        self._asked = False
         self._http2.feed(data)
         self.broken = self.broken or self._http2.closing
-        self._flush()
+        self._flush(None)
+
+    def _received(self, until: float | None) -> bytes:
+        while True:
+            self._limit(until, self._due)
+            try:
+                return self._socket.recv(_CHUNK)
+            except ConnectionError:
+                return b""
+            except TimeoutError:
+                if until is not None and time.monotonic() >= until:
+                    raise
+                self.check()
+
+    @property
+    def quiet(self) -> float:
+        """Seconds until `check` is due."""
+        return max(self._due - time.monotonic(), 0.0)
+
+    def check(self) -> None:
+        """If nothing has come for long, ask the peer for a sign of life. Error: SilentError if it was asked already."""
+        if self.quiet:
+            return
+        if self._asked:
+            self.broken = True
+            raise SilentError("it does not answer")
+        self._asked = True
+        self._due = time.monotonic() + PATIENCE
+        self._http2.ping()
+        self._flush(None)
 
     def end(self) -> None:
         """All has been sent."""
-        self._limit(None)
         self._http2.end()
-        self._flush()
+        self._flush(None)
 
-    def _limit(self, until: float | None) -> None:
-        self._socket.settimeout(None if until is None else max(until - time.monotonic(), 0.001))
+    def _limit(self, until: float | None, due: float) -> None:
+        self._socket.settimeout(max((due if until is None else min(until, due)) - time.monotonic(), 0.001))
 
-    def _flush(self) -> None:
+    def _flush(self, until: float | None) -> None:
         data = self._http2.take()
-        if data:
-            try:
-                self._socket.sendall(data)
-            except ConnectionError:
-                self.broken = True  # what the peer said before it went may still be read
+        if not data:
+            return
+        self._limit(until, time.monotonic() + PATIENCE)
+        try:
+            self._socket.sendall(data)
+        except ConnectionError:
+            self.broken = True  # what the peer said before it went may still be read
+        except TimeoutError:
+            self.broken = True  # a part may have gone out
+            if until is not None and time.monotonic() >= until:
+                raise
+            raise SilentError("it does not read") from None
 
     def leave(self, *, ended: bool) -> None:
         """The caller needs no more of the call: tell the peer, if it is not at its end."""
         if ended or self.broken:
             return
         try:
-            self._socket.settimeout(FAREWELL)
             self._http2.cancel()
-            self._flush()
-        except OSError:
+            self._flush(time.monotonic() + FAREWELL)
+        except (OSError, SilentError):
             self.broken = True
 
     def close(self) -> None:

@@ -7,7 +7,9 @@ would gather in memory what the container does not read.
 
 from __future__ import annotations
 
-from pycm.api.client import LOST, ClosedError
+import time
+
+from pycm.api.client import ClosedError
 from pycm.api.http2 import Http2Error
 from pycm.api.methods import PREFIX_SIZE
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from pycm.api.call import Call
     from pycm.api.client import Wire
 
+#: Seconds for the agent to take a call.
+BEGIN = 60.0
 #: Bytes that may wait to be taken by the agent before `hungry` is False.
 ENOUGH = 64 * 1024
 
@@ -53,16 +57,20 @@ class Duplex:
     def _send(self) -> None:
         if self._call.done:
             return
-        if self._unsent:
-            self._unsent = bytearray(self._wire.send(memoryview(bytes(self._unsent)), None, end=False))
-        if self._ending and not self._unsent and not self._ended:
-            self._ended = True
-            self._wire.end()
+        try:
+            if self._unsent:
+                self._unsent = bytearray(self._wire.send(memoryview(bytes(self._unsent)), None, end=False))
+            if self._ending and not self._unsent and not self._ended:
+                self._ended = True
+                self._wire.end()
+        except ClosedError as error:
+            self._call.lost(error.lost)
 
     def begin(self) -> None:
-        """Wait until the agent has taken the call."""
+        """Wait until the agent has taken the call, for at most BEGIN seconds."""
+        until = time.monotonic() + BEGIN
         while not self._call.begun and not self._call.done:
-            self.receive()
+            self.receive(until)
         if self._call.failed:
             self._call.check()
 
@@ -78,13 +86,27 @@ class Duplex:
         """No more will come than `take` still has."""
         return self._call.done
 
-    def receive(self) -> None:
-        """Wait for something from the agent."""
+    @property
+    def quiet(self) -> float:
+        """Seconds until `check` is due, if nothing comes."""
+        return self._wire.quiet
+
+    def check(self) -> None:
+        """Find out whether the agent is still there."""
         try:
-            self._wire.receive(None)
+            self._wire.check()
+        except ClosedError as error:
+            self._call.lost(error.lost)
+
+    def receive(self, until: float | None = None) -> None:
+        """Wait for something from the agent; at *until* (monotonic) the call has failed."""
+        try:
+            self._wire.receive(until)
             self._send()
-        except ClosedError:
-            self._call.lost(LOST)
+        except TimeoutError:
+            self._call.expire(BEGIN)
+        except ClosedError as error:
+            self._call.lost(error.lost)
         except Http2Error as error:
             self._wire.broken = True
             self._call.lost(f"the answer is not proper HTTP/2: {error}")

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
 from pycm.api.receiver import receive, receive_next
 from pycm.api.streams import beside
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.ports import Command
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
 
     from pycm.ports import Session, Sessions
 
+#: Seconds for a command to start; our command line waits a little longer.
+START_TIMEOUT = 50.0
 #: Exit codes as shells give them, by what runc or crun say of a program that they cannot start.
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 _MISSING = re.compile("not found|no such file", re.IGNORECASE)
@@ -36,7 +43,13 @@ class Exec:
         if request.WhichOneof("request") != "start":
             raise InvalidInputError("the first message must be start")
         try:
-            async with self._sessions.exec(_command(request.start)) as session:
+            async with contextlib.AsyncExitStack() as stack:
+                started = stack.enter_async_context(self._sessions.exec(_command(request.start)))
+                try:
+                    session = await within(START_TIMEOUT, started)
+                except asyncio.TimeoutError:
+                    text = f"the command did not start within {START_TIMEOUT:g} s"
+                    raise GRPCError(Status.DEADLINE_EXCEEDED, text) from None
                 await stream.send_message(m.ExecResponse(started=True))
                 code = await beside(session.exit_code(), self._streams(stream, session))
             end = m.ExecEnd(exit_code=code)

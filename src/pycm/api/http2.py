@@ -115,6 +115,10 @@ class Connection:
         self._frame(RST_STREAM, 0, self._stream, struct.pack(">I", CANCEL))
         self._call = None
 
+    def ping(self) -> None:
+        """Ask the peer for a sign of life."""
+        self._frame(PING, 0, 0, bytes(8))
+
     # ── in ──
 
     def feed(self, data: bytes) -> None:

@@ -76,19 +76,19 @@ class OwnCalls:
 
     def events(self, container_ids: Iterable[str], actions: Iterable[str]) -> Iterator[m.Event]:
         request = m.EventsRequest(container_ids=container_ids, actions=actions)
-        return map(m.Event.FromString, self._stream("Events", request))
+        return map(m.Event.FromString, self._stream("Events", request, patient=True))
 
     def stats(
         self, container_ids: Iterable[str], *, interval_ms: int, samples: int
     ) -> Iterator[m.StatsResponse]:
         request = m.StatsRequest(container_ids=container_ids, interval_ms=interval_ms, samples=samples)
-        return map(m.StatsResponse.FromString, self._stream("Stats", request))
+        return map(m.StatsResponse.FromString, self._stream("Stats", request, patient=True))
 
     def wait(self, container_id: str, condition: int, *, seconds: float | None) -> m.WaitResponse:
         """TimeExpiredError if the condition is not met within *seconds*."""
         request = m.WaitRequest(container_id=container_id, condition=condition)  # type: ignore[arg-type]
         try:
-            return m.WaitResponse.FromString(self._unary("Wait", request, seconds))
+            return m.WaitResponse.FromString(self._unary("Wait", request, seconds, patient=True))
         except TimeExpiredError:
             raise TimeExpiredError(f"container {container_id} did not get there in time") from None
 
@@ -109,12 +109,16 @@ class OwnCalls:
         answer = self._unary("PruneImages", m.PruneImagesRequest())
         return list(m.PruneImagesResponse.FromString(answer).references)
 
-    def _unary(self, method: str, request: Any, deadline: float | None = None) -> bytes:
+    def _unary(
+        self, method: str, request: Any, deadline: float | None = None, *, patient: bool = False
+    ) -> bytes:
         self._say(method)
         with failures():
-            return self._client.unary(AGENT + method, request.SerializeToString(), deadline=deadline)
+            return self._client.unary(
+                AGENT + method, request.SerializeToString(), deadline=deadline, patient=patient
+            )
 
-    def _stream(self, method: str, request: Any) -> Iterator[bytes]:
+    def _stream(self, method: str, request: Any, *, patient: bool = False) -> Iterator[bytes]:
         self._say(method)
         with failures():
-            yield from self._client.stream(AGENT + method, request.SerializeToString())
+            yield from self._client.stream(AGENT + method, request.SerializeToString(), patient=patient)

@@ -54,7 +54,12 @@ class Line:
             from pycm.api.calls import Agent
 
             trace = debug_line if self.values["debug"] else None
-            self._agent = Agent(self.values["host"], timeout=max(self.values["timeout"], 0), trace=trace)
+            self._agent = Agent(
+                self.values["host"],
+                timeout=max(self.values["timeout"], 0),
+                trace=trace,
+                waiting=still_waiting,
+            )
             if trace:
                 trace("start client at debug level")
         return self._agent
@@ -75,6 +80,11 @@ def parse_command(program: str, name: str, command: Any, words: Sequence[str]) -
     if most == 0:
         raise InvalidInputError(f'unknown command {quote(line.rest[0])} for "{program} {name}"')
     raise InvalidInputError(f"accepts at most {most} arg(s), received {count}")
+
+
+def still_waiting(method: str, seconds: float) -> None:
+    sys.stderr.write(f"still waiting for the agent: {method} takes more than {seconds:g} s\n")
+    sys.stderr.flush()
 
 
 def debug_line(text: str) -> None:

@@ -153,6 +153,7 @@ class _Talk:
             if self._duplex.done:
                 return True
             ready = self._wait()
+            self._duplex.check()
             if self._resizes.descriptor in ready:
                 self._resizes.woken()
             if STDIN in ready and not self._read():
@@ -167,7 +168,7 @@ class _Talk:
             poll.register(STDIN, select.POLLIN)
         if self._resizes.descriptor >= 0:
             poll.register(self._resizes.descriptor, select.POLLIN)
-        return {descriptor for descriptor, _ in poll.poll()}
+        return {descriptor for descriptor, _ in poll.poll(self._duplex.quiet * 1000 + 1)}
 
     def _read(self) -> bool:
         """False if the user wants to leave."""

@@ -27,3 +27,8 @@ async def raw(world: World) -> AsyncIterator[Raw]:
     with contextlib.suppress(ConnectionError):
         await client.writer.wait_closed()
     await world.is_well()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "s")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exec of pycm's own service: streams, input, sizes and signals of a command on one call, and how it ends."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -11,6 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
+from pycm.api import exec as module
 from pycm.api.exec import start_failure
 from pycm.api.methods import AGENT
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
@@ -190,3 +192,24 @@ async def test_a_program_that_is_not_there_is_an_end_as_of_a_shell(world: World)
 )
 def test_what_the_runtimes_say_of_programs_that_do_not_start(text: str, code: int | None) -> None:
     assert start_failure(text) == code
+
+
+async def test_exec_that_does_not_start_in_time_is_an_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "START_TIMEOUT", 0.05)
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def never(_command: object) -> AsyncIterator[None]:
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            left.set()
+
+    monkeypatch.setattr(world.sessions, "exec", never)
+    start = m.ExecRequest(start=m.ExecStart(container_id="a", command=["x"]))
+    status = await refusal(world, start)
+    assert status == (Status.DEADLINE_EXCEEDED, "the command did not start within 0.05 s")
+    assert left.is_set()
