@@ -111,9 +111,8 @@ class ContainerdRuntime:
     async def _session_tasks(self) -> tuple[Task, ...]:
         """List the tasks, and begin to bring the sandbox records in line: after a crash, or an upgrade of pycm or containerd."""
         await self._end_alignment()
-        begun = self._begun = set(
-            self._starting
-        )  # these, and what begins from now on, may not be in the list
+        # the tasks of these, and of what begins from now on, may not be in the list
+        begun = self._begun = set(self._starting)
         recorded = await self._records.ids()
         tasks = await self.tasks()
         if recorded is None:
@@ -129,23 +128,26 @@ class ContainerdRuntime:
 
     async def _align_records(self, recorded: frozenset[str], tasks: Sequence[Task], begun: set[str]) -> None:
         """Remove records without a task, and add those of running tasks. The next connection repeats what a loss interrupts."""
-        with contextlib.suppress(UnavailableError):
-            for container_id in recorded - {task.id for task in tasks}:
+        listed = {task.id for task in tasks}
+        running = [task.id for task in tasks if task.status not in _DEAD]
+        work = [(self._remove_left_over, container_id) for container_id in recorded - listed]
+        work += [
+            (self._record_adopted, container_id) for container_id in running if container_id not in recorded
+        ]
+        for step, container_id in work:
+            try:
                 if container_id not in begun:
-                    await self._remove_left_over(container_id)
-            for task in tasks:
-                if task.id not in recorded and task.status not in _DEAD:
-                    await self._record_adopted(task.id)
+                    await step(container_id)
+            except UnavailableError:
+                break
+            except PycmError as error:
+                _log.warning("container %s: its sandbox record is left as it is: %s", container_id, error)
         self._begun = None
 
     async def _remove_left_over(self, container_id: str) -> None:
-        try:
-            await self._delete_task(container_id)  # not listed, but there may be a shim that never got a task
+        if await self._task(container_id) is None:
+            await self._delete_task(container_id)  # there may be a shim that never got a task
             await self._records.remove(container_id)
-        except UnavailableError:
-            raise
-        except PycmError as error:
-            _log.warning("container %s: its sandbox record is left behind: %s", container_id, error)
 
     async def _record_adopted(self, container_id: str) -> None:
         """Record the shim of a task that was started by Kanto, or before containerd had a sandbox store. Others' are left alone."""

@@ -258,6 +258,35 @@ async def test_session_removes_records_without_task_and_the_shims_behind_them(
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["container stuck"]
 
 
+async def test_session_leaves_the_record_of_a_task_alone_that_containerd_did_not_list(
+    fake: FakeContainerd, runtime: ContainerdRuntime, store: Store
+) -> None:
+    """containerd leaves out of its list what a busy shim does not answer for."""
+    store.left("c1")
+    process = task_types_pb2.Process(id="c1", pid=5, status=STOPPED, exit_status=3)
+    fake.answers[rpc.TASK_GET] = lambda _: tasks_pb2.GetResponse(process=process)
+    await session(runtime)
+    assert list(store.records) == ["c1"]
+    assert "Tasks.Delete" not in fake.names()
+
+
+async def test_session_goes_on_with_the_other_records_when_one_fails(
+    fake: FakeContainerd, runtime: ContainerdRuntime, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_tasks(fake, [("a", RUNNING), ("b", RUNNING)])
+    record = fake.answers[rpc.CONTAINER_GET]
+
+    def get(request: Any) -> Any:
+        return refuse(Status.UNKNOWN, "damaged")(request) if request.id == "a" else record(request)
+
+    fake.answers[rpc.CONTAINER_GET] = get
+    await session(runtime)
+    assert list(store.records) == ["b"]
+    assert (
+        "container a: its sandbox record is left as it is: containerd's Containers.Get failed" in caplog.text
+    )
+
+
 async def test_session_leaves_the_record_of_a_start_under_way_alone(
     fake: FakeContainerd, runtime: ContainerdRuntime, store: Store
 ) -> None:
