@@ -170,7 +170,14 @@ class Catalog:
         task.add_done_callback(self._saving.discard)
 
     async def save_refused(self) -> None:
-        """Write the records that an earlier full disk refused."""
+        """Write the records that an earlier full disk refused. Whatever happens, those that are left are tried again."""
+        try:
+            await self._save_unsaved()
+        finally:
+            if self._unsaved:
+                self._schedule_retry()
+
+    async def _save_unsaved(self) -> None:
         for container_id in tuple(self._unsaved):
             entry = self._entries.get(container_id)
             if entry is None:
@@ -184,8 +191,6 @@ class Catalog:
                 except OperationFailedError:
                     break
                 self._unsaved.discard(container_id)
-        if self._unsaved:
-            self._schedule_retry()
 
     def _cancel_retry(self) -> None:
         if self._retry is not None:

@@ -110,6 +110,9 @@ class Health:
             except PycmError as problem:  # containerd is away, or the container just now
                 log.debug("container %s: its health could not be checked: %s", entry.id, problem)
                 return None
+            except Exception:  # a bug must not end the checks, whose last result would be shown for ever
+                log.exception("container %s: its health could not be checked", entry.id)
+                return None
         return asked if entry.container.state.status is Status.RUNNING else None
 
     async def _check(self, container: Container, check: HealthCheck) -> tuple[str, bytes]:

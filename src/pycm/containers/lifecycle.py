@@ -191,8 +191,11 @@ class Lifecycle:
         except PycmError as error:
             log.warning("container %s: its ended task is left to the next start: %s", entry.id, error)
         fail_point("containers.end-deleted")
-        await self._logs.finish(entry.id)
-        await self._network.disconnect(entry.id)
+        for release in (self._logs.finish, self._network.disconnect):
+            try:
+                await release(entry.id)
+            except Exception:  # what follows the end, as a restart, does not wait for that
+                log.exception("container %s: what its run held could not be released", entry.id)
 
     # ── stop ──
 

@@ -26,6 +26,7 @@ CONNECT = 30.0  # seconds
 HEADERS = 60.0  # from the request to the last header, however slowly they come
 IDLE = 30.0  # without a single byte
 BUFFER = 64 << 10
+HEAD = 512 << 10  # bytes of headers, those of interim (1xx) answers included
 BARREN = 1 << 20  # encoded bytes that may bring nothing
 #: Headers that are meant for one server only.
 PRIVATE = frozenset(("authorization", "cookie"))
@@ -196,6 +197,8 @@ class _Raw(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self.deadline = time.monotonic() + HEADERS
+        #: Bytes that may still come before the body; None: the body has begun.
+        self.head: int | None = HEAD
 
     def readable(self) -> bool:
         return True
@@ -210,7 +213,12 @@ class _Raw(io.RawIOBase):
         if left <= 0:
             raise TimeoutError
         self._socket.settimeout(min(left, IDLE))
-        return self._socket.recv_into(buffer)
+        count = self._socket.recv_into(buffer)
+        if self.head is not None:
+            self.head -= count
+            if self.head < 0:
+                raise ValueError(f"more than {HEAD} bytes of headers")
+        return count
 
 
 def _connect(found: list[str], port: int) -> socket.socket:
@@ -262,6 +270,7 @@ class Http:
 
     def _once(self, address: Address, headers: Mapping[str, str]) -> Response:
         connection = self._connection(address)
+        answer: http.client.HTTPResponse | None = None
         try:
             if not self._private:
                 connection.sock = self._public_socket(address)
@@ -282,12 +291,14 @@ class Http:
             raw = _Raw(connection.sock)
             answer = http.client.HTTPResponse(_Source(raw), method="GET")  # type: ignore[arg-type]
             answer.begin()
+            raw.head = None
             return Response(address, answer, raw, connection.close)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except BaseException as error:
+            if answer is not None:
+                answer.close()
             connection.close()
-            raise failure(address, error) from None
-        except BaseException:
-            connection.close()
+            if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
+                raise failure(address, error) from None
             raise
 
     def _connection(self, address: Address) -> http.client.HTTPConnection:

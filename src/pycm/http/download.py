@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING
 
 from pycm.errors import OperationFailedError, PycmError, UnavailableError, shorten
+from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from pycm.http.addresses import Address
     from pycm.http.client import Response
 
-#: Seconds for a whole download, pauses included.
-TOTAL = 300.0
+log = logging.getLogger("pycm.http")
+
+#: Seconds for a whole download, pauses included; and for its thread, which may hang in name resolution.
+TOTAL, THREAD = 300.0, 420.0
 PIECE = 64 << 10
 #: What has come so far belongs to the file that had one of these.
 VALIDATORS = ("ETag", "Last-Modified")
@@ -40,19 +44,33 @@ class WebDownloads:
         download = Download(limit, private=self._private)
 
         def run() -> None:
-            result: bytes | PycmError
-            try:
-                result = download.run(url)
-            except PycmError as error:
-                result = error
+            result = _outcome(download, url)
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(_finish, done, result)
 
         threading.Thread(target=run, name="download", daemon=True).start()
         try:
-            return await done
+            return await within(THREAD, done)
+        except asyncio.TimeoutError:
+            raise UnavailableError(f"{_shown(url)} was not read within {THREAD:g} s") from None
         finally:
             download.given_up.set()
+
+
+def _outcome(download: Download, url: str) -> bytes | PycmError:
+    """Whatever happens in the thread: somebody waits for it."""
+    try:
+        return download.run(url)
+    except PycmError as error:
+        return error
+    except BaseException as error:
+        log.exception("a bug in the download of %s", _shown(url))
+        return OperationFailedError(f"{_shown(url)} cannot be read: unexpected {type(error).__name__}")
+
+
+def _shown(url: str) -> str:
+    """Without the query, in which signed addresses carry secrets."""
+    return shorten(url.partition("?")[0])
 
 
 def _finish(done: asyncio.Future[bytes], result: bytes | PycmError) -> None:
@@ -77,6 +95,7 @@ class Download:
         self._data = b""
         self._size: int | None = None
         self._validator = ""
+        self._until = float("inf")
 
     def run(self, url: str) -> bytes:
         """Errors: OperationFailedError; UnavailableError if it could not be had in time or after some attempts."""
@@ -85,7 +104,7 @@ class Download:
         from pycm.http.addresses import parse_address
 
         address = parse_address(url)
-        until = self._clock() + TOTAL
+        self._until = self._clock() + TOTAL
         fruitless = 0
         while True:
             before = len(self._data)
@@ -99,7 +118,7 @@ class Download:
                 failure = error
             fruitless = 1 if len(self._data) > before else fruitless + 1
             pause = retry.delay(fruitless, wanted_pause)
-            too_long = pause > retry.LONGEST_WAIT or self._clock() + pause > until
+            too_long = pause > retry.LONGEST_WAIT or self._clock() + pause > self._until
             if fruitless >= retry.ATTEMPTS or too_long or self.given_up.wait(pause):
                 raise failure
 
@@ -141,8 +160,7 @@ class Download:
         if not 200 <= response.status < 300 or response.status == 206:
             raise OperationFailedError(f"{response.address} answers {response.status}")
         self._data = b""
-        length = response.headers.get("Content-Length")
-        self._size = int(length) if length and length.strip().isdecimal() else None
+        self._size = None if response.encoded else response.sent
         self._validator = next((found for name in VALIDATORS if (found := response.headers.get(name))), "")
         if self._validator.startswith("W/"):  # says nothing of the bytes
             self._validator = ""
@@ -161,4 +179,6 @@ class Download:
                 )
             if self.given_up.is_set():
                 raise UnavailableError(f"{response.address}: given up")
+            if self._clock() > self._until:  # one that sends a byte now and then
+                raise UnavailableError(f"{response.address} did not finish its answer within {TOTAL:g} s")
         return self._size is None or len(self._data) >= self._size

@@ -146,17 +146,25 @@ class JsonFileLogs:
         return client
 
     async def _in_pump(self, command: Callable[[], None]) -> None:
-        """Have the pump's thread do *command*, and wait until it has."""
+        """Have the pump's thread do *command*, and wait until it has. OperationFailedError if it could not."""
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
+        failures: list[Exception] = []
 
         def do() -> None:
-            command()
-            with suppress(RuntimeError):  # the loop has ended: nobody waits
-                loop.call_soon_threadsafe(done.set)
+            try:
+                command()
+            except Exception as error:
+                failures.append(error)
+                raise
+            finally:
+                with suppress(RuntimeError):  # the loop has ended: nobody waits
+                    loop.call_soon_threadsafe(done.set)
 
         if self._pump.post(do):
             await done.wait()
+        if failures:
+            raise OperationFailedError(f"the container's output cannot be read: {failures[0]}")
 
     def pipes(self, container_id: str, exec_id: str, *, terminal: bool, stdin: bool) -> ExecPipes:
         directory = os.path.join(self._pipe_root, f"{container_id}@{exec_id}")

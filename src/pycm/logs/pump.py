@@ -7,12 +7,14 @@ edge-triggered: after an edge a container is served, a bounded amount a turn and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pycm.logs.fifos import waiting
@@ -31,6 +33,8 @@ FINISH_LIMIT = 10.0
 LITTLE = 8 * 1024
 CHATTY = 0.008
 REST = 0.005
+#: Seconds before the next attempt after an error that is nobody's in particular.
+AFTER_BUG = 1.0
 log = logging.getLogger("pycm.logs")
 
 
@@ -128,16 +132,17 @@ class Drain:
 
     def close(self, *, final: bool) -> None:
         """*final*: the output has ended; what the FIFOs hold now is all there is."""
-        while final and self.turn(time.monotonic()):
-            pass
-        for descriptor in (*self.outputs.values(), *self._held):
-            os.close(descriptor)
+        with contextlib.ExitStack() as stack:  # whatever fails: nobody waits for ever, nothing stays open
+            if self._done is not None:
+                stack.callback(self._done)
+            stack.callback(self.sink.close, final=final)
+            for tap in self._taps:
+                stack.callback(tap.end, "" if final else "the agent is being stopped; the container runs on")
+            for descriptor in (*self.outputs.values(), *self._held):
+                stack.callback(os.close, descriptor)
+            while final and self.turn(time.monotonic()):
+                pass
         self.outputs, self._held = {}, ()
-        for tap in self._taps:
-            tap.end("" if final else "the agent is being stopped; the container runs on")
-        self.sink.close(final=final)
-        if self._done is not None:
-            self._done()
 
 
 def _ended(descriptor: int) -> bool:
@@ -236,18 +241,24 @@ class Pump:
 
     def _run(self) -> None:
         while self._stopped is None:
-            for descriptor, _ in self._epoll.poll(self._patience()):
-                self._noticed(descriptor)
-            while self._commands:
-                self._guarded(self._commands.popleft(), "a command of the agent")
-            self._round()
+            if not self._guarded(self._step, "the thread that reads the containers' output"):
+                time.sleep(AFTER_BUG)
         for container_id in tuple(self._drains):
-            self.detach(container_id, final=False)
+            self._guarded(
+                partial(self.detach, container_id, final=False), f"the log of container {container_id}"
+            )
         with self._ringing:
             self._closing = True
             self._epoll.close()
             os.close(self._bell)
         self._stopped()
+
+    def _step(self) -> None:
+        for descriptor, _ in self._epoll.poll(self._patience()):
+            self._noticed(descriptor)
+        while self._commands:
+            self._guarded(self._commands.popleft(), "a command of the agent")
+        self._round()
 
     def _round(self) -> None:
         served = [self._drains[key] for key in self._ready if key in self._drains]
@@ -298,7 +309,7 @@ class Pump:
             self._timed.pop(drain.id, None)
 
     @staticmethod
-    def _guarded(function: Callable[[], None], what: str) -> bool:
+    def _guarded(function: Callable[[], object], what: str) -> bool:
         """The thread serves all containers: what goes wrong with one, expected or not, must not end it for the others."""
         try:
             function()

@@ -269,6 +269,9 @@ class ImageService:
             except PycmError as error:
                 log.error("images: %s", error)
                 return DAY
+            except Exception:  # a bug: who waits for the preload, or for room, must not wait for ever
+                log.exception("a bug in the care for images")
+                return DAY
             await asyncio.sleep(RETRY)
 
     async def _preload(self) -> float:

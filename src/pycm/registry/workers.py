@@ -79,7 +79,12 @@ async def _follow(process: Process, job: Job, told: Callable[[News], None]) -> N
         raise last
     if last is not None:
         return last
-    code = await within(END, process.wait())
+    try:
+        code = await within(END, process.wait())
+    except asyncio.TimeoutError:
+        raise OperationFailedError(
+            f"the pull worker closed its output without a result, and did not end within {END:g} s"
+        ) from None
     if code == -signal.SIGKILL:
         raise WorkerKilledError("the pull worker was killed: the machine may be short of memory; try again")
     raise OperationFailedError(

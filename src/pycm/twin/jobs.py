@@ -7,13 +7,14 @@ comes back. So nothing waits here, and what a job does reads from top to bottom.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from pycm.twin.actions import Decision, Run
-from pycm.twin.operations import Failed, Property
+from pycm.twin.actions import Decision, Note, Run
+from pycm.twin.operations import INTERNAL, Failed, Property
 from pycm.twin.problems import Kind, Problem
 
 if TYPE_CHECKING:
@@ -89,22 +90,31 @@ class Jobs:
         while job is not None:
             try:
                 step = job.steps.throw(outcome) if isinstance(outcome, Failed) else job.steps.send(outcome)
-            except StopIteration as end:
-                decisions += job.finish(end.value)
-            except Failed as failure:
-                decisions += job.finish(Problem(Kind.FAILED, failure.message, failure.masked))
-            except Problem as problem:
-                decisions += job.finish(problem)
-            else:
-                outcome = None
                 if isinstance(step, Property):
                     decisions += job.changed(step)
+                    outcome = None
                     continue
+            except StopIteration as end:
+                decisions += self._finish(job, end.value)
+            except Failed as failure:
+                decisions += self._finish(job, Problem(Kind.FAILED, failure.message, failure.masked))
+            except Problem as problem:
+                decisions += self._finish(job, problem)
+            except Exception as error:  # noqa: BLE001  those behind it in the lane must not wait for ever
+                decisions += [_bug(error), *self._finish(job, Problem(Kind.FAILED, INTERNAL))]
+            else:
                 ticket = next(self._tickets)
                 self._running[ticket] = job
                 return [*decisions, Run(ticket, step)]
             job, outcome = self._successor(job), None
         return decisions
+
+    @staticmethod
+    def _finish(job: Job, value: Any) -> list[Decision]:
+        try:
+            return job.finish(value)
+        except Exception as error:  # noqa: BLE001  as above
+            return [_bug(error)]
 
     def _successor(self, ended: Job) -> Job | None:
         lane = self._lanes[ended.lane]
@@ -114,3 +124,7 @@ class Jobs:
             return lane[0]
         del self._lanes[ended.lane]
         return None
+
+
+def _bug(error: Exception) -> Note:
+    return Note(logging.ERROR, f"a bug in an operation of the twin: {error!r}")

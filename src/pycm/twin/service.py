@@ -37,6 +37,7 @@ from pycm.twin.actions import (
 from pycm.twin.core import DEFAULT_FEATURES, Twin
 from pycm.twin.kept import KeptFile, kept_from
 from pycm.twin.memory import Memory
+from pycm.twin.operations import INTERNAL, Failed
 from pycm.twin.outbox import MAX_ANSWERS, Outbox
 from pycm.twin.policy import ALL
 from pycm.twin.runner import carry_out
@@ -103,7 +104,7 @@ class TwinService:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._online = False
+        self._online = self._ending = False
         self._worker: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
         self._tickers = {reader: Ticker(partial(self._tick, reader)) for reader in (CONTAINERS, MACHINE)}
@@ -143,11 +144,12 @@ class TwinService:
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        self._ending = True
         for task in self._operations:  # what the manager has begun it finishes by itself
             task.cancel()
         await asyncio.gather(*self._operations, return_exceptions=True)
         if self._keeper:
-            await self._keeper
+            await asyncio.gather(self._keeper, return_exceptions=True)
         self._idle.set()
         await self._mqtt.stop()
 
@@ -231,7 +233,14 @@ class TwinService:
             self._keep(decision.state)
 
     async def _run(self, run: Run) -> None:
-        outcome = await carry_out(run.operation, self._containers, self._downloads)
+        try:
+            outcome = await carry_out(run.operation, self._containers, self._downloads)
+        except asyncio.CancelledError:
+            if self._ending:
+                raise
+            outcome = Failed(
+                INTERNAL
+            )  # something below was cancelled; the jobs behind this one wait for its end
         self._decided(self._core.done(run.ticket, outcome))
 
     def _keep(self, state: Mapping[str, Any]) -> None:
@@ -248,7 +257,10 @@ class TwinService:
     async def _send_for_ever(self) -> None:
         while True:
             while self._outbox:
-                await self._send(self._outbox.take())
+                try:
+                    await self._send(self._outbox.take())
+                except Exception:
+                    log.exception("a bug: the twin may be out of step until the next connection")
             self._dropped = 0
             if self._core.thing is not None and self._retry_timer is None:
                 self._retry_pause = RETRY_PAUSE  # everything was sent; a connection alone proves nothing
@@ -267,8 +279,6 @@ class TwinService:
             if isinstance(item, Publish) and item.is_answer:
                 self._core.unsent([item])
             self._failed(error)
-        except Exception:
-            log.exception("a bug: the twin may be out of step until the next connection")
 
     async def _carry_out(self, item: Ordered) -> None:
         if isinstance(item, Publish):

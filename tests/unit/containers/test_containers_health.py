@@ -218,6 +218,17 @@ async def test_a_lost_containerd_and_a_paused_container_say_nothing_of_health() 
         assert w.state("c1").health == HEALTHY
 
 
+async def test_checks_go_on_after_a_bug_in_one_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    async with world() as w:
+        await run(w, with_check())
+        await w.until(lambda: w.state("c1").health == HEALTHY)
+        w.runtime.fail["exec"] = ValueError("a bug")
+        await w.until(lambda: "its health could not be checked" in caplog.text)
+        del w.runtime.fail["exec"]
+        w.runtime.exec_codes["c1"] = 3
+        await w.until(lambda: w.state("c1").health == UNHEALTHY)
+
+
 async def test_a_port_that_takes_a_connection_is_healthy_and_a_closed_one_is_not() -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -245,3 +245,39 @@ async def test_log_has_no_values_of_environment_variables(caplog: pytest.LogCapt
         await w.until(lambda: w.actions.count("stopped") == 2)
     assert "A=***" in caplog.text
     assert "geheim" not in caplog.text
+
+
+@pytest.mark.parametrize("room", ["logs", "network"])
+async def test_container_restarts_though_its_run_cannot_be_released(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    async def broken(_: str) -> None:
+        raise ValueError("a bug")
+
+    async with world() as w:
+        await started(w, policy="always")
+        one = w.manager._lifecycle
+        monkeypatch.setattr(
+            one._logs if room == "logs" else one._network,
+            {"logs": "finish", "network": "disconnect"}[room],
+            broken,
+        )
+        w.runtime.end("c1", 3)
+        await w.until(lambda: w.actions.count("running") == 2)
+        assert "what its run held could not be released" in caplog.text
+
+
+async def test_record_that_a_bug_kept_from_the_disk_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world() as w:
+        await started(w)
+        catalog = w.manager._catalog
+        catalog._unsaved.add("c1")
+        save = catalog.save
+        monkeypatch.setattr(catalog, "save", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await catalog.save_refused()
+        assert catalog._retry is not None
+        monkeypatch.setattr(catalog, "save", save)
+        catalog._cancel_retry()
+        await catalog.save_refused()
+        assert not catalog._unsaved

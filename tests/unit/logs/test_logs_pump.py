@@ -402,3 +402,58 @@ async def test_files_that_would_only_be_renamed_all_the_time_are_bounded(room, c
     assert room.lines() == [("stdout", "0\n"), ("stdout", "1\n"), ("stdout", "2\n")]
     assert not os.path.exists(room.logs.path("c1", hungry) + ".1")
     assert "container c1: 1000 files of its log are kept, not 1000000000" in caplog.text
+
+
+async def test_client_that_cannot_be_attached_gets_an_error(room, monkeypatch):
+    room.start()
+    monkeypatch.setattr(room.logs, "_tap", lambda *_: 1 / 0)
+    with pytest.raises(OperationFailedError, match="cannot be read"):
+        await room.logs.connect("c1", next_run=False)
+
+
+async def test_pump_goes_on_after_an_error_of_its_own(room, monkeypatch, caplog):
+    monkeypatch.setattr(pump, "AFTER_BUG", 0.0)
+    _, shim = room.start()
+    thread = room.logs._pump
+    bugs = [KeyError("a bug"), KeyError("another")]
+    noticed = thread._noticed
+
+    def broken(descriptor):
+        noticed(descriptor)
+        if bugs:
+            raise bugs.pop()
+
+    monkeypatch.setattr(thread, "_noticed", broken)
+    await room.until(lambda: not bugs or shim.write(b"x\n"))
+    shim.write(b"last\n")
+    await room.until(lambda: ("stdout", "last\n") in room.lines())
+    assert "the thread that reads the containers' output: KeyError" in caplog.text
+
+
+async def test_pump_ends_after_an_error_in_one_container(room, monkeypatch):
+    room.start()
+    await room.until(lambda: room.logs._pump.attached("c1"))
+    monkeypatch.setattr(room.logs._pump, "detach", lambda *_, **__: 1 / 0)
+    await room.logs.close()
+
+
+@pytest.mark.parametrize("broken", ["turn", "store", "sink"])
+async def test_drain_that_fails_at_its_end_wakes_who_waits_for_it(room, monkeypatch, broken):
+    _, shim = room.start()
+    await room.until(lambda: room.logs._pump.attached("c1"))
+    drain = room.logs._pump.drain("c1")
+    descriptors = list(drain.outputs.values())
+    client = await room.logs.connect("c1", next_run=False)
+    if broken == "turn":
+        monkeypatch.setattr(drain, "turn", lambda _: 1 / 0)
+    else:
+        monkeypatch.setattr(drain.sink, "store" if broken == "store" else "close", lambda *_, **__: 1 / 0)
+    done = threading.Event()
+    drain._done = done.set
+    room.logs._pump.post(lambda: room.logs._pump.detach("c1", final=True))
+    assert await asyncio.to_thread(done.wait, LIMIT)
+    assert await asyncio.wait_for(client.read(), LIMIT) == b""
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+    shim.end()
