@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,7 @@ def build_time() -> float:
 
 
 class Ages:
-    """Counts in the file *path*; without one ("") from now on. Blocking: for a worker thread, one call at a time."""
+    """Counts in the file *path*; without one ("") from now on. Blocking: for worker threads."""
 
     def __init__(
         self,
@@ -152,26 +153,33 @@ class Ages:
         self._synchronised = synchronised
         self._counted: Count | None = None
         self._saved = Count()
+        self._lock = threading.Lock()  # the agent may end during a look
 
     def of(self, records: Iterable[Record]) -> dict[str, float]:
         """Ages of images in seconds, by reference; of none while the clock is in doubt."""
-        if self._counted is None:
-            self._counted = self._saved = self._load()
-        clocks = self._clocks()
-        counted = see(count(self._counted, clocks), records)
-        believed = is_plausible(counted, clocks.wall, build_time(), self._synchronised)
-        self._counted = replace(counted, wall=clocks.wall) if believed else counted
-        saved = self._saved
-        known = (saved.boot_id, saved.jumped, saved.seen)
-        if known != (counted.boot_id, counted.jumped, counted.seen) or counted.used - saved.used >= UNSAVED:
-            self._save()
-        return ages(counted, clocks.wall) if believed else {}
+        with self._lock:
+            before = self._counted
+            if before is None:
+                before = self._saved = self._load()
+            clocks = self._clocks()
+            counted = see(count(before, clocks), records)
+            believed = is_plausible(counted, clocks.wall, build_time(), self._synchronised)
+            self._counted = replace(counted, wall=clocks.wall) if believed else counted
+            self._save_if_changed(self._counted)
+            return ages(counted, clocks.wall) if believed else {}
 
     def close(self) -> None:
         """Keep what was counted, up to now."""
-        if self._counted is not None:
-            self._counted = count(self._counted, self._clocks())
-            self._save()
+        with self._lock:
+            if self._counted is not None:
+                self._counted = count(self._counted, self._clocks())
+                self._save(self._counted)
+
+    def _save_if_changed(self, counted: Count) -> None:
+        saved = self._saved
+        known = (saved.boot_id, saved.jumped, saved.seen)
+        if known != (counted.boot_id, counted.jumped, counted.seen) or counted.used - saved.used >= UNSAVED:
+            self._save(counted)
 
     def _load(self) -> Count:
         try:
@@ -191,15 +199,14 @@ class Ages:
                 log.error("%s cannot be renamed: %s", self._path, failure.strerror)
             return Count()
 
-    def _save(self) -> None:
+    def _save(self, counted: Count) -> None:
         """A failure makes images younger after the next start, no more."""
-        assert self._counted is not None
-        self._saved = self._counted
+        self._saved = counted
         if not self._path:
             return
         try:
             make_directory(os.path.dirname(self._path), 0o700)
-            write_atomic(self._path, dump(self._counted), 0o600)
+            write_atomic(self._path, dump(counted), 0o600)
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error.strerror)
 

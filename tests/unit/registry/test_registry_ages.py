@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -212,6 +213,25 @@ def test_close_keeps_what_was_used_since_the_last_look(machine: Machine, tmp_pat
     machine.run(70)
     ages.close()
     assert ages_of(machine, path).of([image()]) == {"a": 70.0}
+
+
+def test_close_waits_for_a_look_that_writes(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ages = ages_of(machine, tmp_path / "images.json")
+    closing = threading.Thread(target=ages.close)
+    waited: list[bool] = []
+
+    def write(*_: object) -> None:
+        if not waited:
+            closing.start()
+            closing.join(0.2)
+            waited.append(closing.is_alive())
+
+    monkeypatch.setattr(rules, "write_atomic", write)
+    ages.of([image()])
+    closing.join()
+    assert waited == [True]
 
 
 # ── the file ──
