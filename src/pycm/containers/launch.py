@@ -118,7 +118,7 @@ class Launcher:
         return TaskRequest(
             id=container.id,
             image=container.image.name,
-            spec=build_spec(container, image, user, facts),
+            spec=await asyncio.to_thread(build_spec, container, image, user, facts),
             runtime=host.runtime,
             io=io,
             systemd_cgroup=self._systemd,

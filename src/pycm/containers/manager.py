@@ -182,11 +182,11 @@ class Manager:
         check_id(container.id)
         if container.id in self._catalog or container.id in self._reserved:
             raise ConflictError(f"container with id = {container.id} already exists")
-        validate(container)
-        self._network.check(container)
-        self._launcher.admit(container)
         self._reserved.add(container.id)
         try:
+            await asyncio.to_thread(validate, container)  # a large one takes some 100 ms
+            self._network.check(container)
+            self._launcher.admit(container)
             await self._undo_unfinished(container.id)
             return await self._make(replace(container, created=times.now()))
         finally:

@@ -47,6 +47,7 @@ class ContainerFiles:
         self._staging = os.path.join(run, "files") if run else ""
         #: Ids of containers over whose files something is mounted.
         self._covered: set[str] = set()
+        self._warned = False
 
     def prepare(self) -> None:
         """Find what earlier agents have mounted; containers that run keep it."""
@@ -95,11 +96,12 @@ class ContainerFiles:
             self._as_process_1(lambda: cover(files, staging, _SIZE))
         except PermissionError:
             self._covered.discard(container_id)
-            log.warning(
-                "container %s: files of its network: the agent may not mount a tmpfs (the container can fill the disk through %s)",
-                container_id,
-                self._directory,
-            )
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "network files of containers: cannot mount a tmpfs: not permitted (containers can fill the disk of %s)",
+                    self._directory,
+                )
 
     def release(self, container_id: str) -> None:
         """Nothing uses the files any more. OperationFailedError if they cannot be unmounted; it can be tried again."""

@@ -99,7 +99,8 @@ async def test_an_agent_that_may_not_mount_gives_containers_the_files_on_the_dis
         connected = await HostNetwork(made).connect(host_container())
         assert Path(connected.hostname_path).read_text() == socket.gethostname() + "\n"
         assert made.others(()) == set()
-    assert "container c1: files of its network: the agent may not mount a tmpfs" in caplog.text
+    (line,) = caplog.messages
+    assert line.startswith("network files of containers: cannot mount a tmpfs: not permitted")
 
 
 async def test_a_mount_that_fails_is_named_and_leaves_nothing(
@@ -128,3 +129,28 @@ def test_what_earlier_agents_have_mounted_is_found(tmp_path: Path, monkeypatch: 
     made.prepare()
     assert made.others(()) == {"c1"}
     assert made.others({"c1"}) == set()
+
+
+async def test_files_that_cannot_be_unmounted_are_named_and_stay_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(f"36 35 0:30 / {tmp_path}/home/containers/c1/hosts rw - tmpfs tmpfs rw\n")
+    failing = [True]
+
+    def call(_name: str, path: bytes, *_: object) -> None:
+        raise OSError(16 if failing and path.endswith(b"hosts") else 22, "Device or resource busy")
+
+    monkeypatch.setattr(mounts, "_TABLES", (str(table),))
+    monkeypatch.setattr(mounts, "system_call", call)
+    monkeypatch.setattr(files, "see_as_init", lambda _directory: None)
+    network = Networks(str(tmp_path / "home"), Network(exec_root_dir=str(tmp_path / "run")))
+    await network.prepare()
+    await network.disconnect("c1")
+    await network.clear({"c1"})
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "cannot unmount the network files of container c1: Device or resource busy" in caplog.text
+    failing.clear()
+    await network.clear(())
+    assert network._files.others(()) == set()
+    assert len(caplog.records) == 1
