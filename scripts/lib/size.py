@@ -4,19 +4,22 @@
 pycm and the libraries that it imports are installed into a temporary directory, for arm64, in the versions of the release (pins-*.txt),
 as the recipes do it with pycm.inc: byte code without source, without tests or tools of libraries. Sizes are of files, rounded up to blocks of 4 KiB.
 
+Byte code differs in size between versions of Python: it is made with that of the release, if this machine has it.
+
 Beside the sum: the four CNI plugins that are used, Go programs of virtualization-layer, in Debian's build for this machine. kirkstone links python3-protobuf
 with a libprotobuf of its own package; the wheel that stands for it here has that library inside.
 """
 
 from __future__ import annotations
 
-import compileall
 import os
 import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import environment
 
 LIB = Path(__file__).resolve().parent
 REPOSITORY = LIB.parents[1]
@@ -80,6 +83,12 @@ def install(name: str, release: str, place: Path) -> None:
     pip("install", "--only-binary=:all:", f"--python-version={PYTHON[release]}", *wanted, *options)
 
 
+def compiler(release: str) -> str:
+    """The Python that makes the byte code: of the same version as on the device, or else this one."""
+    minor = int(PYTHON[release].partition(".")[2])
+    return next(filter(environment.usable, environment.candidates(minor)), sys.executable)
+
+
 def stripped(path: Path) -> int:
     """The size that a shared object has without symbols and debugging, which packages of an image never have (ELF, 64 bit)."""
     content = path.read_bytes()
@@ -115,6 +124,8 @@ def main() -> int:
         )
         return 2
     total = 0
+    python = compiler(release)
+    print(f"byte code made by {os.path.basename(python)} (on the device: {PYTHON[release]})")
     print(f"{release + ', arm64, KiB':24}{'files':>8}{'byte code':>12}{'sum':>8}  only for")
     with tempfile.TemporaryDirectory() as top:
         for name, part in LIBRARIES.items():
@@ -125,7 +136,7 @@ def main() -> int:
                 pip("install", "--no-deps", "--no-compile", "--target", str(place), str(REPOSITORY))
             else:
                 install(name, release, place)
-            compileall.compile_dir(place, quiet=2)
+            subprocess.run([python, "-m", "compileall", "-qq", str(place)], check=False)
             files, code = size(place, source=name in WITH_SOURCE)
             total += files + code
             print(f"{name:24}{files >> 10:8}{code >> 10:12}{(files + code) >> 10:8}  {part}".rstrip())
