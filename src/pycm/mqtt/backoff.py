@@ -2,7 +2,8 @@
 """What is not tried at once: pauses between attempts to connect, and messages that the broker refuses. No I/O.
 
 MQTT 3.1.1 has no answer for a refused PUBLISH: a broker whose access rules or size limit forbid it closes the connection. So the refused
-message is found by observation: it is the one that waits for its acknowledgement at two losses in a row.
+message is found by observation: it is the one that waits for its acknowledgement at two losses in a row. Once a message of its kind is
+refused, one loss is enough for another one that is longer than all accepted ones.
 """
 
 from __future__ import annotations
@@ -74,11 +75,16 @@ class Request:
 
 @dataclass
 class _Refusal:
-    """`size`: bytes of the smallest refused request. `until`: when the next one may be sent; None: accepted meanwhile."""
+    """`size`: bytes of the smallest refused request, `accepted`: of the longest acknowledged one that is shorter.
+
+    `until`: when the next one may be sent, after `pause` seconds; None: accepted meanwhile.
+    """
 
     size: int
     pauses: Backoff
     until: float | None = None
+    pause: float = 0.0
+    accepted: int = -1
 
 
 @dataclass
@@ -109,7 +115,10 @@ class Refusals:
         """True if such a request was refused before."""
         self._suspects = tuple(suspect for suspect in self._suspects if not request.resembles(suspect))
         found = self._found.get(request.kind)
-        if found is None or found.until is None or request.size < found.size:
+        if found is None or found.until is None:
+            return False
+        if request.size < found.size:
+            found.accepted = max(found.accepted, request.size)
             return False
         found.until = None
         return True
@@ -119,9 +128,12 @@ class Refusals:
         if not unanswered:
             self.acquit()
             return None
+        for other in self._found.values():
+            if other.until is not None:  # while the search goes on, what is known is not tried again
+                other.until = max(other.until, self.clock() + other.pause)
         request = next(iter(unanswered))
         found = self._found.get(request.kind)
-        known = found is not None and request.size >= found.size
+        known = found is not None and request.size > min(found.accepted, found.size - 1)
         if len(unanswered) == 1 and (known or any(map(request.resembles, self._suspects))):
             self._suspects = ()
             return request
@@ -138,9 +150,10 @@ class Refusals:
         self._found[request.kind] = found
         news = not found.pauses.is_longest or request.size < found.size
         found.size = min(found.size, request.size)
-        pause = found.pauses.next()
-        found.until = self.clock() + pause
-        return pause, news
+        found.accepted = min(found.accepted, found.size - 1)
+        found.pause = found.pauses.next()
+        found.until = self.clock() + found.pause
+        return found.pause, news
 
     def acquit(self) -> None:
         """The broker was away, or ended a connection on which nothing waited: it may have other rules by now."""

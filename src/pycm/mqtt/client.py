@@ -153,15 +153,15 @@ class MqttClient:
         self._quiet = not news
         self._report(f"connection lost: {link.lost.result()}")
         if refused:
-            reason = "closed the connection on it twice, by an access rule or a size limit"
+            reason = "closes the connection on it, for an access rule or a size limit"
             self._say(logging.WARNING, self._refusal(refused, reason, pause))
         self._tell("mqtt_disconnected")
 
     def _refusal(self, request: Request, reason: str, pause: float) -> str:
+        size = f", {request.size} bytes" if request.what == "PUBLISH" else ""
         return (
-            f"MQTT broker {self._address.shown}: refuses {request.what} {shorten(request.topic)},"
-            f" {request.size} bytes: {reason} (left out; next attempt in {pause:.0f} s,"
-            f" later at most {REFUSED_CAP:g} s apart)"
+            f"MQTT broker {self._address.shown}: refuses {request.what} {shorten(request.topic)}{size}:"
+            f" {reason} (left out; next attempt in {pause:.0f} s, later at most {REFUSED_CAP:g} s apart)"
         )
 
     def _report(self, reason: str) -> None:

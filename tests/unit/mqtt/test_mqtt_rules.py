@@ -277,10 +277,36 @@ def test_refusals_are_open_after_a_loss_for_another_reason(refusals, event):
     assert not refusals.suspicious
 
 
-def test_refusals_do_not_lower_the_size_for_a_loss_by_chance(refusals):
+@pytest.mark.parametrize(("size", "one_loss_is_enough"), [(500, False), (501, True), (999, True)])
+def test_refusals_lower_the_size_at_once_only_for_what_is_longer_than_all_accepted(
+    refusals, size, one_loss_is_enough
+):
     refused(refusals, BIG)
-    assert refusals.lost([Request("PUBLISH", BIG.topic, 10)]) is None
-    assert refusals.pause(Request("PUBLISH", BIG.topic, 10)) == 0
+    for accepted in (500, 100):
+        assert not refusals.acknowledged(Request("PUBLISH", BIG.topic, accepted))
+    request = Request("PUBLISH", BIG.topic, size)
+    assert (refusals.lost([request]) == request) is one_loss_is_enough
+    if not one_loss_is_enough:
+        assert refusals.pause(request) == 0
+        assert refusals.lost([request]) == request
+
+
+def test_refusals_forget_accepted_sizes_that_are_refused_now(refusals):
+    refused(refusals, BIG)
+    refusals.acknowledged(Request("PUBLISH", BIG.topic, 500))
+    refused(refusals, Request("PUBLISH", BIG.topic, 400))
+    request = Request("PUBLISH", BIG.topic, 400)
+    assert refusals.lost([request]) == request
+
+
+def test_refusals_try_nothing_again_while_the_search_goes_on(refusals):
+    pause = refused(refusals, BIG)
+    other = Request("PUBLISH", "other", 1)
+    refusals.clock.now += pause - 1
+    refusals.lost([other])
+    assert refusals.pause(BIG) == pause
+    refusals.clock.now += pause
+    assert refusals.pause(BIG) == 0
 
 
 def test_refusals_are_bounded(refusals):
