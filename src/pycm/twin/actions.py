@@ -94,10 +94,14 @@ class HostBaseline:
 
 @dataclass(frozen=True)
 class Measure:
-    """At once: call `Twin.due` for *reader* every *period* seconds from now on, the first time after one period; None: no more."""
+    """At once: call `Twin.due` for *reader* every *period* seconds from now on, the first time after one period; None: no more.
+
+    *resume*: a loss of the session is over, and the times from before it are kept.
+    """
 
     period: float | None
     reader: str = CONTAINERS
+    resume: bool = False
 
 
 @dataclass(frozen=True)

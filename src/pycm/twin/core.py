@@ -236,7 +236,7 @@ class Twin:
         own = self._modify(f"/features/{name}", feature.value())
         if name == container_factory.ID:
             return [*self._register_containers(), own]
-        return [own, *self._metrics.begin()] if name == metrics.ID else [own]
+        return [own, *self._metrics.begin(resume=True)] if name == metrics.ID else [own]
 
     def _register_containers(self) -> list[Decision]:
         """The stored list is written before a feature appears and after one is gone, so that no cut leaves one unknown."""

@@ -222,7 +222,7 @@ class TwinService:
         elif isinstance(decision, Baseline):
             self._metrics.baseline(decision.container_ids)
         elif isinstance(decision, Measure):
-            self._tickers[decision.reader].set(decision.period)
+            self._tickers[decision.reader].set(decision.period, resume=decision.resume)
         elif isinstance(decision, HostBaseline):
             self._metrics.host_baseline(decision.reader)
         elif isinstance(decision, Run):

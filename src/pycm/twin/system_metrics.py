@@ -83,7 +83,7 @@ class SystemMetrics:
         topic = f"{self._ditto()}/things/twin/commands/modify"
         payload = ditto.encode(topic, headers, f"/features/{ID}", {"definition": [Metrics.definition]})
         key = f"{EVENTS}/features/{ID}"
-        return [Subscribe(COMMANDS), Publish(EVENTS, payload, key), *self._measure()]
+        return [Subscribe(COMMANDS), Publish(EVENTS, payload, key), *self._measure(resume=True)]
 
     def delete(self, device_id: str) -> Publish:
         """The device is not ours any more."""
@@ -99,10 +99,11 @@ class SystemMetrics:
         assert self._device is not None
         return self._device.device_id.replace(":", "/", 1)
 
-    def _measure(self) -> list[Decision]:
+    def _measure(self, *, resume: bool = False) -> list[Decision]:
         if self._asked is None:
             return [Measure(None, MACHINE)]
-        return [HostBaseline(MACHINE), Measure(self._asked.request.period / durations.SECOND, MACHINE)]
+        period = self._asked.request.period / durations.SECOND
+        return [HostBaseline(MACHINE), Measure(period, MACHINE, resume)]
 
     # ── requests ──
 

@@ -15,21 +15,27 @@ class Ticker:
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick
-        self._period = 0.0
+        self._period = self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, period: float | None) -> None:
+    def set(self, period: float | None, *, resume: bool = False) -> None:
+        """*resume*: keep to the times from before an interruption. Else a period that is often interrupted would never end."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
         if period is not None:
+            if not resume or period != self._period:
+                self._since = asyncio.get_running_loop().time()
             self._period = period
-            self._timer = asyncio.get_running_loop().call_later(period, self._due)
+            self._schedule()
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        periods = 1 + max(0.0, loop.time() - self._since) // self._period
+        self._timer = loop.call_at(self._since + periods * self._period, self._due)
 
     def _due(self) -> None:
         assert self._timer is not None
-        loop = asyncio.get_running_loop()
-        was_due = self._timer.when()
-        periods = 1 + max(0.0, loop.time() - was_due) // self._period
-        self._timer = loop.call_at(was_due + periods * self._period, self._due)
+        self._since = self._timer.when()
+        self._schedule()
         self._tick()

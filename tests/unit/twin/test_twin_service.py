@@ -192,6 +192,44 @@ async def test_the_timer_keeps_its_times_and_leaves_out_what_was_slept_through()
     assert (ticker._timer, ticks) == (None, [1, 1])
 
 
+@pytest.mark.parametrize(
+    ("period", "resume", "first"), [(10.0, True, 5.0), (10.0, False, 10.0), (20.0, True, 20.0)]
+)
+async def test_ticker_resumes_an_interrupted_period_only_when_asked(monkeypatch, period, resume, first):
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+    ticker = Ticker(lambda: None)
+    ticker.set(10.0)
+    ticker.set(None)
+    now += 25.0
+    ticker.set(period, resume=resume)
+    assert ticker._timer.when() == now + first
+    ticker.set(None)
+
+
+async def test_metrics_keep_their_times_over_registrations_and_a_new_request_begins_anew(world):
+    await world.register()
+    envelope = {
+        "topic": "acme.test/gw-01:edge:containers/things/live/messages/request",
+        "headers": {"correlation-id": "c", "response-required": True, "content-type": "application/json"},
+        "path": "/features/Metrics/inbox/messages/request",
+        "value": {"frequency": "1h"},
+    }
+    await world.tell(f"command//{THING}/req/r/request", envelope)
+    ticker = world.twin._tickers["containers"]
+    due = ticker._timer.when()
+    world.twin.mqtt_disconnected()
+    assert ticker._timer is None
+    await world.register()
+    assert ticker._timer.when() == due
+    world.twin._decided(world.twin._core.retry())
+    await world.twin.idle()
+    assert ticker._timer.when() == due
+    await world.tell(f"command//{THING}/req/r2/request", envelope)
+    assert ticker._timer.when() > due
+
+
 async def test_a_request_for_metrics_gives_data_over_and_over(world):
     await world.register()
     envelope = {

@@ -213,15 +213,15 @@ class Metrics(Feature):
         self._accept(argument)
         return Reaction(decisions=tuple(self.begin()))
 
-    def begin(self) -> list[Decision]:
-        """Begin to measure for the request, or stop if there is none."""
+    def begin(self, *, resume: bool = False) -> list[Decision]:
+        """Begin to measure for the request, or stop if there is none. *resume*: see Measure."""
         if self.request is None:
             return [Measure(None)]
         ids = tuple(c.id for c in self._alive() if self.request.wants(c.id, CPU_UTILIZATION))
         baseline: list[Decision] = [Baseline(ids)] if ids else []
         if self.request.host():
             baseline.append(HostBaseline(CONTAINERS))
-        return [*baseline, Measure(self.request.period / durations.SECOND)]
+        return [*baseline, Measure(self.request.period / durations.SECOND, resume=resume)]
 
     def container_runs(self, container_id: str) -> list[Decision]:
         if self.request is None or not self.request.wants(container_id, CPU_UTILIZATION):
