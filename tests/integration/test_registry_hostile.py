@@ -326,7 +326,7 @@ def test_image_beyond_its_bounds_is_refused_before_its_layers_are_fetched(
             fresh(diff_ids=["sha256:" + "1" * 64] * 3),
             "2 layers in the manifest, 3 diff_ids in the configuration",
         ),
-        (fresh(diff_ids=["sha256:" + "1" * 64, "../etc"]), "has diff_id '../etc', which is no digest"),
+        (fresh(diff_ids=["sha256:" + "1" * 64, "../etc"]), "has diff_id '../etc', which is not a digest"),
     ):
         registry.requests.clear()
         assert words in str(refused(pull, registry.put(image, "odd/app", "1")))

@@ -170,7 +170,7 @@ def check_layers(manifest: Manifest, config: Config) -> None:
     for diff_id in config.diff_ids:
         if not is_digest(diff_id):
             raise OperationFailedError(
-                f"the configuration has diff_id {shorten(diff_id)}, which is no digest"
+                f"the configuration has diff_id {shorten(diff_id)}, which is not a digest"
             )
 
 

@@ -224,5 +224,5 @@ def parse(data: bytes) -> Count:
     seen = {str(name): (int(created), float(since)) for name, (created, since) in value["seen"].items()}
     numbers = (used, wall, running, offset, *(since for _, since in seen.values()))
     if not all(map(math.isfinite, numbers)) or any(not 0 <= since <= used for _, since in seen.values()):
-        raise ValueError("a number that cannot be")
+        raise ValueError("a number out of range")
     return Count(used, wall, str(value["boot_id"]), running, offset, value["jumped"] is not False, seen)

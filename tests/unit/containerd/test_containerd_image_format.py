@@ -226,7 +226,7 @@ def test_layers_and_diff_ids_belong_together() -> None:
     check(2, digest, digest)
     with pytest.raises(OperationFailedError, match="2 layers in the manifest, 1 diff_ids"):
         check(2, digest)
-    with pytest.raises(OperationFailedError, match=r"diff_id '\.\./x', which is no digest"):
+    with pytest.raises(OperationFailedError, match=r"diff_id '\.\./x', which is not a digest"):
         check(1, "../x")
 
 
