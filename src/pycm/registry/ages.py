@@ -130,7 +130,7 @@ def is_synchronised() -> bool:
         return True
     import ctypes  # half a MiB, for a machine whose clock is in doubt
 
-    # struct timex, of at most 208 bytes, with modes 0: nothing is changed. ProtectClock= of our unit does not allow even that.
+    # struct timex, of at most 208 bytes, with modes 0: nothing is changed. With ProtectClock=, systemd denies even that.
     return ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) not in (-1, _TIME_ERROR)
 
 
