@@ -2,10 +2,13 @@
 """What the configuration may hold at most. Of numbers, each key has bounds of its own."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
+from pycm.config.keys import keys
 from pycm.config.load import load
+from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES
 
 
 @pytest.mark.parametrize(
@@ -52,3 +55,19 @@ def test_value_beyond_its_bound_is_an_error(tmp_path, write, bound, reason):
 
 def errors(line):
     return [note.text for note in load(line).notes if note.level == logging.ERROR]
+
+
+@pytest.mark.parametrize("bound", [str(LONGEST), str(LONGEST_PATH), str(MOST_ENTRIES), "2147483647"])
+def test_bounds_are_on_the_page(bound):
+    page = Path(__file__).parents[3] / "docs" / "configuration.md"
+    assert bound in page.read_text()
+
+
+def test_numbers_and_durations_have_the_bounds_of_the_page():
+    bounds = {
+        key.path[-1]: (key.option.low, key.option.high)
+        for key in keys()
+        if key.option.kind in ("int", "duration", "stop_timeout")
+    }
+    others = {name: bound for name, bound in bounds.items() if bound != (0, 2**31 - 1)}
+    assert others == {"mtu": (0, 65535), "keep_alive": (0, 65535)}
