@@ -186,3 +186,31 @@ def test_an_agent_that_stops_its_containers_leaves_what_the_original_can_take_ov
             assert Path(record[key]).is_file()
         agent.start()
         agent.wait_for("one", running=True)
+
+
+def test_files_on_the_disk_are_kept_by_a_container_that_runs_and_are_covered_at_its_next_start(
+    tmp_path: Path, containerd: ContainerdServer, machine: Machine
+) -> None:
+    """As after an upgrade from a version without a tmpfs; here of an agent that may not mount."""
+    agent = AgentProcess(tmp_path, containerd, inside=("setpriv", "--bounding-set", "-sys_admin"))
+    with agent:
+        world = World(agent, machine)
+        world.create("old", network_mode="host")
+        agent.cm("start", "old")
+        assert "cannot mount a tmpfs: not permitted" in agent.text()
+        agent.end()
+        agent.inside = ()
+        agent.start()
+        assert agent.state("old")["running"]
+        for name in NAMES:
+            assert os.path.samestat(
+                os.stat(directory(world, "old") / name), os.stat(inside(world, "old", name))
+            )
+        assert agent.mounted_files() == []
+        agent.cm("stop", "-f", "-t", "1s", "old")
+        agent.cm("start", "old")
+        assert len(agent.mounted_files()) == 3
+        for name in NAMES:
+            assert os.path.samestat(
+                os.stat(directory(world, "old") / name), os.stat(inside(world, "old", name))
+            )
