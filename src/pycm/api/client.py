@@ -129,6 +129,8 @@ class Client:
         return f"{self._address.host}:{self._address.port}" if self._address.host else "localhost"
 
     def _connected(self) -> Wire:
+        if self._wire is not None and not self._wire.quiet:
+            self.close()  # not used for long: the agent may have ended it meanwhile
         if self._wire is None:
             self._wire = _patiently(self._address, self._timeout, _handshake)
         return self._wire

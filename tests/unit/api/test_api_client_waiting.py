@@ -119,6 +119,24 @@ def test_duplex_gives_up_a_call_that_is_not_taken(path: str, monkeypatch: pytest
     assert peers[0].resets == [8], "the agent hears that nobody waits any more"
 
 
+def test_client_connects_again_when_it_has_not_called_for_long(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_call(peer: Peer) -> None:
+        peer.greet()
+        peer.answer(peer.request(), b"")
+        until_closed(peer)
+
+    with served(path, one_call, one_call) as peers:
+        client = Client(path)
+        client.unary("/x", b"")
+        now = time.monotonic()
+        monkeypatch.setattr(module.time, "monotonic", lambda: now + module.QUIET + 1)
+        client.unary("/x", b"")
+        client.close()
+    assert len(peers) == 2
+
+
 def test_command_line_says_on_stderr_that_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
     still_waiting("Stop", 60.0)
     assert capsys.readouterr() == ("", "still waiting for the agent: Stop takes more than 60 s\n")
