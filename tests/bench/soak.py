@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 CLIENTS = 3
 #: Operations of the budget, and those before them, which fill caches and pools once.
-OPERATIONS, WARM_UP = 5000, 2000
+OPERATIONS, WARM_UP = 5000, 3000
 #: Bytes that an operation may leave.
 LIMIT = 64
 #: Seconds between two looks at the agent in a soak, and for it to come to rest before each.
