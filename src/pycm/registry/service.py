@@ -154,6 +154,7 @@ class ImageService:
             self._held[reference] -= 1
             if not self._held[reference]:
                 del self._held[reference]
+                self._look.set()  # the last look may have left it out because it was held
 
     # ── pulling ──
 
