@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from pycm.api.exec import Exec
 from pycm.api.images import ImageCalls
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.receiver import receive
+from pycm.api.streams import receive
 from pycm.api.watching import Watching
 
 if TYPE_CHECKING:

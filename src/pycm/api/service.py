@@ -30,8 +30,7 @@ from pycm.api.methods import (
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
-from pycm.api.receiver import receive
-from pycm.api.streams import answering, send
+from pycm.api.streams import answering, receive, send
 from pycm.errors import (
     BusyError,
     ConflictError,

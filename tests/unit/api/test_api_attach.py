@@ -151,4 +151,5 @@ async def test_a_client_that_never_reads_is_cut_off(world: World, monkeypatch: p
         for _ in range(8):
             attachment.out.put_nowait(bytes(1024 * 1024))  # more than the window that is open
         await eventually(lambda: attachment.closed)
+        monkeypatch.setattr(streams, "STALLED", WAIT)
     await world.is_well()

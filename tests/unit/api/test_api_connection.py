@@ -16,7 +16,7 @@ from h2.events import ConnectionTerminated, StreamReset
 from h2.settings import SettingCodes
 
 from pycm.api import connection as module
-from pycm.api import frame_guard, receiver, streams
+from pycm.api import frame_guard, streams
 from pycm.api.connection import Clients, Complaints, Connection, share_of
 from pycm.api.methods import AGENT, CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
@@ -343,8 +343,7 @@ async def test_connection_that_pings_without_a_call_is_idle(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "IDLE_TIMEOUT", 0.05)
-    client = await Raw.connect(world.path)
-    await client.flush()
+    client, _ = await opened(world)
 
     async def ping() -> None:
         while True:
@@ -353,7 +352,7 @@ async def test_connection_that_pings_without_a_call_is_idle(
             await asyncio.sleep(0.01)
 
     pinging = asyncio.ensure_future(ping())
-    assert (await events_until(client, ConnectionTerminated)).error_code == 0
+    await eventually(lambda: not clients_of(world).connections)
     pinging.cancel()
     await asyncio.gather(pinging, return_exceptions=True)
     client.close()
@@ -383,7 +382,7 @@ async def test_connection_of_a_client_that_says_goodbye_and_does_not_read_ends(
 
 
 async def test_call_without_a_request_ends(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver, "TIMEOUT", 0.05)
+    monkeypatch.setattr(streams, "TIMEOUT", 0.05)
     raw.request(CONTAINERS + "List")
     assert await raw.status() == ("4", "the request did not come within 0.05 s")
 
@@ -391,7 +390,7 @@ async def test_call_without_a_request_ends(raw: Raw, monkeypatch: pytest.MonkeyP
 async def test_call_ends_when_the_rest_of_a_later_request_does_not_come(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "TIMEOUT", 0.05)
+    monkeypatch.setattr(streams, "TIMEOUT", 0.05)
     world.containers.present["a"] = running("a")
     client, _ = await opened(world)
     client.h2.send_headers(1, [(name, value.replace("List", "Attach")) for name, value in HEADERS])

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from pycm.api import connection as module
-from pycm.api import receiver
+from pycm.api import streams
 from pycm.api.methods import CONTAINERS, MAX_MESSAGE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from support.api_world import WAIT, Raw, World, eventually
@@ -63,7 +63,7 @@ async def test_a_request_as_long_as_allowed_is_taken(world: World) -> None:
 async def test_slow_senders_of_large_requests_lose_their_turn(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "TIMEOUT", 0.02)
+    monkeypatch.setattr(streams, "TIMEOUT", 0.02)
     slow = [await Raw.connect(world.path) for _ in range(module.LARGE_AT_ONCE + 1)]
     for client in slow:
         client.request(CONTAINERS + "Create")

@@ -104,6 +104,7 @@ async def test_a_client_that_stops_reading_is_gone_after_a_while(
         for _ in range(8):  # more than the window that is open
             world.containers.tell(Action.EXITED, fat)
         await eventually(lambda: world.watchers == [])
+        monkeypatch.setattr(streams, "STALLED", WAIT)
     await world.is_well()
 
 
