@@ -12,10 +12,11 @@ def values(sampler, container_id="c1", predicate=None):
     return {item.id: item.value for one in found for item in one.measurements}
 
 
-def kept():
-    """The files that this process has open."""
-    names = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
-    return {os.readlink(name) for name in names if os.path.islink(name)}
+def kept(machine):
+    """The files of *machine* that this process has open."""
+    links = (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+    names = (os.readlink(link) for link in links if os.path.islink(link))
+    return {name for name in names if name.startswith(f"{machine.root}/")}
 
 
 def everything(_: str) -> bool:

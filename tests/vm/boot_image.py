@@ -130,10 +130,10 @@ def install(tree: Path, debian: Path) -> None:
     write(tree / "etc/containerd/config.toml", (conf / "containerd.toml").read_text())
     # The port that QEMU forwards ends at the guest's network card, not at its loop-back address.
     broker = (conf / "mosquitto.conf").read_text()
-    assert "listener 1883 localhost\n" in broker
+    assert "listener 1883 127.0.0.1\n" in broker
     write(
         tree / "etc/mosquitto/mosquitto.conf",
-        broker.replace("listener 1883 localhost\n", "listener 1883 0.0.0.0\n"),
+        broker.replace("listener 1883 127.0.0.1\n", "listener 1883 0.0.0.0\n"),
     )
     demo = tree / "usr/share/pycm-demo"
     write(demo / "demo.json", DEMO.format(reference=REFERENCE))

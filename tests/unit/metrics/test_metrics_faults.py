@@ -54,7 +54,7 @@ def test_a_vanished_cgroup_ends_its_readers_quietly(machine, sampler, ended_file
         found = sampler.sample({"c1": None, "c2": None})
     assert [one.container_id for one in found] == ["c2"]
     assert caplog.messages == []
-    assert not any("c1" in name or "gone" in name or str(PID) + "/net" in name for name in kept())
+    assert not any("c1" in name or "gone" in name or str(PID) + "/net" in name for name in kept(machine))
     assert values(sampler) == {}
     (machine.root / "gone").rename(machine.root / path)
     assert (
@@ -129,12 +129,12 @@ def test_a_foreign_cgroup_text_is_named_and_skipped(machine, sampler, caplog):
 
 def test_close_releases_every_descriptor(machine, sampler):
     machine.container("c1", PID, network=ETH0)
-    before = kept()
+    before = kept(machine)
     sampler.open("c1", PID)
     values(sampler, predicate=everything)
     sampler.close("c1")
     sampler.close("c1")
-    assert {path for path in kept() - before if "/c1/" in path or f"/{PID}/" in path} == set()
+    assert {path for path in kept(machine) - before if "/c1/" in path or f"/{PID}/" in path} == set()
     assert values(sampler) == {}
 
 
@@ -170,10 +170,10 @@ def test_descriptors_are_kept_again_once_a_container_has_released_its_own(machin
     sampler._descriptors.exhausted()
     machine.container("c2", PID + 1)
     sampler.open("c2", PID + 1)
-    assert not any("/c2/" in name for name in kept())
+    assert not any("/c2/" in name for name in kept(machine))
     sampler.close("c1")
     sampler.open("c2", PID + 1)
-    assert any("/c2/" in name for name in kept())
+    assert any("/c2/" in name for name in kept(machine))
 
 
 def test_without_free_descriptors_files_are_opened_for_each_sample(machine, caplog):
@@ -187,7 +187,7 @@ def test_without_free_descriptors_files_are_opened_for_each_sample(machine, capl
         sampler.open("c2", PID + 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert not any("/kanto-cm/" in name for name in kept())  # none are kept from the rest of the agent
+    assert not any("/kanto-cm/" in name for name in kept(machine))  # none are kept from the rest of the agent
     sampler.sample({"c1": None, "c2": None})
     machine.system_ticks(1100)
     machine.cpu_usage(path, 5_000_000 + 10 * TICK)

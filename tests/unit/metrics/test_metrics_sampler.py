@@ -142,7 +142,7 @@ def test_a_container_in_the_hosts_network_has_no_traffic_and_keeps_no_network_fi
     sampler.open("c1", PID)
     found = values(sampler)
     assert (found[ids.NET_READ_BYTES], found[ids.NET_WRITE_BYTES]) == (0, 0)
-    assert not any("net/dev" in path for path in kept())
+    assert not any("net/dev" in path for path in kept(machine))
 
 
 def test_without_a_network_file_the_rest_is_still_measured(machine, sampler):
