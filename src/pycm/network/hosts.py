@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pycm.errors import InvalidInputError, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 LOCAL = (
     "127.0.0.1\tlocalhost",
@@ -102,7 +102,7 @@ def hosts_lines(entries: Iterable[str], peers: Sequence[Peer], interface: Callab
 
 
 def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
-    """The file of a running container with the lines of tokens as they are in *wanted*; what else it holds stays.
+    """The file of a running container with the lines of tokens as they are in *wanted*; all else stays as and where it is.
 
     *before* itself if those lines are as wanted, or if the container has made something else of the file than lines.
     """
@@ -110,17 +110,30 @@ def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
         return before
     split = (entry.partition(":") for entry in entries)
     names = {name.encode() for name, _, value in split if value.startswith((HOST_TOKEN, CONTAINER_TOKEN))}
-    old, new = before.splitlines(), wanted.splitlines()
-    if [line for line in old if _names(line) in names] == [line for line in new if _names(line) in names]:
+    old, new = before.splitlines(keepends=True), wanted.splitlines()
+    ours = [line for line in new if _names(line) in names]
+    if [line.rstrip(b"\r\n") for line in old if _names(line) in names] == ours:
         return before
-    own = set(new)
-    kept = [line for line in old if _names(line) not in names and line not in own]
-    return b"".join(line + b"\n" for line in (*new, *kept))
+    first = next((number for number, line in enumerate(new) if _names(line) in names), len(new))
+    place = _place(old, names, new[:first])
+    kept = ([line for line in part if _names(line) not in names] for part in (old[:place], old[place:]))
+    head, tail = map(b"".join, kept)
+    separator = b"" if not head or head.endswith((b"\r", b"\n")) else b"\n"
+    return head + separator + b"".join(line + b"\n" for line in ours) + tail
+
+
+def _place(old: Sequence[bytes], names: Collection[bytes], above: Collection[bytes]) -> int:
+    """Index in *old* for the lines of tokens: of the first one there; else behind the last of *above*; else the end."""
+    found = next((number for number, line in enumerate(old) if _names(line) in names), None)
+    if found is not None:
+        return found
+    behind = (number for number in range(len(old), 0, -1) if old[number - 1].rstrip(b"\r\n") in above)
+    return next(behind, len(old))
 
 
 def _names(line: bytes) -> bytes:
-    """The name on a line as this module writes it, with a tab; of other lines nothing that could be one."""
-    return line.partition(b"\t")[2]
+    """The name on a line as this module writes it, with a tab; of other lines and comments nothing that could be one."""
+    return b"" if line.startswith(b"#") else line.rstrip(b"\r\n").partition(b"\t")[2]
 
 
 def resolv_conf(content: bytes) -> bytes:

@@ -137,12 +137,33 @@ def test_name_servers_take_their_address() -> None:
             b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n1.2.3.4 mine\n",
         ),
         (b"10.0.0.1\tweb\n1.2.3.4\tother\n", None),
-        (b"1.2.3.4 web", b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n1.2.3.4 web\n"),
-        (b"\xff\xfe mine\n", b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\n\xff\xfe mine\n"),
+        (
+            b"# mine\r\n1.2.3.4 web\n\n127.0.0.1\tlocalhost\n10.0.0.7\tweb\n10.0.0.9\tc.d c\nend",
+            b"# mine\r\n1.2.3.4 web\n\n127.0.0.1\tlocalhost\n10.0.0.1\tweb\n10.0.0.9\tc.d c\nend",
+        ),
+        (
+            b"127.0.0.1\tlocalhost\n#10.0.0.7\tweb\n1.2.3.4 mine\n",
+            b"127.0.0.1\tlocalhost\n10.0.0.1\tweb\n#10.0.0.7\tweb\n1.2.3.4 mine\n",
+        ),
+        (b"", b"10.0.0.1\tweb\n"),
+        (b"1.2.3.4 web", b"1.2.3.4 web\n10.0.0.1\tweb\n"),
+        (b"\xff\xfe mine\n", b"\xff\xfe mine\n10.0.0.1\tweb\n"),
         (b"\0" * 100, None),
         (b"x" * (1024 * 1024), None),
     ],
-    ids=["as wanted", "come", "moved", "own file", "not ours", "no text", "zeros", "full"],
+    ids=[
+        "as wanted",
+        "come",
+        "moved",
+        "own file",
+        "in place",
+        "comment",
+        "emptied",
+        "not ours",
+        "no text",
+        "zeros",
+        "full",
+    ],
 )
 def test_updated_replaces_the_lines_of_tokens_and_keeps_what_the_container_has_written(
     before: bytes, after: bytes | None
