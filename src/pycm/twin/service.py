@@ -37,6 +37,7 @@ from pycm.twin.actions import (
 from pycm.twin.core import DEFAULT_FEATURES, Twin
 from pycm.twin.kept import KeptFile, kept_from
 from pycm.twin.memory import Memory
+from pycm.twin.names import EDGE_RESPONSE
 from pycm.twin.operations import INTERNAL, Failed
 from pycm.twin.outbox import MAX_ANSWERS, Outbox
 from pycm.twin.policy import ALL
@@ -348,7 +349,9 @@ class TwinService:
         self._unheard.clear()
 
     def _retry(self) -> None:
-        everything, unheard = self._retry_all, list(self._unheard.values())
+        # without a device, its subscription alone is not enough: the connector may have answered while nobody listened
+        everything = self._retry_all or (EDGE_RESPONSE in self._unheard and self._core.thing is None)
+        unheard = list(self._unheard.values())
         self._retry_timer = None
         self._cancel_retry()
         if self._online:

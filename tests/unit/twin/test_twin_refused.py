@@ -98,6 +98,19 @@ async def test_twin_registers_though_the_connectors_topics_are_refused(world, to
     assert world.features() == ALL
 
 
+async def test_twin_asks_for_the_device_again_when_it_may_hear_the_answer(world):
+    """The connector has answered the first request while nobody listened, and names the device only when asked."""
+    world.mqtt.failing = refuse("edge/thing/response", 0.01)
+    world.twin.mqtt_connected()
+    await world.twin.idle()
+    world.mqtt.failing = lambda _: None
+    world.mqtt.sent.clear()
+    await until(lambda: len(world.mqtt.sent) > 1)
+    assert world.mqtt.paths() == ["subscribe edge/thing/response", "publish edge/thing/request"]
+    await world.hear(DEVICE)
+    assert world.features() == ALL
+
+
 async def test_twin_publishes_everything_again_when_a_refused_message_may_be_sent(world, caplog):
     caplog.set_level(logging.INFO, "pycm.twin")
     refusals = [RefusedError("too long", NEVER)]
