@@ -132,7 +132,7 @@ def index_or_manifest(document: Mapping[str, Any], what: str) -> tuple[Descripto
     for descriptor in (found.config, *found.layers):
         if not is_digest(descriptor.digest):
             raise OperationFailedError(
-                f"{what} names content by {shorten(descriptor.digest)}, which is no digest"
+                f"{what} names content by {shorten(descriptor.digest)}, which is not a digest"
             )
     return found
 

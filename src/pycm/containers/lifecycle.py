@@ -306,7 +306,7 @@ class Lifecycle:
             gone = self._catalog.find(entry.id) is not entry or state.health != UNHEALTHY
             if gone or self.closing or state.status not in ALIVE:
                 return
-            log.warning("container %s: unhealthy (%s): it is restarted", entry.id, reason)
+            log.warning("container %s: unhealthy: %s (restarting it)", entry.id, reason)
             try:
                 exit_ = await self.terminate(entry, parse_signal(""), self._settings.stop_timeout, force=True)
             except PycmError as error:
@@ -361,7 +361,7 @@ class Lifecycle:
             except PycmError as error:
                 await self._failed_restart(entry, error)
             except Exception:  # a bug must not leave the container down for ever
-                log.exception("container %s: a bug in its automatic start, which is tried again", entry.id)
+                log.exception("container %s: a bug in its automatic start (retrying)", entry.id)
                 self.consider_restart(entry)
 
     async def _failed_restart(self, entry: Entry, error: PycmError) -> None:

@@ -270,7 +270,9 @@ class BridgeNetwork:
             await self._disconnect(container_id)
         except PycmError as error:
             log.error(
-                "container %s: its network could not be removed, it is tried again: %s", container_id, error
+                "container %s: its network cannot be removed: %s (retrying at its next start)",
+                container_id,
+                error,
             )
         await self._refresh()
 

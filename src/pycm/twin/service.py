@@ -261,7 +261,7 @@ class TwinService:
                 try:
                     await self._send(self._outbox.take())
                 except Exception:
-                    log.exception("a bug: the twin may be out of step until the next connection")
+                    log.exception("a bug: the twin may be out of sync until the next connection")
             self._dropped = 0
             if self._core.thing is not None and self._retry_timer is None:
                 self._retry_pause = RETRY_PAUSE  # everything was sent; a connection alone proves nothing

@@ -136,7 +136,7 @@ async def test_twin_goes_on_sending_after_a_bug_in_the_handling_of_a_failure(wor
     world.containers.rename_now(C1, "two")
     await world.twin.idle()
     assert json.loads(world.mqtt.sent[-1][2])["value"] == "two"
-    assert "a bug: the twin may be out of step" in caplog.text
+    assert "a bug: the twin may be out of sync" in caplog.text
 
 
 def throw(bugs):

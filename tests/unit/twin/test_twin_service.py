@@ -365,7 +365,7 @@ async def test_a_bug_in_what_is_sent_does_not_end_the_sending(world, caplog):
         world.containers.rename_now(C1, name)
     await world.twin.idle()
     assert [json.loads(payload)["value"] for _, _, payload in world.mqtt.sent] == ["two"]
-    assert "a bug: the twin may be out of step" in caplog.text
+    assert "a bug: the twin may be out of sync" in caplog.text
 
 
 async def test_the_request_goes_on_with_a_new_agent(world):
