@@ -338,5 +338,9 @@ def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
         if os.pwrite(descriptor, content, 0) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         os.ftruncate(descriptor, len(content))
+    except OSError:  # the container has filled the tmpfs: what the file held before still has its room
+        os.pwrite(descriptor, before, 0)
+        os.ftruncate(descriptor, len(before))
+        raise
     finally:
         os.close(descriptor)

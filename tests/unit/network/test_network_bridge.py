@@ -139,7 +139,7 @@ async def test_what_a_container_asks_for_is_checked_before_anything_is_made(
 async def test_a_peers_file_that_cannot_be_written_keeps_nobody_from_starting(
     tmp_path: Path, told: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As on a full disk: half of it is written."""
+    """As on a tmpfs that the container has filled: a part of it is written, and what was there is written back."""
     network = bridge(tmp_path)
     file = tmp_path / "hosts"
     file.write_text("old")
@@ -149,8 +149,12 @@ async def test_a_peers_file_that_cannot_be_written_keeps_nobody_from_starting(
     )
     network._records.sandboxes["p"] = replace(peer, hosts_path=str(file))
     network._records.sandboxes["q"] = replace(peer, id="q", hosts_path=str(tmp_path / "none"))
-    monkeypatch.setattr(os, "pwrite", lambda _descriptor, _content, _offset: 1)
+    write = os.pwrite
+    monkeypatch.setattr(
+        os, "pwrite", lambda descriptor, content, offset: write(descriptor, content[:5], offset)
+    )
     await network._refresh()
+    assert file.read_text() == "old"
     assert f"container p: cannot write {file}: No space left on device" in caplog.text
     assert f"container q: cannot write {tmp_path}/none: No such file or directory" in caplog.text
 
