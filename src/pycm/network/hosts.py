@@ -115,7 +115,7 @@ def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
     if [line.rstrip(b"\r\n") for line in old if _names(line) in names] == ours:
         return before
     first = next((number for number, line in enumerate(new) if _names(line) in names), len(new))
-    place = _place(old, names, new[:first])
+    place = _place(old, names, frozenset(new[:first]))
     kept = ([line for line in part if _names(line) not in names] for part in (old[:place], old[place:]))
     head, tail = map(b"".join, kept)
     separator = b"" if not head or head.endswith((b"\r", b"\n")) else b"\n"
