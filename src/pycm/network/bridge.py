@@ -71,7 +71,7 @@ class BridgeNetwork:
             try:
                 self._check_machine()
             except (PycmError, OSError) as error:
-                log.error(
+                log.warning(
                     "bridge network: unusable: %s (network mode bridge is refused until this has changed)",
                     error,
                 )
