@@ -78,7 +78,9 @@ class Clients:
                 if not idle:
                     self.complain(f"API client ({new.name}): connection refused: {len(crowd)} are busy")
                     return False
-                min(idle, key=lambda one: (one.greeted, one.active)).leave("makes room for another")
+                oldest = min(idle, key=lambda one: (one.greeted, one.active))
+                oldest.leave("makes room for another")
+                self.remove(oldest)  # at once: others may come before its transport has closed
         new.peer = self._peers[new.peer_key] = peer
         peer.connections.add(new)
         self.connections.add(new)
@@ -374,6 +376,8 @@ class Connection(H2Protocol):
 
     def leave(self, why: str) -> None:
         """Tell a client without calls that the connection ends: it connects again when it needs one."""
+        if self.transport is None or self.transport.is_closing():
+            return
         log.debug("API client (%s): connection closed: %s", self.name, why)
         with contextlib.suppress(ProtocolError):
             self._h2.close_connection()

@@ -429,6 +429,20 @@ async def test_clients_without_a_call_make_room_and_silent_ones_first(
         client.close()
 
 
+async def test_clients_that_come_at_once_make_room_one_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_PER_PEER", 3)
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(10)]
+    for one in silent:  # all are in the backlog before the server looks at the first
+        one.connect(world.path)
+    client, _ = await opened(world)
+    assert len(clients_of(world).connections) == 3
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+    for other in (client, *silent):
+        other.close()
+
+
 async def test_clients_with_calls_fill_the_share_of_their_peer_only(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
