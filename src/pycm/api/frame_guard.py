@@ -20,12 +20,12 @@ MAX_HEADERS = 16384
 ALLOWANCE, PER_SECOND = 1000, 100
 #: Credit for a call that ended by itself, for a message sent, and bytes sent for each further credit.
 CALL, MESSAGE, BYTES_SENT = 16, 4, 1024
-#: DATA shorter than this costs credit, longer frames pay for themselves.
+#: DATA shorter than this, and padded DATA, costs credit. Longer frames pay for themselves.
 TINY = 16
 
 _HEAD = struct.Struct(">BHBBI")  # length in 8 + 16 bits, type, flags, stream
 _DATA, _HEADERS, _CONTINUATION = 0, 1, 9
-_END_STREAM, _END_HEADERS = 0x1, 0x4
+_END_HEADERS, _PADDED = 0x4, 0x8
 _NAMES = ("DATA", "HEADERS", "PRIORITY", "RST_STREAM", "SETTINGS", "PUSH_PROMISE", "PING", "GOAWAY", "WINDOW_UPDATE", "CONTINUATION")  # fmt: skip
 
 
@@ -91,7 +91,7 @@ class FrameGuard:
                 return f"more than {MAX_HEADERS} bytes of headers"
             if flags & _END_HEADERS:
                 self._block = 0
-        if kind == _DATA and (length >= TINY or flags & _END_STREAM):
+        if kind == _DATA and length >= TINY and not flags & _PADDED:
             return ""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         self._credit -= 1 + length // 1024
