@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pycm
 from pycm.errors import OperationFailedError
 from pycm.model.times import NANOSECONDS
-from pycm.storage.files import make_directory, write_atomic
+from pycm.storage.files import make_directory, read_regular, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -183,8 +183,7 @@ class Ages:
 
     def _load(self) -> Count:
         try:
-            with open(self._path, "rb") as file:
-                return parse(file.read(SIZE_LIMIT + 1))
+            return parse(read_regular(self._path, SIZE_LIMIT + 1))
         except FileNotFoundError:
             return Count()
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -281,6 +282,16 @@ def test_file_that_cannot_be_written_is_a_warning(
     machine.run(5)
     assert ages.of([image()]) == {"a": 5.0}
     assert "cannot be written" in caplog.text
+
+
+def test_fifo_in_place_of_the_file_is_replaced(
+    machine: Machine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "images.json"
+    os.mkfifo(path)
+    assert ages_of(machine, path).of([image()]) == {"a": 0.0}
+    assert "cannot be read: not a regular file" in caplog.text
+    assert json.loads(path.read_bytes())["seen"] == {"a": [NOW * 1e9, 100.0]}
 
 
 # ── this machine ──
