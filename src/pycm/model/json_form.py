@@ -23,7 +23,8 @@ T = TypeVar("T", bound=Record)
 
 #: Nesting beyond this is no container: Python's own limit would end in RecursionError.
 MAX_DEPTH = 64
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+#: A string without its end counts too: looking for the end from each quotation mark in it would take quadratic time.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
 _INDEX = re.compile(r"\[\d+\]")
 #: Spellings that Leda's manifests use (proto names) beside those of the original's loader.

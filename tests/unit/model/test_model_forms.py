@@ -62,6 +62,16 @@ def test_deep_nesting_is_refused_not_crashed_on() -> None:
         parse("[" * 10_000 + "]" * 10_000)
 
 
+def test_string_without_its_end_costs_linear_time() -> None:
+    """Minutes, if its end were looked for from each quotation mark in it."""
+    endless = '"' + '\\"' * 100_000
+    with pytest.raises(InvalidInputError, match="nested 100 levels deep"):
+        parse("[" * 100 + endless)
+    with pytest.raises(InvalidInputError, match="Unterminated string"):
+        parse("[" + "[]," * 100 + endless)
+    assert parse('["' + "[" * 1000 + '\\""]') == ["[" * 1000 + '"']
+
+
 def test_halves_of_surrogates_become_the_replacement_character() -> None:
     text = '{"config": {"env": ["A=\\ud800"]}, "\\udfff": ["\\ud83d\\ude00", 1, null]}'
     assert parse(text) == {"config": {"env": ["A=\ufffd"]}, "\ufffd": ["😀", 1, None]}
