@@ -7,7 +7,11 @@ import json
 import pytest
 from twin_world import C1, C2, DEVICE, World, container
 
+from pycm.config.types import Policy
 from pycm.twin.actions import Keep, Run
+from pycm.twin.artifacts import MAX_ARTIFACT
+from pycm.twin.features.arguments import Arguments
+from pycm.twin.features.software_jobs import Modules, install
 from pycm.twin.kept import FILE, Kept, KeptFile, kept_from
 from pycm.twin.names import Thing
 from pycm.twin.operations import INTERNAL, Create, Download, Failed, Start
@@ -150,6 +154,19 @@ def test_a_missing_link_and_a_server_that_says_no_fail_the_module(world):
     assert "connection refused" in installed(world, job(module(url="http://nowhere.test/")))[-1][2]
     world.given["http"][URL]["status"] = 404
     assert "404" in installed(world, job(module()))[-1][2]
+
+
+def test_the_artifacts_of_a_module_are_bounded_together():
+    many = job({**module(), "artifacts": module()["artifacts"] * 5})
+    steps = install(Modules.read(Arguments(many)), "", Policy(), mask_env=False)
+    body, limits, answer = BODY.encode().ljust(MAX_ARTIFACT - 1), [], None
+    while len(limits) < 5:
+        step = steps.send(answer)
+        answer = None
+        if isinstance(step, Download):
+            limits.append(step.limit)
+            answer = body
+    assert limits == [MAX_ARTIFACT] * 4 + [4]
 
 
 def test_a_failed_module_does_not_keep_the_next_from_being_installed(world):

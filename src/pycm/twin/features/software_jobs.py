@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Statuses with which an operation has ended begin so.
 FINISHED = "FINISHED_"
 SUCCESS, ERROR, REJECTED = "FINISHED_SUCCESS", "FINISHED_ERROR", "FINISHED_REJECTED"
+#: Bytes of all artifacts of a module, which are in memory until the last is there.
+MAX_MODULE = 4 * MAX_ARTIFACT
 
 
 # ── arguments ──
@@ -150,9 +152,11 @@ def _install_one(module: Module, policy: Policy, tell: Teller, about: Mapping[st
     yield tell.last("STARTED", about)
     yield tell.last("DOWNLOADING", about)
     containers: list[Container] = []
+    room = MAX_MODULE
     for artifact in module.artifacts:  # no comprehension: it could not yield
-        container = yield from _fetch(artifact, policy)
-        containers.append(container)
+        data = yield from _fetch(artifact, min(MAX_ARTIFACT, room))
+        room -= len(data)
+        containers.append(_container(data, policy))
     yield tell.last("DOWNLOADED", about)
     yield tell.last("INSTALLING", about)
     created: list[str] = []
@@ -165,11 +169,15 @@ def _install_one(module: Module, policy: Policy, tell: Teller, about: Mapping[st
     yield tell.last(SUCCESS, about)
 
 
-def _fetch(artifact: Artifact, policy: Policy) -> Generator[Operation | Property, Any, Container]:
+def _fetch(artifact: Artifact, limit: int) -> Generator[Operation | Property, Any, bytes]:
     if not artifact.url:
         raise Failed(f"{INTERNAL}: {artifact.where}.download: there is no HTTP and no HTTPS link")
-    data: bytes = yield Download(artifact.url, MAX_ARTIFACT)
+    data: bytes = yield Download(artifact.url, limit)
     verify(artifact, data)
+    return data
+
+
+def _container(data: bytes, policy: Policy) -> Container:
     container = container_in(data)
     if reason := denial(policy, container, descriptor=True):
         raise Rejected(reason)
