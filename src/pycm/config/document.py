@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.config.flags import printable
 from pycm.errors import ConfigError
+from pycm.model.gojson import without_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def _loads(text: str, twice: list[str]) -> Any:
             found[key] = merged_values(found.get(key), value)
         return found
 
-    return json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant)
+    return without_surrogates(json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant), text)
 
 
 def merged_values(earlier: Any, later: Any) -> Any:

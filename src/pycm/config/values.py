@@ -70,6 +70,9 @@ def _string(option: Option, raw: Any) -> str:
         raise _wrong(option, raw, f"usable: it is longer than {longest} bytes")
     if "\0" in raw:
         raise _wrong(option, raw, "usable: it has a NUL character in it")
+    # a byte of a flag that is not UTF-8; file names may have such bytes
+    if not option.rule.startswith("path") and any("\ud800" <= char <= "\udfff" for char in raw):
+        raise _wrong(option, raw, "usable: it is not UTF-8 text")
     if option.rule and not _RULES[option.rule][0](raw):
         raise _wrong(option, raw, _RULES[option.rule][1])
     return raw

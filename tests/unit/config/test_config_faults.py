@@ -119,7 +119,25 @@ def test_only_the_places_of_containers_have_no_consequence_but_the_end():
 
 
 @pytest.mark.parametrize(
-    "raw", [5, -1, True, "", "x", "a/b:c\u20ac", "9" * 5000, [], ["x"], [1], {}, {"x": 1}, 1.5, 2**70]
+    "raw",
+    [
+        5,
+        -1,
+        True,
+        "",
+        "x",
+        "a/b:c\u20ac",
+        "\ud800",
+        "9" * 5000,
+        [],
+        ["x"],
+        ["\udc80"],
+        [1],
+        {},
+        {"x": 1},
+        1.5,
+        2**70,
+    ],
 )
 def test_no_value_of_any_other_key_ends_the_start(read, raw):
     for key in (*keys(), *DEPRECATED):
@@ -150,6 +168,21 @@ def test_error_in_a_flag_disables_its_function_too(read, flag, disabled):
     loaded = read("[log]", flag)
     assert len(errors(loaded.notes)) == 1
     assert off(loaded.config) == disabled
+
+
+def test_half_of_a_surrogate_pair_is_read_as_go_reads_it(read):
+    loaded = read('{"connection": {"client_password": "a\\ud83d", "alpn": ["\\udc80"]}}', name="config.json")
+    assert loaded.config.connection.client_password == "a\ufffd"
+    assert loaded.config.connection.alpn == ("\ufffd",)
+
+
+@pytest.mark.parametrize("flag", ["--conn-will-topic", "--conn-alpn", "--conn-client-password"])
+def test_flag_that_is_not_utf8_disables_its_function(read, flag):
+    loaded = read("[log]", f"{flag}=\udcff")
+    (error,) = errors(loaded.notes)
+    assert error.startswith(f"{flag}: ")
+    assert error.endswith(f"is not usable: it is not UTF-8 text ({MQTT})")
+    assert off(loaded.config) == {"twin"}
 
 
 def test_bridge_that_is_switched_off_is_not_checked(read):
