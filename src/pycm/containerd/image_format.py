@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Bounds of what is believed, all of them far beyond real images (docs/images.md). Bytes of a document: registries refuse more, too.
 DOCUMENT_LIMIT = 4 << 20
+#: Commas and opening brackets of a document, those in texts included: each value that Python makes takes up to 200 bytes and 1 µs.
+MARKS = 200_000
 #: Entries of an index, layers of an image (and their diff_ids), annotations of a descriptor.
 MANIFESTS, LAYERS, ANNOTATIONS = 1000, 500, 256
 #: Entrypoint, Cmd and Env: entries of each, and characters of an entry (the kernel's bound, MAX_ARG_STRLEN).
@@ -101,6 +103,9 @@ def verify(digest: str, data: bytes) -> None:
 
 def parse(data: bytes, what: str) -> Mapping[str, Any]:
     """A JSON object, or an error that names *what*."""
+    marks = sum(map(data.count, (b",", b"[", b"{")))
+    if marks > MARKS:
+        raise OperationFailedError(f"{what} has {marks} commas and brackets, more than {MARKS}")
     try:
         value = json.loads(data, parse_int=_whole)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
