@@ -28,12 +28,13 @@ MB = 1_000_000
 
 
 @pytest.fixture
-def small() -> Iterator[ContainerdServer]:
-    """containerd on a file system of 128 MiB, of which the agent keeps 64 free."""
+def small(request: pytest.FixtureRequest) -> Iterator[ContainerdServer]:
+    """containerd on a file system of 128 MiB, of which the agent keeps 64 free; or as mount options (the parameter) say."""
     server = ContainerdServer(Path(tempfile.mkdtemp(prefix="pycm-ctrd-")))
     root = server.directory / "root"
     root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "pycm-test", root], check=True)
+    options = getattr(request, "param", "size=128m")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "pycm-test", root], check=True)
     try:
         server.start()
         yield server
@@ -100,6 +101,24 @@ def test_a_layer_that_swells_is_given_up_and_leaves_nothing(
         )
         good = registry.put(big(5 * MB), "good/app", "1")
         assert agent.pycm("pull", good).returncode == 0
+
+
+@pytest.mark.parametrize("small", ["size=512m,nr_inodes=40000"], indirect=True)
+def test_a_layer_of_too_many_files_is_given_up_and_costs_no_other_image(
+    tmp_path: Path, small: ContainerdServer, registry: HostileRegistry
+) -> None:
+    files = layer({f"{number}": b"" for number in range(50_000)})
+    bomb = registry.put(Image(layers=[BASE, files], compression="+gzip"), "bomb/files", "1")
+    unused = {registry.put(big(100), f"unused/app{number}", "1") for number in range(3)}
+    with AgentProcess(tmp_path, small) as agent:
+        for reference in unused:
+            assert agent.pycm("pull", reference).returncode == 0
+        done = agent.pycm("pull", bomb)
+        assert done.returncode == 1
+        # by the watch over the free files or, where the disk is faster than that, by the disk itself
+        assert "no room for image" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert names(agent) == unused
 
 
 def test_old_unused_images_go_and_used_ones_when_their_last_container_does(

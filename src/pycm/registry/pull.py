@@ -76,6 +76,7 @@ class Pull:
         self._store = ImageStore(client)
         self._images = Images(client, job.snapshotter, lease.id, self._machine)
         self._roots = ("", "")
+        self._swollen: NoRoomError | None = None
 
     async def from_registry(self, reference: Reference) -> int:
         """Bytes that came over the network."""
@@ -118,7 +119,7 @@ class Pull:
             await asyncio.to_thread(sync_file_system, self._roots[0])
             await self._unpack(root)
         except OperationFailedError as error:
-            full = error if isinstance(error, NoRoomError) else self._full(error, manifest)
+            full = self._swollen or (error if isinstance(error, NoRoomError) else self._full(error, manifest))
             if full is None:
                 raise
             await fetch.forget_begun(manifest.layers)
@@ -157,20 +158,22 @@ class Pull:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=WATCH)
-                room = space.free(self._roots[1])
-                if not task.done() and room is not None and room < self._job.reserve // 2:
+                left = space.used_up(self._roots[1], self._job.reserve // 2)
+                if left and not task.done():
                     what = f"image {quote(self._name)} (a layer unpacks to more than was expected)"
-                    raise space.no_room(what, self._roots[1], 0, self._job.reserve, room)
+                    self._swollen = NoRoomError(f"no room for {what}: only {left}", 0)
+                    raise self._swollen
             return await task
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     def _full(self, error: OperationFailedError, manifest: Manifest) -> NoRoomError | None:
-        """containerd says that its disk is full: what else wrote to it meanwhile is not known."""
+        """containerd says that its disk is full. Where there was room before, no removal of images is known to be enough."""
         if _FULL not in str(error):
             return None
-        missing = sum(space.unpacked(layer) for layer in manifest.layers)
+        seen = space.free(self._roots[1]) is not None
+        missing = 0 if seen else sum(space.unpacked(layer) for layer in manifest.layers)
         return NoRoomError(f"no room for image {quote(self._name)}: {error}", missing)
 
 

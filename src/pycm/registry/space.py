@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 #: How much bigger a layer is once unpacked. No more than a guess for compressed ones; while unpacking, free space is watched.
 _GROWTH = (("zstd", 3.0), ("gzip", 2.5))
 MB = 1_000_000
+#: Of the files that a file system can have one part in as many stays free while a layer is unpacked, but no more than MOST_FILES.
+FILES_PART, MOST_FILES = 16, 16_384
 
 
 def unpacked(layer: Descriptor) -> int:
@@ -31,6 +33,19 @@ def free(directory: str) -> int | None:
     except OSError:
         return None
     return found.f_bavail * found.f_frsize
+
+
+def used_up(directory: str, reserve: int) -> str:
+    """What the file system of *directory* is about to run out of: bytes, less than *reserve*, or files; "" if of nothing, or unseen."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return ""
+    if (room := found.f_bavail * found.f_frsize) < reserve:
+        return f"{_mb(room)} are free under {directory}"
+    if found.f_favail < min(found.f_files // FILES_PART, MOST_FILES):
+        return f"{found.f_favail} of {found.f_files} files are free under {directory}"
+    return ""
 
 
 def check(what: str, needs: Iterable[tuple[str, int]], reserve: int) -> None:

@@ -208,6 +208,29 @@ def test_sizes_on_one_file_system_add_up(tmp_path: os.PathLike[str], monkeypatch
     space.check("image x", [("/nowhere/at/all", 10**12)], 0)  # containerd is in another mount namespace
 
 
+@pytest.mark.parametrize(
+    ("room", "files", "free_files", "left"),
+    [
+        (10, 1600, 100, ""),
+        (9, 1600, 100, "0.0 MB are free under /x"),
+        (10, 1600, 99, "99 of 1600 files are free under /x"),
+        (10, 10**9, 16_384, ""),
+        (10, 10**9, 16_383, "16383 of 1000000000 files are free under /x"),
+        (10, 0, 0, ""),  # btrfs counts no files
+    ],
+)
+def test_bytes_and_files_may_be_used_up(
+    monkeypatch: pytest.MonkeyPatch, room: int, files: int, free_files: int, left: str
+) -> None:
+    found = SimpleNamespace(f_bavail=room, f_frsize=1, f_files=files, f_favail=free_files)
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+    assert space.used_up("/x", 10) == left
+
+
+def test_file_system_that_is_not_seen_from_here_is_not_used_up() -> None:
+    assert space.used_up("/nowhere/at/all", 10) == ""
+
+
 # ── which images go ──
 
 
