@@ -121,6 +121,21 @@ def test_a_login_is_not_sent_from_https_to_plain_http(
         assert plain.requests == []
 
 
+def test_a_token_for_everybody_may_come_over_plain_http(
+    authority: Authority, pull: Callable[..., News]
+) -> None:
+    """Registries behind a proxy that ends TLS name such realms; docker and containerd take them."""
+    with HostileRegistry() as plain, HostileRegistry(tls=authority.server()) as registry:
+        reference = registry.put(fresh("anonymous"), "tls/app", "8")
+        plain.answer = lambda request: request.say(200, b'{"token": "t"}')
+        realm = {"WWW-Authenticate": f'Bearer realm="http://{plain.host}/token",service="x"'}
+        registry.answer = lambda request: (
+            request.headers.get("Authorization") != "Bearer t" and request.say(401, headers=realm)
+        )
+        assert pull(reference, root_ca=str(authority.ca)).images == (reference,)
+        assert [seen.authorization for seen in plain.requests] == [""]
+
+
 def test_the_configuration_of_a_registry_leads_the_agent_in(
     authority: Authority, containerd: ContainerdServer, tmp_path: Path
 ) -> None:

@@ -150,7 +150,8 @@ class Repository:
 
     def _token(self, offer: auth.Challenge, asked: Address) -> str:
         scope = offer.parameters.get("scope") or f"repository:{self._reference.path}:pull"
-        secure = self._scheme == "https" and not self._insecure
+        # a token for everybody is no secret on its way here
+        secure = self._scheme == "https" and not self._insecure and bool(self._login)
         address = auth.token_address(offer, scope, asked, secure=secure)
         login = {"Authorization": auth.basic(self._login)} if self._login else {}
         with contextlib.closing(self._http.get(address, login)) as response:
