@@ -189,7 +189,7 @@ class Ages:
         except OSError as error:
             log.warning("%s cannot be read: %s (images count as new)", self._path, error.strerror)
             return Count()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             aside = self._path + DAMAGED
             log.error("%s is damaged: %s (kept as %s; images count as new)", self._path, error, aside)
             try:
@@ -215,7 +215,7 @@ def dump(counted: Count) -> bytes:
 
 
 def parse(data: bytes) -> Count:
-    """ValueError, TypeError, KeyError, AttributeError or RecursionError if *data* is not what `dump` makes."""
+    """ValueError, TypeError, KeyError, AttributeError, OverflowError or RecursionError if *data* is not what `dump` makes."""
     if len(data) > SIZE_LIMIT:
         raise ValueError(f"more than {SIZE_LIMIT} bytes")
     value: dict[str, Any] = json.loads(data)

@@ -259,8 +259,10 @@ def test_file_is_read_as_it_was_written(tmp_path: Path) -> None:
         json.dumps({**GOOD, "seen": {"a": [1]}}).encode(),
         json.dumps({**GOOD, "seen": []}).encode(),
         json.dumps({**GOOD, "boot_id": "b" * (4 << 20)}).encode(),
+        json.dumps({**GOOD, "seen": {"a": [float("inf"), 9.0]}}).encode(),
+        json.dumps({**GOOD, "used": 10**400}).encode(),
     ],
-    ids=range(14),
+    ids=range(16),
 )  # fmt: skip
 def test_damaged_file_is_set_aside_and_images_count_as_new(
     machine: Machine, tmp_path: Path, data: bytes, caplog: pytest.LogCaptureFixture
