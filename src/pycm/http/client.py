@@ -51,6 +51,7 @@ class Response:
         if self.encoded:
             del self.headers["Content-Length"]
         self._decoder: Any = None
+        self._window = 0
         self._failed: UnavailableError | None = None
 
     def read(self, limit: int, patience: float = 0.5) -> bytes:
@@ -89,11 +90,13 @@ class Response:
 
         data, used = b"", 0
         if self._decoder is None:
-            self._decoder = _decoder(self.address, self.encoded)
+            _expect_known(self.address, self.encoded)
             data = self._sent(room)
-            if not _is_compressed(data):
+            window = _window(self.encoded, data)
+            if window is None:
                 self.encoded = ""
                 return data
+            self._window, self._decoder = window, zlib.decompressobj(window)
         while used <= BARREN:
             data = data or self._decoder.unconsumed_tail or self._decoder.unused_data or self._sent(BUFFER)
             if not data and self._decoder.eof:
@@ -101,7 +104,7 @@ class Response:
             if not data:
                 raise UnavailableError(f"{self.address} ended its answer too early")
             if self._decoder.eof:  # gzip files may be written one after the other
-                self._decoder = _decoder(self.address, self.encoded)
+                self._decoder = zlib.decompressobj(self._window)
             try:
                 part: bytes = self._decoder.decompress(data, room)
             except zlib.error as error:
@@ -176,19 +179,31 @@ def _encoding(answer: http.client.HTTPResponse) -> str:
     return ",".join(name for word in names if (name := word.strip()) not in ("", "identity"))
 
 
-def _is_compressed(data: bytes) -> bool:
-    """Whether *data* begins as gzip or zlib do; JSON never does. Web servers label files by their names."""
-    return data != b"" and (data[0] == 0x1F or data[0] & 0x0F == 8)
-
-
-def _decoder(address: Address, encoding: str) -> Any:
-    import zlib
-
+def _expect_known(address: Address, encoding: str) -> None:
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise OperationFailedError(
             f"{address} sends its answer encoded as {shorten(encoding)}, which was not asked for"
         )
-    return zlib.decompressobj(32 + zlib.MAX_WBITS)  # gzip or zlib, as it begins
+
+
+def _window(encoding: str, data: bytes) -> int | None:
+    """What zlib wants to be given for a body that begins with *data*; None if it is not encoded: web servers label files by their names.
+
+    gzip and zlib are known by their first two bytes; JSON never begins so. Some servers, and Go, mean by deflate what has no such header.
+    """
+    import zlib
+
+    begins = int.from_bytes(data[:2], "big")
+    if data[:1] == b"\x1f" or (data[:1] and data[0] & 0x0F == 8 and (len(data) == 1 or begins % 31 == 0)):
+        return 32 + zlib.MAX_WBITS
+    if encoding != "deflate" or data[:1] in (b"", b"{"):
+        return None
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        decoder.decompress(data, BUFFER)
+    except zlib.error:
+        return None
+    return None if decoder.unused_data else -zlib.MAX_WBITS
 
 
 class _Raw(io.RawIOBase):

@@ -23,6 +23,12 @@ BODY = b'{"name": "' + bytes(range(48, 123)) * 400 + b'"}'
 LIMIT = 1 << 20
 
 
+def raw_deflate(data: bytes, level: int) -> bytes:
+    """What Go means by deflate: without zlib's header and checksum."""
+    compressor = zlib.compressobj(level, wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
 @pytest.fixture
 def answer() -> Iterator[Callable[..., Response]]:
     """A Response to what a server sends: a body of at most some 100 KiB, with its headers."""
@@ -55,13 +61,15 @@ def answer() -> Iterator[Callable[..., Response]]:
         ("GZip", gzip.compress(BODY)),
         ("identity, gzip", gzip.compress(BODY)),
         ("deflate", zlib.compress(BODY)),
+        ("deflate", raw_deflate(BODY, 9)),
+        ("deflate", raw_deflate(BODY, 0)),
         ("gzip", gzip.compress(BODY[:99]) + gzip.compress(b"") + gzip.compress(BODY[99:])),
         ("identity", BODY),
         ("", BODY),
         ("gzip", BODY),  # labelled by the name of a file
         ("deflate", BODY),
     ],
-    ids=range(10),
+    ids=range(12),
 )
 @pytest.mark.parametrize("length", [-1, None])
 def test_body_is_decoded_if_it_is_encoded(
@@ -74,6 +82,14 @@ def test_body_is_decoded_if_it_is_encoded(
         pieces.append(piece)
     assert b"".join(pieces) == BODY
     assert max(map(len, pieces)) <= 1000
+
+
+@pytest.mark.parametrize("sent", [b"{}", b"bin/" + bytes(508), b"hello, world", bytes(512), b"\xff\xfe"])
+def test_body_that_is_only_labelled_deflate_is_taken_as_it_is(
+    answer: Callable[..., Response], sent: bytes
+) -> None:
+    assert answer(sent, "deflate").whole(LIMIT) == sent
+    assert answer(raw_deflate(sent, 9), "deflate").whole(LIMIT) == sent
 
 
 def test_headers_of_a_decoded_body_lack_its_length(answer: Callable[..., Response]) -> None:
