@@ -18,6 +18,7 @@ from pycm.errors import (
     PycmError,
     UnavailableError,
 )
+from pycm.ports import PullStep
 from pycm.registry.access import Access
 
 #: Longest line either side reads, and the most lines that a worker may send.
@@ -90,14 +91,14 @@ def error_line(error: PycmError) -> bytes:
 
 
 def parse_news(line: bytes) -> News | PycmError:
-    """One line of a worker. ValueError if it is none."""
+    """One line of a worker. ValueError, LookupError, TypeError, OverflowError or RecursionError if it is none."""
     value = json.loads(line)
     if not isinstance(value, dict):
         raise ValueError("no object")  # noqa: TRY004  the one error of a line that is none
     if "error" not in value:
         done, total, fetched = (int(value.get(name, 0)) for name in ("done", "total", "fetched"))
         images, failed = (tuple(map(str, value.get(name, ()))) for name in ("images", "failed"))
-        return News(str(value["step"]), done, total, fetched, images, failed)
+        return News(PullStep(value["step"]).value, done, total, fetched, images, failed)
     text = str(value.get("text"))
     if "missing" in value:
         return NoRoomError(text, int(value["missing"]))

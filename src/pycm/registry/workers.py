@@ -110,6 +110,8 @@ async def _news(process: Process, told: Callable[[News], None]) -> News | PycmEr
             ValueError,
             LookupError,
             TypeError,
+            OverflowError,
+            RecursionError,
         ):  # json's errors and those of an endless line are ValueErrors
             raise OperationFailedError("the pull worker says what makes no sense: it is ended") from None
         if isinstance(news, PycmError) or news.step == PullStep.DONE.value:

@@ -230,6 +230,13 @@ async def test_news_are_told_and_the_last_one_is_the_result(worker: Callable[[st
         ("echo hello; exec sleep 1000", OperationFailedError, "makes no sense"),
         ("echo '[]'; exec sleep 1000", OperationFailedError, "makes no sense"),
         ("echo '{}'; exec sleep 1000", OperationFailedError, "makes no sense"),
+        ('echo \'{"step": "dancing"}\'; exec sleep 1000', OperationFailedError, "makes no sense"),
+        ('echo \'{"step": "done", "done": 1e999}\'; exec sleep 1000', OperationFailedError, "makes no sense"),
+        (
+            "head -c 60000 /dev/zero | tr '\\0' '['; echo; exec sleep 1000",
+            OperationFailedError,
+            "makes no sense",
+        ),
         ("head -c 200000 /dev/zero; exec sleep 1000", OperationFailedError, "makes no sense"),
         ('echo \'{"error": "NotFoundError", "text": "gone"}\'', NotFoundError, "gone"),
         ('echo \'{"error": "SystemExit", "text": "x"}\'', OperationFailedError, "x"),
