@@ -54,7 +54,7 @@ class Clocks:
 class Count:
     """`used`: seconds of use over all boots, as of `running` in boot `boot_id`. `wall`: the last time that was believed. `offset`: wall
     minus booted when this boot was first seen; `jumped`: it has changed by more than JUMP since. `seen`: for each image when it was
-    created (nanoseconds since 1970) and what `used` was at its first sight.
+    created (nanoseconds since 1970), what `used` was at its first sight, and its digest ("": not known).
     """
 
     used: float = 0.0
@@ -63,7 +63,7 @@ class Count:
     running: float = 0.0
     offset: float = 0.0
     jumped: bool = False
-    seen: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    seen: Mapping[str, tuple[int, float, str]] = field(default_factory=dict)
 
 
 def count(before: Count, clocks: Clocks) -> Count:
@@ -93,14 +93,15 @@ def is_plausible(counted: Count, wall: float, built: float, synchronised: Callab
 
 
 def see(counted: Count, records: Iterable[Record]) -> Count:
-    """With the images that are here now, at most MOST_SEEN of them. One that came back under the same name is another one."""
-    seen: dict[str, tuple[int, float]] = {}
+    """With the images that are here now, at most MOST_SEEN of them. One that came back under the same name, or moved to it, is another one."""
+    seen: dict[str, tuple[int, float, str]] = {}
     for record in records:
-        known = counted.seen.get(record.reference)
-        if known is None or known[0] != record.created_ns:
-            known = record.created_ns, counted.used
+        digest = record.target.digest
+        created, since, before = counted.seen.get(record.reference, (None, 0.0, ""))
+        if created != record.created_ns or before not in ("", digest):
+            since = counted.used
         if len(seen) < MOST_SEEN:
-            seen[record.reference] = known
+            seen[record.reference] = record.created_ns, since, digest
     return replace(counted, seen=seen)
 
 
@@ -108,7 +109,7 @@ def ages(counted: Count, wall: float) -> dict[str, float]:
     """Of the images that were seen, in seconds: in use and by the clock, whichever is less."""
     return {
         reference: min(counted.used - since, wall - created / NANOSECONDS)
-        for reference, (created, since) in counted.seen.items()
+        for reference, (created, since, _) in counted.seen.items()
         if created >= CLOCK_SET * NANOSECONDS
     }
 
@@ -220,8 +221,11 @@ def parse(data: bytes) -> Count:
         raise ValueError(f"more than {SIZE_LIMIT} bytes")
     value: dict[str, Any] = json.loads(data)
     used, wall, running, offset = (float(value[name]) for name in ("used", "wall", "running", "offset"))
-    seen = {str(name): (int(created), float(since)) for name, (created, since) in value["seen"].items()}
-    numbers = (used, wall, running, offset, *(since for _, since in seen.values()))
-    if not all(map(math.isfinite, numbers)) or any(not 0 <= since <= used for _, since in seen.values()):
+    seen = {
+        str(name): (int(created), float(since), str(*digest))  # the digest came later
+        for name, (created, since, *digest) in value["seen"].items()
+    }
+    numbers = (used, wall, running, offset, *(since for _, since, _ in seen.values()))
+    if not all(map(math.isfinite, numbers)) or any(not 0 <= since <= used for _, since, _ in seen.values()):
         raise ValueError("a number out of range")
     return Count(used, wall, str(value["boot_id"]), running, offset, value["jumped"] is not False, seen)

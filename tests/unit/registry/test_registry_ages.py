@@ -66,8 +66,11 @@ def ages_of(machine: Machine, path: Path | str = "") -> Ages:
     return Ages(str(path), machine.clocks, machine.is_synchronised)
 
 
-def image(name: str = "a", created: float = NOW) -> Record:
-    return Record(name, Descriptor("sha256:" + "0" * 64, 1), int(created * 1e9))
+DIGEST, OTHER = ("sha256:" + digit * 64 for digit in "01")
+
+
+def image(name: str = "a", created: float = NOW, digest: str = DIGEST) -> Record:
+    return Record(name, Descriptor(digest, 1), int(created * 1e9))
 
 
 # ── what is counted ──
@@ -120,10 +123,18 @@ def test_clock_is_plausible_if_it_follows_or_is_synchronised(
 def test_images_are_seen_once_and_forgotten_when_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
     first = see(Count(used=10.0), [image("a"), image("b")])
     later = see(replace(first, used=20.0), [image("a"), image("b", NOW + 1), image("c")])
-    assert {name: since for name, (_, since) in later.seen.items()} == {"a": 10.0, "b": 20.0, "c": 20.0}
+    assert {name: since for name, (_, since, _) in later.seen.items()} == {"a": 10.0, "b": 20.0, "c": 20.0}
     assert set(see(later, [image("c")]).seen) == {"c"}
     monkeypatch.setattr(rules, "MOST_SEEN", 2)
     assert set(see(Count(), map(image, "abc")).seen) == {"a", "b"}
+
+
+def test_image_that_a_pull_moved_to_a_name_counts_anew() -> None:
+    """containerd keeps the time at which the name was made."""
+    first = see(Count(used=10.0), [image("a"), image("b")])
+    later = see(replace(first, used=20.0), [image("a", digest=OTHER), image("b")])
+    assert {name: since for name, (_, since, _) in later.seen.items()} == {"a": 20.0, "b": 10.0}
+    assert see(replace(later, used=30.0), [image("a", digest=OTHER)]).seen["a"][1] == 20.0
 
 
 # ── ages ──
@@ -242,9 +253,10 @@ GOOD = {"used": 9.0, "wall": NOW, "boot_id": "boot 1", "running": 100.0, "offset
 
 
 def test_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    counted = Count(9.0, NOW, "b", 5.0, NOW - 5, True, {"a": (1, 9.0)})
+    counted = Count(9.0, NOW, "b", 5.0, NOW - 5, True, {"a": (1, 9.0, DIGEST)})
     assert parse(rules.dump(counted)) == counted
-    assert parse(json.dumps(GOOD).encode()).seen == {"a": (1, 9.0)}
+    assert parse(json.dumps(GOOD).encode()).seen == {"a": (1, 9.0, "")}
+    assert see(parse(json.dumps(GOOD).encode()), [image(created=1e-9)]).seen == {"a": (1, 9.0, DIGEST)}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +284,7 @@ def test_damaged_file_is_set_aside_and_images_count_as_new(
     assert ages_of(machine, path).of([image()]) == {"a": 0.0}
     assert (tmp_path / "images.json.damaged").read_bytes() == data
     assert caplog.text.count("is damaged") == 1
-    assert json.loads(path.read_bytes())["seen"] == {"a": [NOW * 1e9, 100.0]}
+    assert json.loads(path.read_bytes())["seen"] == {"a": [NOW * 1e9, 100.0, DIGEST]}
 
 
 def test_file_that_cannot_be_written_is_a_warning(
