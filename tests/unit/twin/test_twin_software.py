@@ -169,6 +169,15 @@ def test_the_artifacts_of_a_module_are_bounded_together():
     assert limits == [MAX_ARTIFACT] * 4 + [4]
 
 
+@pytest.mark.parametrize("operation", [INSTALL, REMOVE])
+@pytest.mark.parametrize(("count", "length", "status"), [(256, 256, 204), (257, 256, 400), (256, 257, 400)])
+def test_the_statuses_of_a_command_are_bounded(world, operation, count, length, status):
+    software = [{**module(), "name": C2, "version": "1"}] * count
+    send(world, operation, {"correlationId": "c" * length, "softwareModules": software, "software": software})
+    [answer] = [json.loads(item.payload) for item in world.seen if "/res/" in item.topic]
+    assert answer["status"] == status
+
+
 def test_a_failed_module_does_not_keep_the_next_from_being_installed(world):
     found = installed(world, job(module("bad", MD5="00"), module("good")))
     assert [status for _, status, _ in found][3:5] == ["FINISHED_REJECTED", "STARTED"]

@@ -39,19 +39,19 @@ class Arguments:
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._found
 
-    def text(self, name: str) -> str:
+    def text(self, name: str, longest: int = MAX_TEXT) -> str:
         value = str(self._get(name, str, "a string", ""))
-        if len(value) > MAX_TEXT:
+        if len(value) > longest:
             raise InvalidInputError(
-                f"{self._path(name)}: {shorten(value)} has {len(value)} characters; at most {MAX_TEXT} are allowed"
+                f"{self._path(name)}: {shorten(value)} has {len(value)} characters; at most {longest} are allowed"
             )
         return value
 
-    def _list(self, name: str, wanted: str) -> list[Any]:
+    def _list(self, name: str, wanted: str, most: int = MAX_ENTRIES) -> list[Any]:
         items: list[Any] = self._get(name, list, wanted, [])
-        if len(items) > MAX_ENTRIES:
+        if len(items) > most:
             raise InvalidInputError(
-                f"{self._path(name)} has {len(items)} entries; at most {MAX_ENTRIES} are allowed"
+                f"{self._path(name)} has {len(items)} entries; at most {most} are allowed"
             )
         return items
 
@@ -88,8 +88,8 @@ class Arguments:
         value = self._found.get(name.lower())
         return None if value is None else Arguments(value, self._path(name))
 
-    def children(self, name: str) -> list[Arguments]:
-        items = self._list(name, "a list of objects")
+    def children(self, name: str, most: int = MAX_ENTRIES) -> list[Arguments]:
+        items = self._list(name, "a list of objects", most)
         for index, item in enumerate(items):
             if item is None:
                 raise InvalidInputError(f"{self._path(name)}[{index}]: null is not an object")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Statuses with which an operation has ended begin so.
 FINISHED = "FINISHED_"
 SUCCESS, ERROR, REJECTED = "FINISHED_SUCCESS", "FINISHED_ERROR", "FINISHED_REJECTED"
+#: Modules, or pieces of software, of a command. Each has several statuses, all with the correlation id of the command.
+MAX_SOFTWARE, MAX_CORRELATION = 256, 256
 #: Bytes of all artifacts of a module, which are in memory until the last is there.
 MAX_MODULE = 4 * MAX_ARTIFACT
 
@@ -46,10 +48,10 @@ class Modules:
     @classmethod
     def read(cls, given: Arguments) -> Modules:
         """Errors: InvalidInputError."""
-        modules = tuple(map(_module, given.children("softwareModules")))
+        modules = tuple(map(_module, given.children("softwareModules", MAX_SOFTWARE)))
         if not modules:
             raise InvalidInputError("there are no SoftwareModules to be installed")
-        return cls(given.text("correlationId"), modules)
+        return cls(given.text("correlationId", MAX_CORRELATION), modules)
 
 
 def _module(given: Arguments) -> Module:
@@ -81,10 +83,10 @@ class Software:
     @classmethod
     def read(cls, given: Arguments) -> Software:
         """Errors: InvalidInputError."""
-        items = tuple(map(_item, given.children("software")))
+        items = tuple(map(_item, given.children("software", MAX_SOFTWARE)))
         if not items:
             raise InvalidInputError("there are no DependencyDescriptions to be removed")
-        return cls(given.text("correlationId"), items, given.flag("forced"))
+        return cls(given.text("correlationId", MAX_CORRELATION), items, given.flag("forced"))
 
 
 def _item(given: Arguments) -> Item:
