@@ -305,7 +305,7 @@ def test_fifo_in_place_of_the_file_is_replaced(
     os.mkfifo(path)
     assert ages_of(machine, path).of([image()]) == {"a": 0.0}
     assert "cannot be read: not a regular file" in caplog.text
-    assert json.loads(path.read_bytes())["seen"] == {"a": [NOW * 1e9, 100.0]}
+    assert list(parse(path.read_bytes()).seen) == ["a"]
 
 
 # ── this machine ──
