@@ -336,5 +336,9 @@ async def _has_entries(directory: str) -> bool:
         raise OperationFailedError(
             f"preload directory {directory} does not answer within {LOOK:g} s: its file system hangs"
         ) from None
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        raise OperationFailedError(
+            f"preload directory {directory} cannot be read: {error.strerror}"
+        ) from None

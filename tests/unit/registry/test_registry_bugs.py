@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from pycm.errors import OperationFailedError
 from pycm.registry import workers
 from pycm.registry.job import Job
 from pycm.registry.service import DAY, ImageService, Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 async def test_care_for_images_goes_on_after_a_bug(caplog: pytest.LogCaptureFixture) -> None:
@@ -23,6 +26,20 @@ async def test_care_for_images_goes_on_after_a_bug(caplog: pytest.LogCaptureFixt
 
     assert await service._until_it_works(broken) == DAY
     assert "a bug in the care for images" in caplog.text
+    await service.close()
+
+
+@pytest.mark.parametrize(("name", "said"), [("file", "cannot be read: Not a directory"), ("missing", "")])
+async def test_preload_directory_that_is_none_is_an_error_in_the_log(
+    name: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    place = str(tmp_path / name)
+    service = ImageService(Settings("/nowhere.sock", "test", "lease", preload_dir=place), dict)
+    running = asyncio.create_task(service.run())
+    await asyncio.wait_for(service._preloaded.wait(), 10)
+    assert caplog.messages == ([f"images: preload directory {place} {said}"] if said else [])
+    await asyncio.wait_for(running, 10)
     await service.close()
 
 
