@@ -8,7 +8,7 @@ import pytest
 from twin_world import C1, C2, DEVICE, World, container
 
 from pycm.config.types import Policy
-from pycm.twin.actions import Keep, Run
+from pycm.twin.actions import Keep, Publish, Run
 from pycm.twin.artifacts import MAX_ARTIFACT
 from pycm.twin.features.arguments import Arguments
 from pycm.twin.features.software_jobs import Modules, install
@@ -52,15 +52,17 @@ def installed(world, argument):
     return told(world)
 
 
-def send(world, path, argument):
+def command(path, argument):
     headers = {"correlation-id": "c", "response-required": True, "content-type": "application/json"}
     payload = {"topic": "acme.test/gw-01:edge:containers/things/live/messages/x", "headers": headers}
-    world.send(
-        {
-            "topic": "command//acme.test:gw-01:edge:containers/req/r/x",
-            "payload": {**payload, "path": path, "value": argument},
-        }
-    )
+    return {
+        "topic": "command//acme.test:gw-01:edge:containers/req/r/x",
+        "payload": {**payload, "path": path, "value": argument},
+    }
+
+
+def send(world, path, argument):
+    world.send(command(path, argument))
 
 
 @pytest.fixture
@@ -173,9 +175,11 @@ def test_the_artifacts_of_a_module_are_bounded_together():
 @pytest.mark.parametrize(("count", "length", "status"), [(256, 256, 204), (257, 256, 400), (256, 257, 400)])
 def test_the_statuses_of_a_command_are_bounded(world, operation, count, length, status):
     software = [{**module(), "name": C2, "version": "1"}] * count
-    send(world, operation, {"correlationId": "c" * length, "softwareModules": software, "software": software})
-    [answer] = [json.loads(item.payload) for item in world.seen if "/res/" in item.topic]
-    assert answer["status"] == status
+    argument = {"correlationId": "c" * length, "softwareModules": software, "software": software}
+    message = command(operation, argument)
+    decisions = world.core.message(message["topic"], json.dumps(message["payload"]).encode())
+    [answer] = [one for one in decisions if isinstance(one, Publish) and "/res/" in one.topic]
+    assert json.loads(answer.payload)["status"] == status
 
 
 def test_a_failed_module_does_not_keep_the_next_from_being_installed(world):
