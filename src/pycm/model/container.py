@@ -25,6 +25,8 @@ WORD = 128 * 1024 - 1
 REFERENCE, SIZE = 1024, 64
 #: Bytes of a whole description as it is stored; the store reads more, see `storage.store`.
 LARGEST = 1024 * 1024
+#: Bytes of all keys of a new description that no field claims: many small values take 25 times their size in memory.
+MOST_UNKNOWN = 64 * 1024
 
 HOOK_TYPES = ("Prestart", "Poststart", "Poststop", "Unknown")
 

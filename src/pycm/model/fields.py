@@ -146,6 +146,17 @@ def excess(record: Record, path: str = "") -> Iterator[str]:
                 yield from _too_long(form, item, place) if isinstance(item, str) else excess(item, place)
 
 
+def unclaimed(record: Record) -> Iterator[dict[str, Any]]:
+    """The keys of *record*, and of each record in it, that no field claims."""
+    if record.extra:
+        yield dict(record.extra)
+    for attribute, _ in forms(type(record)):
+        value = getattr(record, attribute)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Record):
+                yield from unclaimed(item)
+
+
 def _too_long(form: Form, value: str, where: str) -> Iterator[str]:
     # a character has at most 4 bytes: most texts need not be encoded
     if form.longest and len(value) * 4 > form.longest:

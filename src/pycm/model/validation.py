@@ -15,6 +15,7 @@ from pycm.errors import InvalidInputError, shorten
 from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
     LARGEST,
+    MOST_UNKNOWN,
     Container,
     ContainerConfiguration,
     DeviceMapping,
@@ -30,7 +31,8 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import BRIDGE, HOST
 from pycm.model.durations import SECOND, format_duration, parse_duration
-from pycm.model.fields import excess
+from pycm.model.fields import excess, unclaimed
+from pycm.model.gojson import dumps
 from pycm.model.json_form import stored
 from pycm.model.sizes import cpu_quota, cpus_of, size_to_bytes
 
@@ -99,6 +101,11 @@ def check_bounds(record: Record) -> None:
         size = len(stored(record))
         if size > LARGEST:
             raise InvalidInputError(f"the description has {size} bytes; at most {LARGEST} are allowed")
+        unknown = sum(len(dumps(extra).encode()) for extra in unclaimed(record))
+        if unknown > MOST_UNKNOWN:
+            raise InvalidInputError(
+                f"keys that are not known have {unknown} bytes; at most {MOST_UNKNOWN} are allowed"
+            )
 
 
 def _shown(text: str) -> str:

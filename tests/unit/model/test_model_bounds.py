@@ -11,6 +11,7 @@ import pytest
 from pycm.errors import InvalidInputError
 from pycm.model.container import (
     LARGEST,
+    MOST_UNKNOWN,
     Container,
     ContainerConfiguration,
     DecryptConfig,
@@ -135,6 +136,20 @@ def test_a_description_of_the_largest_size_is_taken_and_not_a_byte_more() -> Non
         InvalidInputError, match=f"the description has {LARGEST + 1} bytes; at most {LARGEST}"
     ):
         validate(more)
+
+
+def test_unknown_keys_of_a_description_have_one_bound_together() -> None:
+    data = {"image": {"name": "i"}, "host_config": {"future": {"a": 1}}, "mount_points": [{"x": [[], []]}]}
+    known = sum(len(part) for part in ('{"future":{"a":1}}', '{"x":[[],[]]}', '{"y":""}'))
+    for more in (0, 1):
+        full = decode(Container, {**data, "y": "y" * (MOST_UNKNOWN - known + more)})
+        if more:
+            with pytest.raises(
+                InvalidInputError, match=f"known have {MOST_UNKNOWN + 1} bytes; at most {MOST_UNKNOWN}"
+            ):
+                check_bounds(full)
+        else:
+            check_bounds(full)
 
 
 def test_a_rich_description_of_a_real_application_is_taken() -> None:
