@@ -197,7 +197,7 @@ def test_files_on_the_disk_are_kept_by_a_container_that_runs_and_are_covered_at_
         world = World(agent, machine)
         world.create("old", network_mode="host")
         agent.cm("start", "old")
-        assert "cannot mount a tmpfs: not permitted" in agent.text()
+        assert "cannot mount a tmpfs: Operation not permitted" in agent.text()
         agent.end()
         agent.inside = ()
         agent.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -33,6 +34,10 @@ NAMES = ("hostname", "hosts", "resolv.conf")
 _LONGEST = 1024 * 1024
 #: What the files of one container may take: the largest that are made, and some.
 _SIZE = "4m"
+#: Of a mount: the agent has not the right, or its directory for what a boot removes cannot be used. Neither ends a container.
+_NO_PLACE = {
+    errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 log = logging.getLogger("pycm.network")
 
 
@@ -87,19 +92,22 @@ class ContainerFiles:
         )
 
     def _cover(self, container_id: str, files: Mapping[str, bytes]) -> None:
-        """Without the right to mount, the container gets the files on the disk."""
+        """Where nothing can be mounted, by rights or by a wrong network.exec_root_dir, the container gets the files on the disk."""
         if not self._staging:
             return
         staging = os.path.join(os.path.realpath(self._staging), container_id)
         self._covered.add(container_id)
         try:
             self._as_process_1(lambda: cover(files, staging, _SIZE))
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _NO_PLACE:
+                raise
             self._covered.discard(container_id)
             if not self._warned:
                 self._warned = True
                 log.warning(
-                    "network files of containers: cannot mount a tmpfs: not permitted (containers can fill the disk of %s)",
+                    "network files of containers: cannot mount a tmpfs: %s (containers can fill the disk of %s)",
+                    error.strerror,
                     self._directory,
                 )
 

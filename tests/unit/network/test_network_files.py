@@ -100,7 +100,18 @@ async def test_an_agent_that_may_not_mount_gives_containers_the_files_on_the_dis
         assert Path(connected.hostname_path).read_text() == socket.gethostname() + "\n"
         assert made.others(()) == set()
     (line,) = caplog.messages
-    assert line.startswith("network files of containers: cannot mount a tmpfs: not permitted")
+    assert line.startswith("network files of containers: cannot mount a tmpfs: Operation not permitted")
+
+
+async def test_files_lie_on_the_disk_where_the_directory_of_mounts_cannot_be_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    made = ContainerFiles(str(tmp_path / "home"), str(tmp_path / "file" / "run"))
+    made.prepare()
+    connected = await HostNetwork(made).connect(host_container())
+    assert Path(connected.hostname_path).read_text() == socket.gethostname() + "\n"
+    assert "cannot mount a tmpfs: Not a directory" in caplog.text
 
 
 async def test_a_mount_that_fails_is_named_and_leaves_nothing(
