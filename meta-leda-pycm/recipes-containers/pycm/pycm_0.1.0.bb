@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "755b6d8ed43f7b8f7456cde4c400d097f2bdcb57"
+SRCREV = "bdf3dc279edf8f71cf33ae2ed686e528bbdc1519"
 
 CVE_PRODUCT = "pycm"
 
