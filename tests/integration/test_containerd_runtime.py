@@ -179,8 +179,10 @@ async def test_files_of_the_root_are_read_through_all_layers(runtime: Containerd
     assert await runtime.read_rootfs_file("c1", "/etc/passwd", 4) == b"root"
     assert await runtime.read_rootfs_file("c1", "/etc/motd", 100) == b"hello\n"
     assert await runtime.read_rootfs_file("c1", "/etc/group", 100) is None  # deleted by the second layer
-    assert await runtime.read_rootfs_file("c1", "/bin/sh", 100) is None  # a link
-    assert await runtime.read_rootfs_file("c1", "/etc", 100) is None
+    linked = await runtime.read_rootfs_file("c1", "/bin/sh", 4)
+    assert linked == await runtime.read_rootfs_file("c1", "/bin/busybox", 4) == b"\x7fELF"
+    with pytest.raises(OperationFailedError):
+        await runtime.read_rootfs_file("c1", "/etc", 100)
 
 
 async def test_prepare_replaces_what_an_interrupted_creation_left(

@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from agent_process import AgentProcess
 from bridge_world import SERVE, World, bridged, port
 from images import IMAGE
 from network_world import Machine, private_network
@@ -41,17 +40,6 @@ def configured(
     lines = f"{network}\n[network.default_bridge]\n{bridge}"
     with bridged(directory, containerd, machine, lines) as world:
         yield world
-
-
-def refuses(directory: Path, containerd: ContainerdServer, machine: Machine, bridge: str) -> str:
-    """What an agent with this configuration says when it ends at once."""
-    lines = f"[network.default_bridge]\n{bridge}"
-    agent = AgentProcess(directory, containerd, network=lines, inside=machine.inside)
-    command = [*machine.inside, sys.executable, "-m", "pycm", "daemon", "--cfg-file", str(agent.config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    return line
 
 
 def reaches(world: World, name: str, url: str, seconds: int = 60) -> bool:
@@ -202,14 +190,6 @@ def test_option_that_cannot_be_disables_the_bridge_with_one_line(
         assert f"network.default_bridge.{said}" in line
         assert "(network mode bridge is disabled)" in line
         assert_only_host_mode(world, "an error in section network")
-
-
-def test_name_of_another_interface_ends_the_start_with_one_line(
-    tmp_path: Path, containerd: ContainerdServer, machine: Machine
-) -> None:
-    said = "network.default_bridge.name: 'lo' is an interface of this machine and no bridge"
-    assert said in refuses(tmp_path, containerd, machine, 'name = "lo"')
-    assert machine.interfaces() == []
 
 
 def test_the_bridge_keeps_its_address_while_containers_are_on_it(
