@@ -174,7 +174,7 @@ async def test_a_lost_containerd_is_told_and_the_command_is_ended_when_it_is_bac
     command = ExecRequest("c1", ("/bin/sleep", seconds))
     task = asyncio.ensure_future(runtime.exec(command, listener=listener))
     await asyncio.wait_for(listener.wait(), SECONDS)
-    assert len(processes(seconds)) == 1
+    await until(lambda: len(processes(seconds)) == 1)  # started, and runc's init has become the program
     server.kill()
     try:
         with pytest.raises(UnavailableError):

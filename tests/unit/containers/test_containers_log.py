@@ -105,7 +105,7 @@ async def test_restart_is_logged_before_and_after_its_pause(caplog: pytest.LogCa
     async with world() as w:
         await started(w, policy="unless-stopped")
         w.runtime.end("c1", 0)
-        await w.until(lambda: w.actions.count("running") == 2)
+        await w.until(lambda: len(told(caplog)) == 3)
         pid = w.state("c1").pid
         assert told(caplog)[1:] == [
             "exited: exit code 0 (restart in 0.1 s)",
