@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mosquitto_server import MosquittoServer
 
 READY = 60.0
-UNIT = Path(__file__).resolve().parents[2] / "conf/container-management.service"
+UNIT = Path(__file__).resolve().parents[2] / "conf/pycm.service"
 HANGS = 300.0  # seconds; no command takes as long, on whatever machine
 CONFIG = """\
 [log]

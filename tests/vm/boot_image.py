@@ -28,7 +28,12 @@ SPARE_MIB = 1024
 """Room on the disk for images and containers; the file is sparse."""
 KEEP = 2 * 3600
 """Seconds that an image made of other sources is kept: somebody may be about to boot it."""
-SCRIPTS = {"pycm": "pycm", "kanto-cm": "kanto_cm", "container-management": "container_management"}
+SCRIPTS = {"pycm": "pycm", "pycmd": "container_management"}
+LINKS = {
+    "usr/bin/kanto-cm": "pycm",
+    "usr/bin/container-management": "pycmd",
+    "lib/systemd/system/container-management.service": "pycm.service",
+}
 SCRIPT = """\
 #!/usr/bin/python3
 import sys
@@ -123,8 +128,10 @@ def install(tree: Path, debian: Path) -> None:
     for name, function in SCRIPTS.items():
         write(tree / "usr/bin" / name, SCRIPT.format(function=function), 0o755)
     conf = REPOSITORY / "conf"
-    unit = "container-management.service"
+    unit = "pycm.service"
     write(tree / "lib/systemd/system" / unit, (conf / unit).read_text())
+    for name, target in LINKS.items():
+        (tree / name).symlink_to(target)
     run(["systemctl", "--root", str(tree), "enable", unit], timeout=60)
     write(tree / "etc/container-management/config.toml", (conf / "config.toml").read_text())
     write(tree / "etc/containerd/config.toml", (conf / "containerd.toml").read_text())

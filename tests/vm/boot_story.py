@@ -19,7 +19,7 @@ import paho.mqtt.client as paho
 if TYPE_CHECKING:
     from booted_machine import BootedMachine
 
-UNIT = "container-management.service"
+UNIT = "pycm.service"
 DEVICE = "acme.test:guest"
 TOPIC = f"command//{DEVICE}:edge:containers/req/1/request"
 METRICS_LIMIT = 300

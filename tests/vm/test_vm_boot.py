@@ -43,7 +43,7 @@ def test_systemd_leaves_the_containers_their_cgroup_controllers(story: Story) ->
 
 
 def test_the_hardening_holds_in_the_running_system(story: Story) -> None:
-    found = re.search(r"level for container-management.service: ([\d.]+)", story.exposed)
+    found = re.search(r"level for pycm.service: ([\d.]+)", story.exposed)
     assert found is not None, story.exposed
     assert float(found[1]) <= 4.6  # 0.7 of it since the unit hides nothing that containers can get
 

@@ -38,8 +38,8 @@ def test_real_bitbake_makes_the_packages(release: Release, snapshot: Path) -> No
         assert {"pycm", "pycm-cli", "pycm-conf", "pycm-kanto"} <= set(packages)
         files = run("dpkg-deb", "-c", packages["pycm"])
         assert f"/usr/lib/python{release.python}/site-packages/pycm/agent.py" in files
-        assert "/usr/lib/systemd/system/container-management.service" in files
-        assert "./usr/bin/kanto-cm" in run("dpkg-deb", "-c", packages["pycm-kanto"])
+        assert "/usr/lib/systemd/system/pycm.service" in files
+        assert "./usr/bin/kanto-cm -> pycm" in run("dpkg-deb", "-c", packages["pycm-kanto"])
         fields = run("dpkg-deb", "-f", packages["pycm-kanto"], "Provides", "Conflicts", "Replaces")
         assert fields.count("container-management") >= 3
         assert "python3-asyncio" in run("dpkg-deb", "-f", packages["pycm"], "Depends")

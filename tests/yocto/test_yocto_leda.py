@@ -33,12 +33,12 @@ def installed(tmp_path: Path) -> Path:
     """A root directory with Debian's units, and those of an image of Leda's with a read-only root."""
     units = tmp_path / "usr/lib/systemd/system"
     shutil.copytree("/lib/systemd/system", units, symlinks=True)
-    for name in ("bin/program", "bin/touch", "usr/bin/container-management"):
+    for name in ("bin/program", "bin/touch", "usr/bin/pycmd"):
         program = tmp_path / name
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
-    shutil.copy(REPOSITORY / "conf/container-management.service", units)
+    shutil.copy(REPOSITORY / "conf/pycm.service", units)
     shutil.copy(MOUNT, units / UNIT)
     (units / "data.mount").write_text(DATA)
     (units / "var-volatile-lib.service").write_text(VOLATILE)
@@ -57,7 +57,7 @@ def verified(root: Path) -> str:
         "--man=no",
         f"--root={root}",
         UNIT,
-        "container-management.service",
+        "pycm.service",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + done.stderr
@@ -85,7 +85,7 @@ def test_the_state_is_mounted_when_var_lib_is_final_and_holds_up_no_boot() -> No
     # volatile-binds is before this target; a mount with default dependencies would be, too
     assert (unit["DefaultDependencies"], unit["After"]) == ("no", "local-fs.target")
     assert unit["RequiresMountsFor"] == "/data"
-    assert unit["Before"].split() == ["container-management.service", "umount.target"]
+    assert unit["Before"].split() == ["pycm.service", "umount.target"]
     assert unit["Conflicts"] == "umount.target"
 
 

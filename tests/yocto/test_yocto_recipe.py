@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 SOURCES = REPOSITORY / "src"
 PROGRAMS = {
     "usr/bin/pycm": "pycm-cli",
-    "usr/bin/kanto-cm": "pycm-kanto",
-    "usr/bin/container-management": "pycm",
+    "usr/bin/pycmd": "pycm",
 }
+LINKS = {
+    "usr/bin/container-management": "pycmd",
+    "usr/bin/kanto-cm": "pycm",
+    "usr/lib/systemd/system/container-management.service": "pycm.service",
+}
+"""Kanto's names, all in pycm-kanto."""
 OTHERS = {
     "etc/container-management/config.toml": "pycm-conf",
-    "usr/lib/systemd/system/container-management.service": "pycm",
+    "usr/lib/systemd/system/pycm.service": "pycm",
     "usr/share/pycm/containerd.toml": "pycm",
     "usr/share/pycm/mosquitto.conf": "pycm",
 }
@@ -37,7 +42,7 @@ METADATA = ("INSTALLER", "LICENSE", "METADATA", "RECORD", "WHEEL", "entry_points
 
 
 AGENT = {"__init__", "daemon", "line", "main"}
-"""Files of pycm/cli that the program container-management imports; test_the_agent_starts_without_the_command_line holds it."""
+"""Files of pycm/cli that the program pycmd imports; test_the_agent_starts_without_the_command_line holds it."""
 
 
 def modules() -> Iterator[Path]:
@@ -62,7 +67,7 @@ def python_files(built: Built) -> dict[str, str]:
 def expected(built: Built) -> dict[str, str]:
     site = f"usr/lib/python{built.release.python}/site-packages"
     metadata = {f"{site}/pycm-0.1.0.dist-info/{name}": "pycm" for name in METADATA}
-    return {**python_files(built), **metadata, **PROGRAMS, **OTHERS}
+    return {**python_files(built), **metadata, **PROGRAMS, **dict.fromkeys(LINKS, "pycm-kanto"), **OTHERS}
 
 
 def installed(built: Built) -> set[str]:
@@ -102,7 +107,7 @@ def test_each_file_is_in_the_package_it_belongs_to(built: Built) -> None:
 
 def test_programs_start_from_the_installed_tree(built: Built) -> None:
     site = built.image / f"usr/lib/python{built.release.python}/site-packages"
-    for program in PROGRAMS:
+    for program in (*PROGRAMS, *(name for name in LINKS if name.startswith("usr/bin/"))):
         path = built.image / program
         assert path.read_text().startswith("#!/usr/bin/env python3\n")
         assert os.access(path, os.X_OK)
@@ -167,8 +172,19 @@ def test_the_unit_and_the_configuration_are_the_repositorys(built: Built) -> Non
             package
         )
         assert (built.image / path).stat().st_mode & 0o777 == 0o644
-    assert built.words("SYSTEMD_SERVICE:pycm") == ["container-management.service"]
+    assert built.words("SYSTEMD_SERVICE:pycm") == ["pycm.service"]
     assert built.words("CONFFILES:pycm-conf") == ["/etc/container-management/config.toml"]
+
+
+def test_kanto_names_are_links_to_files_of_other_packages(built: Built) -> None:
+    found = {str(path.relative_to(built.image)) for path in built.image.rglob("*") if path.is_symlink()}
+    assert found == set(LINKS)
+    for link, target in LINKS.items():
+        assert os.readlink(built.image / link) == target
+        assert (
+            package_of(built, str((built.image / link).with_name(target).relative_to(built.image)))
+            != "pycm-kanto"
+        )
 
 
 def test_the_name_of_the_original_is_provided_by_the_package_with_its_programs_only(built: Built) -> None:

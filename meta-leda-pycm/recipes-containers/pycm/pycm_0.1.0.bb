@@ -3,7 +3,7 @@
 SUMMARY = "Container manager for vehicles and edge devices"
 SUMMARY:${PN}-cli = "Command line of pycm"
 SUMMARY:${PN}-conf = "Default configuration of pycm"
-SUMMARY:${PN}-kanto = "Makes pycm the image's container-management"
+SUMMARY:${PN}-kanto = "Kanto's names for pycm's programs and unit"
 DESCRIPTION = "Runs the containers of one device on top of containerd, in the place of Eclipse Kanto container management."
 HOMEPAGE = "https://github.com/eclipse-leda/pycm"
 BUGTRACKER = "https://github.com/eclipse-leda/pycm/issues"
@@ -41,7 +41,13 @@ PACKAGES =+ "${PN}-cli ${PN}-conf ${PN}-kanto"
 do_install:append() {
     install -d ${D}${sysconfdir}/container-management ${D}${systemd_system_unitdir} ${D}${datadir}/pycm
     install -m 0644 ${S}/conf/config.toml ${D}${sysconfdir}/container-management/
-    install -m 0644 ${S}/conf/container-management.service ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/conf/pycm.service ${D}${systemd_system_unitdir}/
+    # The wheel has Kanto's names for programs. In an image they are links, in a package of their own, so that pycm shares no file with
+    # Kanto's package.
+    mv ${D}${bindir}/container-management ${D}${bindir}/pycmd
+    ln -s pycmd ${D}${bindir}/container-management
+    ln -sf pycm ${D}${bindir}/kanto-cm
+    ln -s pycm.service ${D}${systemd_system_unitdir}/container-management.service
     # Small configurations of what stands beside pycm, for images that want to use them.
     install -m 0644 ${S}/conf/containerd.toml ${S}/conf/mosquitto.conf ${D}${datadir}/pycm/
 }
@@ -68,11 +74,15 @@ pycm_command_line[doc] = "Gives the files of the command line to its package"
 
 FILES:${PN}-cli += "${bindir}/pycm"
 FILES:${PN}-conf += "${sysconfdir}/container-management"
-FILES:${PN}-kanto += "${bindir}/kanto-cm"
+FILES:${PN}-kanto += "\
+    ${bindir}/container-management \
+    ${bindir}/kanto-cm \
+    ${systemd_system_unitdir}/container-management.service \
+"
 
 CONFFILES:${PN}-conf += "${sysconfdir}/container-management/config.toml"
 
-SYSTEMD_SERVICE:${PN} = "container-management.service"
+SYSTEMD_SERVICE:${PN} = "pycm.service"
 
 # Python's split packages for what the code imports: computed and compared by tests/yocto/test_yocto_dependencies.py.
 # Those of the older releases have moved to python3-core, or into the library, since.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`container-management`, or `pycm daemon`: reads line and configuration, then hands over to the agent.
+"""`container-management`, `pycmd` or `pycm daemon`: reads line and configuration, then hands over to the agent.
 
 The agent is imported last: `--help`, `--version` and what is wrong with the configuration's file need nothing of it.
 """

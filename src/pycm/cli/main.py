@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three programs: `pycm`, `kanto-cm` (the same commands under the name that scripts know) and `container-management` (the agent).
+"""The three programs: `pycm`, `kanto-cm` (the same commands under the name that scripts know) and the agent, which pip installs as
+`container-management` and the Yocto recipe as `pycmd`.
 
 Every start passes through here, so nothing slow is imported: a command's file is imported when it is the one to run, and the
 protocol when a call is made. Errors are one line on stderr and exit code 1.
@@ -56,7 +57,9 @@ INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 
 def pycm() -> int:
-    return _program("pycm")
+    """`kanto-cm` may be a link to this program."""
+    called = os.path.basename(sys.argv[0])
+    return _program("kanto-cm" if called == "kanto-cm" else "pycm")
 
 
 def kanto_cm() -> int:

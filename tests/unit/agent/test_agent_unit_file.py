@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).resolve().parents[3] / "conf/container-management.service"
+UNIT = Path(__file__).resolve().parents[3] / "conf/pycm.service"
 EXPOSURE = 4.8
 """Of 10; what is left is root, the sight of all processes and files, and the machine's network, which bridge containers need.
 
@@ -29,7 +29,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """A root directory with the unit, the program, and Debian's units around it."""
-    program = tmp_path / "usr/bin/container-management"
+    program = tmp_path / "usr/bin/pycmd"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -37,7 +37,7 @@ def installed(tmp_path: Path) -> Path:
     shutil.copytree("/lib/systemd/system", units, symlinks=True)
     shutil.copy(UNIT, units)
     for name in ("containerd", "mosquitto"):
-        (units / f"{name}.service").write_text("[Service]\nExecStart=/usr/bin/container-management\n")
+        (units / f"{name}.service").write_text("[Service]\nExecStart=/usr/bin/pycmd\n")
     return tmp_path
 
 
@@ -49,15 +49,15 @@ def values() -> configparser.ConfigParser:
 
 
 def test_systemd_finds_nothing_wrong_with_the_unit(installed: Path) -> None:
-    done = analyze("verify", "--man=no", f"--root={installed}", "container-management.service")
-    assert "container-management" not in done.stdout + done.stderr
+    done = analyze("verify", "--man=no", f"--root={installed}", "pycm.service")
+    assert "pycm" not in done.stdout + done.stderr
     assert done.returncode == 0, done.stderr
 
 
 def test_what_is_wrong_with_a_unit_would_be_found(installed: Path) -> None:
-    unit = installed / "usr/lib/systemd/system/container-management.service"
+    unit = installed / "usr/lib/systemd/system/pycm.service"
     unit.write_text(unit.read_text().replace("MemoryMax=", "MemoryMaximum="))
-    done = analyze("verify", "--man=no", f"--root={installed}", "container-management.service")
+    done = analyze("verify", "--man=no", f"--root={installed}", "pycm.service")
     assert "MemoryMaximum" in done.stderr
 
 
@@ -147,9 +147,26 @@ def test_unit_takes_away_by_capabilities_what_the_left_out_directives_would() ->
     }
 
 
-def test_the_unit_has_the_name_that_leda_knows_and_a_second_one() -> None:
-    assert UNIT.name == "container-management.service"
-    assert values()["Install"]["Alias"] == "pycm.service"
+def test_unit_has_no_alias_of_its_own() -> None:
+    """Kanto's name for it is a link that a package brings: an Alias= would be a second one, in /etc."""
+    assert dict(values()["Install"]) == {"WantedBy": "multi-user.target"}
+
+
+def test_unit_is_the_one_that_units_of_leda_order_themselves_by(installed: Path) -> None:
+    """Before the one name and after the other: systemd finds the cycle only if both are one unit."""
+    units = installed / "usr/lib/systemd/system"
+    (units / "leda.service").write_text(
+        "[Unit]\nAfter=container-management.service\nBefore=pycm.service\n"
+        "[Service]\nType=oneshot\nExecStart=/usr/bin/pycmd\n"
+    )
+    wants = units / "pycm.service.wants"
+    wants.mkdir()
+    (wants / "leda.service").symlink_to("../leda.service")
+    for linked in (False, True):
+        if linked:
+            (units / "container-management.service").symlink_to("pycm.service")
+        done = analyze("verify", "--man=no", f"--root={installed}", "pycm.service")
+        assert ("cycle" in done.stderr) == linked, done.stderr
 
 
 def test_the_end_of_the_agent_ends_no_other_process_and_keeps_the_fifos() -> None:

@@ -111,6 +111,25 @@ def test_closed_output_is_no_crash(agent: ServedAgent) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+SCRIPT = "#!{}\nimport sys\nfrom pycm.cli.main import pycm\nsys.exit(pycm())\n"
+"""As a wheel's installer writes it."""
+
+
+@pytest.mark.parametrize(("name", "acts_as"), [("kanto-cm", "kanto-cm"), ("pycm", "pycm"), ("other", "pycm")])
+def test_program_acts_as_the_name_of_the_link_it_is_called_by(
+    tmp_path: Path, name: str, acts_as: str
+) -> None:
+    script = tmp_path / "pycm-script"
+    script.write_text(SCRIPT.format(sys.executable))
+    script.chmod(0o755)
+    (tmp_path / name).symlink_to(script.name)
+    shown = subprocess.run([tmp_path / name, "--help"], capture_output=True, text=True, check=True)
+    assert f"\n  {acts_as} [command]" in shown.stdout
+    wrong = subprocess.run([tmp_path / name, "lst"], capture_output=True, text=True, check=False)
+    assert f'unknown command "lst" for "{acts_as}"' in wrong.stderr
+    assert wrong.returncode == (1 if acts_as == "kanto-cm" else 2)
+
+
 def test_errors_go_to_stderr_and_leave_stdout_clean(agent: ServedAgent) -> None:
     result = program("--host", agent.path, "get", "nope")
     assert (result.returncode, result.stdout) == (1, "")
