@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "bdf3dc279edf8f71cf33ae2ed686e528bbdc1519"
+SRCREV = "9a08e7ac766b0217350a030041a9fce1d706aadd"
 
 CVE_PRODUCT = "pycm"
 
