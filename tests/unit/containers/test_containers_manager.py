@@ -400,7 +400,7 @@ async def test_an_exit_is_told_though_the_disk_is_full_and_written_later() -> No
         await started(w)
         w.store.full = True
         w.runtime.end("c1", 3)
-        await w.until(lambda: w.state("c1").status is Status.EXITED)
+        await w.until(lambda: w.state("c1").status is Status.EXITED and bool(w.manager._catalog._unsaved))
         assert w.store.saved["c1"].state.status is Status.RUNNING
         w.store.full = False
         await w.manager._catalog.save_refused()

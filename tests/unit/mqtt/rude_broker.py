@@ -97,13 +97,6 @@ async def _length(reader) -> int:
             return value
 
 
-async def until(condition) -> None:
-    deadline = asyncio.get_running_loop().time() + 60
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "not within 60 s"
-        await asyncio.sleep(0.005)
-
-
 class Quick(Backoff):
     """No pauses, as far as a test is concerned."""
 

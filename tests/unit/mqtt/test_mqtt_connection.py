@@ -6,13 +6,14 @@ import logging
 import threading
 
 import pytest
-from rude_broker import CONNECT, DISCONNECT, PINGREQ, PUBLISH, RudeBroker, publish_packet, until
+from rude_broker import CONNECT, DISCONNECT, PINGREQ, PUBLISH, RudeBroker, publish_packet
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
 from pycm.mqtt import link
 from pycm.mqtt.client import MAX_WAITING, MqttClient
 from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
+from support.waiting import until
 
 
 async def test_it_connects_publishes_and_says_goodbye(connect):

@@ -6,9 +6,10 @@ import logging
 import random
 
 import pytest
-from rude_broker import PUBLISH, RudeBroker, publish_packet, until
+from rude_broker import PUBLISH, RudeBroker, publish_packet
 
 from pycm.mqtt import link, paho
+from support.waiting import until
 
 HEAD = 5  # topic "t" with its length, and the packet id
 BOUND = 100_000

@@ -5,7 +5,7 @@ import asyncio
 import logging
 
 import pytest
-from rude_broker import PUBLISH, SUBSCRIBE, Quick, RudeBroker, until
+from rude_broker import PUBLISH, SUBSCRIBE, Quick, RudeBroker
 
 from pycm.errors import RefusedError, UnavailableError
 from pycm.mqtt import backoff, link
@@ -14,6 +14,7 @@ from pycm.mqtt.backoff import Backoff
 from pycm.mqtt.client import MAX_IN_FLIGHT, MAX_LINES, MqttClient
 from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
+from support.waiting import until
 
 
 async def publish_all(client, messages):

@@ -18,6 +18,7 @@ from pycm.registry import workers
 from pycm.registry.job import Job, News
 from pycm.registry.pulls import Pulls
 from pycm.registry.workers import Workers
+from support.waiting import until
 
 JOB = Job("/s", "ns", "overlayfs", "lease", "r.test/a:1")
 
@@ -45,8 +46,10 @@ class Work:
 
 
 async def waits(pulls: Pulls, count: int, name: str = "a") -> list["asyncio.Task[None]"]:
+    """Callers that all wait for one pull, which has begun its work."""
     tasks = [asyncio.ensure_future(pulls.pull(name)) for _ in range(count)]
-    await asyncio.sleep(0.01)
+    await until(lambda: name in pulls._running and pulls._running[name].waiting == count)
+    await asyncio.sleep(0)  # the pull's own task has run
     return tasks
 
 
@@ -55,7 +58,7 @@ async def test_whoever_asks_for_the_same_shares_one_pull() -> None:
     pulls = Pulls(work)
     tasks = await waits(pulls, 3)
     tasks[0].cancel()  # that one caller goes away ends nothing
-    await asyncio.sleep(0.02)
+    await asyncio.gather(tasks[0], return_exceptions=True)
     work.go.set()
     await asyncio.gather(*tasks[1:])
     assert (work.begun, work.ended) == (["a"], ["a"])
@@ -79,7 +82,7 @@ async def test_a_pull_that_nobody_waits_for_ends_and_a_new_caller_begins_anew() 
         task.cancel()
     await asyncio.sleep(0)
     again = asyncio.ensure_future(pulls.pull("a"))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(work.begun) == 2)
     assert (work.begun, work.ended) == (["a", "a"], ["a"])
     work.go.set()
     await again
@@ -273,17 +276,16 @@ async def test_some_run_at_a_time_and_the_others_are_told_to_wait(
     pool = Workers()
     told: list[News] = []
     tasks = [asyncio.ensure_future(pool.run(JOB, told.append)) for _ in range(workers.PARALLEL + 1)]
-    await asyncio.sleep(0.1)
-    assert told == [News("queued")]
+    await until(lambda: told)
     (tmp_path / "go").touch()
     await asyncio.gather(*tasks)
+    assert told == [News("queued")]
 
 
 async def test_a_cancelled_job_ends_its_worker(worker: Callable[[str], None], tmp_path: Path) -> None:
     worker(f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 1000")
     task = asyncio.ensure_future(Workers().run(JOB, lambda _: None))
-    while not (tmp_path / "pid").exists():
-        await asyncio.sleep(0.01)
+    await until((tmp_path / "pid").exists)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert task.cancelled()

@@ -12,6 +12,7 @@ from vector_fakes import FakeContainers, FakeMetrics
 from pycm.errors import RefusedError, UnavailableError
 from pycm.twin import service
 from pycm.twin.service import TwinService, TwinSettings
+from support.waiting import until
 
 ALL = [
     "/features/SoftwareUpdatable",
@@ -20,13 +21,6 @@ ALL = [
     "/features/Metrics",
 ]
 NEVER = 3600.0
-
-
-async def until(condition):
-    deadline = asyncio.get_running_loop().time() + 60
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

@@ -18,15 +18,9 @@ from pycm.twin.names import Thing
 from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, LateAnswers, Outbox
 from pycm.twin.service import TwinService, TwinSettings
 from pycm.twin.ticker import Ticker
+from support.waiting import until
 
 FILE = "sup_back_acme.test_gw-01_edge_containers.json"
-
-
-async def until(condition):
-    deadline = asyncio.get_running_loop().time() + 60
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
