@@ -4,6 +4,7 @@
 A process of its own: BitBake keeps its state in modules. The request comes as JSON on standard input:
     {"top": build directory, "path": [directories with conf/ and classes/], "recipe": file, "set": {variable: value},
      "tasks": [names], "get": [variables]}
+The answer also has "WARNINGS": what BitBake warned about, one message a line.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ import os
 import sys
 import types
 from typing import Any
+
+
+class Collector(logging.Handler):
+    """Keep the messages of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 def library() -> Any:
@@ -49,7 +61,9 @@ def configuration(bb: Any, request: dict[str, Any]) -> Any:
 def main() -> None:
     request = json.load(sys.stdin)
     bb = library()
+    collector = Collector()
     logging.getLogger("BitBake").addHandler(logging.StreamHandler(sys.stderr))
+    logging.getLogger("BitBake").addHandler(collector)
     # what tasks print goes to standard error: standard output holds the answer
     answer = os.dup(1)
     os.dup2(2, 1)
@@ -61,7 +75,8 @@ def main() -> None:
         for function in [task, *(recipe.getVarFlag(task, "postfuncs") or "").split()]:
             bb.build.exec_func(function, recipe)
     with os.fdopen(answer, "w") as out:
-        json.dump({name: recipe.getVar(name) for name in request["get"]}, out)
+        answer_values = {name: recipe.getVar(name) for name in request["get"]}
+        json.dump({**answer_values, "WARNINGS": "\n".join(collector.messages)}, out)
 
 
 if __name__ == "__main__":

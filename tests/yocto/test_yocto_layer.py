@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layer as yocto-check-layer, oelint-adv and kas look at it, and checksums and pins."""
+"""The layer as yocto-check-layer and oelint-adv look at it, and checksums and pins."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from layer_support import Built, Release
 
 RECIPES = sorted(LAYER.rglob("*.bb"))
-KAS_FILES = ("kas.yml", "kas-raspberrypi.yml", "kas.lock.yml", "kas-raspberrypi.lock.yml")
 
 
 def layer_conf(name: str) -> str:
@@ -107,22 +105,3 @@ def test_the_package_of_plugins_has_those_that_are_called() -> None:
     called = needed(DefaultBridge(), publishes=True)
     packaged = re.findall(r"\$\{libexecdir\}/cni/(\S+)", (LAYER / "conf/distro/include/pycm.inc").read_text())
     assert sorted(packaged) == sorted(called)
-
-
-@pytest.mark.parametrize("name", KAS_FILES)
-def test_kas_files_are_as_kas_wants_them(name: str, tools: Path) -> None:
-    code = (
-        "import json, sys, jsonschema, yaml, kas.configschema as c;"
-        "jsonschema.validate(yaml.safe_load(open(sys.argv[1])), c.CONFIGSCHEMA)"
-    )
-    run(tools / "python", "-c", code, REPOSITORY / name)
-
-
-def test_every_repository_of_the_kas_files_is_pinned_to_a_commit(tools: Path) -> None:
-    code = "import json, sys, yaml; print(json.dumps([yaml.safe_load(open(name)) for name in sys.argv[1:]]))"
-    files = json.loads(run(tools / "python", "-c", code, *(REPOSITORY / name for name in KAS_FILES)))
-    for file, lock in zip(files[:2], files[2:], strict=True):
-        fetched = {name for name, repo in file["repos"].items() if "url" in repo}
-        pins = lock["overrides"]["repos"]
-        assert set(pins) == fetched
-        assert all(re.fullmatch("[0-9a-f]{40}", pin["commit"]) for pin in pins.values())
