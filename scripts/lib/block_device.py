@@ -38,7 +38,7 @@ class Machine:
         except OSError as error:
             raise FlashError(f"{path}: {error.strerror}") from error
         if not stat.S_ISBLK(status.st_mode):
-            raise FlashError(f"{path} is no block device (to write into a plain file, add --force-file)")
+            raise FlashError(f"{path} is not a block device (to write into a plain file, add --force-file)")
         return self.check(path, f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
 
     def check(self, path: str, number: str) -> Device:

@@ -10,6 +10,7 @@ import lzma
 import os
 import pty
 import random
+import struct
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,9 @@ def rpi_flash(scripts_lib: None) -> Any:
 
 
 def content(size: int = 9 * MIB + 512) -> bytes:
-    """A disk image as far as this script looks: a boot sector's mark, and bytes that repeat nowhere."""
+    """A disk image as far as this script looks: a table with one partition to the end, and bytes that repeat nowhere."""
     data = bytearray(random.Random(1).randbytes(size))
-    data[510:512] = b"\x55\xaa"
+    data[446:512] = struct.pack("<BxxxBxxxLL48x2s", 0x80, 0x83, 1, size // 512 - 1, b"\x55\xaa")
     return bytes(data)
 
 
@@ -122,12 +123,12 @@ def test_a_packed_image_with_a_wrong_byte_costs_no_card(tmp_path: Path, card: Pa
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("image.iso", content(1024), "is no .wic or .img"),
-        ("image.wic.zip", content(1024), "is no .wic or .img"),
-        ("image.wic", b"", "is empty"),
+        ("image.iso", content(1024), "is not a .wic or .img"),
+        ("image.wic.zip", content(1024), "is not a .wic or .img"),
+        ("image.wic", b"", "it is empty"),
         ("image.wic", bytes(1024), "begins without a partition table"),
         ("image.wic", b"<html>not found</html>", "begins without a partition table"),
-        ("image.wic", content(1024) + b"x", "is cut off"),
+        ("image.wic", content(1024) + b"x", "is cut off: 1025 bytes"),
         ("image.wic.gz", content(1024), "cannot be read"),
         ("image.wic.zst", content(1024), "cannot be read"),
     ],
@@ -160,7 +161,7 @@ def test_the_image_is_not_written_onto_itself(image: Path) -> None:
 
 
 def test_a_plain_file_is_no_card_unless_it_is_said_to_be(image: Path, card: Path) -> None:
-    assert "is no block device" in refusal(image, card, "--yes")
+    assert "is not a block device" in refusal(image, card, "--yes")
     assert set(card.read_bytes()) == {0xFF}
 
 
@@ -171,7 +172,7 @@ def test_what_is_no_disk_is_refused(image: Path, device: str) -> None:
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev"])
 def test_what_is_no_file_is_refused_though_files_are_allowed(image: Path, device: str) -> None:
-    assert f"{device} is no plain file" in refusal(image, device, "--yes", "--force-file")
+    assert f"{device} is not a plain file" in refusal(image, device, "--yes", "--force-file")
 
 
 def test_nobody_is_asked_where_nobody_is(image: Path, card: Path) -> None:
@@ -203,7 +204,7 @@ def test_only_a_whole_yes_on_a_terminal_starts_the_writing(
 def test_a_card_that_forgets_a_byte_is_found_out(rpi_flash: Any, image: Path, card: Path) -> None:
     found = rpi_flash.check_image(str(image))
     device = rpi_flash.plain_file(str(card))
-    rpi_flash.write(found, device)
+    rpi_flash.write(found, device, rpi_flash.opened(device))
     with card.open("r+b") as file:
         file.seek(5 * MIB)
         file.write(b"\0")
@@ -214,7 +215,7 @@ def test_a_card_that_forgets_a_byte_is_found_out(rpi_flash: Any, image: Path, ca
 def test_a_card_that_is_shorter_than_it_says_is_found_out(rpi_flash: Any, image: Path, card: Path) -> None:
     found = rpi_flash.check_image(str(image))
     device = rpi_flash.plain_file(str(card))
-    rpi_flash.write(found, device)
+    rpi_flash.write(found, device, rpi_flash.opened(device))
     os.truncate(card, 8 * MIB)
     with pytest.raises(rpi_flash.FlashError, match=f"from byte {8 * MIB} on"):
         rpi_flash.verify(found, device)
