@@ -41,16 +41,29 @@ install_missing() {
     apt_install "${missing[@]}"
 }
 
+apt_wait=300    # seconds for which another program may hold one of apt's locks
+
+# apt_get LOG WORD...: waits for whoever holds a lock. apt's own DPkg::Lock::Timeout knows dpkg's locks only, not those of `update`.
+apt_get() {
+    local log=$1 held said='' end=$((SECONDS + apt_wait))
+    shift
+    until LC_ALL=C apt-get -qq -o Acquire::Retries=3 "$@" < /dev/null > "$log" 2>&1; do
+        held=$(grep -m 1 -o 'Could not get lock .*' "$log") || return 1
+        [ "$SECONDS" -lt "$end" ] || return 1
+        [ -n "$said" ] || echo "waiting for apt, $apt_wait s at most: ${held%.}" >&2
+        said=1
+        sleep 1
+    done
+}
+
 # A subshell, so that its trap puts the policy back however it ends and leaves the caller's traps alone.
 apt_install() (
-    local options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
     log=$(mktemp)
     trap 'allow_services; rm -f "$log"' EXIT
     trap 'echo stopped >&2; exit 130' INT TERM HUP
     forbid_services
     export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get "${options[@]}" update && apt-get "${options[@]}" install --yes --no-install-recommends "$@"; } \
-        < /dev/null > "$log" 2>&1; then
+    if ! { apt_get "$log" update && apt_get "$log" install --yes --no-install-recommends "$@"; }; then
         tail -n 20 "$log" >&2
         fail "apt-get could not install: $*"
     fi

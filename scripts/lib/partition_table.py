@@ -67,7 +67,7 @@ def check_backup(sector: bytes, table: Table) -> None:
 def header(sector: bytes, own: int) -> tuple[int, int, int, int, int]:
     """Place of the other header, place, number and size of the entries, their checksum. *own*: where this header lies."""
     name = "GPT header" if own == 1 else "backup GPT header"
-    signature, length, checksum, place, other = struct.unpack_from("<8s4xLL4xQQ", sector)
+    signature, length, checksum, place, other = struct.unpack_from("<8s4xLL4xQQ", sector.ljust(SECTOR, b"\0"))
     if signature != b"EFI PART":
         raise FlashError(f"it has no {name} in sector {own}")
     content = bytearray(sector[:length])

@@ -88,6 +88,13 @@ def test_image_check_refuses_a_file_that_ends_before_its_table(
         disk_image.check_image(file.name)
 
 
+def test_image_check_refuses_a_gpt_of_one_sector(disk_image: Any, make: Callable[[str], Path]) -> None:
+    with make("gpt").open("r+b") as file:
+        file.truncate(512)
+    with pytest.raises(disk_image.FlashError, match="it has no GPT header in sector 1"):
+        disk_image.check_image(file.name)
+
+
 def test_image_check_refuses_a_gpt_partition_that_ends_beyond_the_file(
     disk_image: Any, make: Callable[[str], Path]
 ) -> None:
