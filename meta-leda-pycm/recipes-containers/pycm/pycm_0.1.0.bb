@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "9a08e7ac766b0217350a030041a9fce1d706aadd"
+SRCREV = "aeba95cb2523bc598f32ab9b22b6653f84fe34d8"
 
 CVE_PRODUCT = "pycm"
 
