@@ -3,8 +3,9 @@
 
 A process of its own: BitBake keeps its state in modules. The request comes as JSON on standard input:
     {"top": build directory, "path": [directories with conf/ and classes/], "recipe": file, "set": {variable: value},
-     "tasks": [names], "get": [variables]}
-The answer also has "WARNINGS": what BitBake warned about, one message a line.
+     "appends": [bbappend files], "tasks": [names], "get": [variables]}
+The answer has the variables' values, as "WARNINGS" what BitBake warned about, one message a line, and as "unexpanded" all that a task's
+signature can be made of: values and flags as written.
 """
 
 from __future__ import annotations
@@ -67,16 +68,29 @@ def main() -> None:
     # what tasks print goes to standard error: standard output holds the answer
     answer = os.dup(1)
     os.dup2(2, 1)
-    recipe = bb.parse.handle(request["recipe"], configuration(bb, request))[""]
+    d = configuration(bb, request)
+    d.setVar("__BBAPPEND", " ".join(request.get("appends", [])))
+    recipe = bb.parse.handle(request["recipe"], d)[""]
     for place in ("T", "WORKDIR", "DL_DIR", "PERSISTENT_DIR"):
         bb.utils.mkdirhier(recipe.getVar(place))
     bb.fetch2.fetcher_init(recipe)
     for task in request["tasks"]:
         for function in [task, *(recipe.getVarFlag(task, "postfuncs") or "").split()]:
             bb.build.exec_func(function, recipe)
+    values = {name: recipe.getVar(name) for name in request["get"]}
+    names = [name for name in recipe if not name.startswith("_") and name != "BBINCLUDED"]
+    unexpanded = {
+        name: [
+            recipe.getVar(name, False),
+            recipe.getVarFlag(name, ":remove", False),
+            recipe.getVarFlags(name),
+        ]
+        for name in sorted(names)
+    }
+    values["unexpanded"] = json.dumps(unexpanded, default=repr).replace(request["top"], "")
     with os.fdopen(answer, "w") as out:
-        answer_values = {name: recipe.getVar(name) for name in request["get"]}
-        json.dump({**answer_values, "WARNINGS": "\n".join(collector.messages)}, out)
+        values["WARNINGS"] = "\n".join(collector.messages)
+        json.dump(values, out)
 
 
 if __name__ == "__main__":

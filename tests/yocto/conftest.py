@@ -87,6 +87,7 @@ def read(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         tasks: tuple[str, ...] = (),
         variables: dict[str, str] | None = None,
         include: tuple[str, ...] = (),
+        appends: tuple[Path, ...] = (),
     ) -> Built:
         top = tmp_path_factory.mktemp(release.name)
         (top / "bin").mkdir()
@@ -104,6 +105,7 @@ def read(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
             "recipe": str(recipe),
             "set": {"PYTHON_BASEVERSION": release.python, **(variables or {})},
             "include": include,
+            "appends": [str(path) for path in appends],
             "tasks": tasks,
             "get": ["D", "WORKDIR", "PN", "PACKAGES", "SRC_URI", "SRCREV", *get],
         }

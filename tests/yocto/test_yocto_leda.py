@@ -12,10 +12,7 @@ import pytest
 from layer_support import LAYER, REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from layer_support import Built, Release
 
 LEDA = LAYER / "dynamic-layers/meta-leda-distro"
 MOUNT = LEDA / "recipes-containers/pycm-leda/pycm-leda/data.mount"
@@ -87,24 +84,3 @@ def test_the_state_is_mounted_when_var_lib_is_final_and_holds_up_no_boot() -> No
     assert unit["RequiresMountsFor"] == "/data"
     assert unit["Before"].split() == ["pycm.service", "umount.target"]
     assert unit["Conflicts"] == "umount.target"
-
-
-@pytest.mark.parametrize(
-    "image", ["sdv-image-full", "sdv-image-minimal", "sdv-image-rescue", "leda-image-pycm"]
-)
-@pytest.mark.parametrize("leda", [True, False])
-def test_ledas_own_images_keep_the_state_over_updates_too(
-    release: Release, read: Callable[..., Built], tmp_path: Path, image: str, leda: bool
-) -> None:
-    recipe = tmp_path / f"{image}_1.bb"
-    recipe.write_text(
-        'SUMMARY = "stands for one"\nLICENSE = "MIT"\nIMAGE_INSTALL = "packagegroup-core-boot"\n'
-    )
-    found = read(
-        release, recipe, "IMAGE_INSTALL",
-        variables={"BBFILE_COLLECTIONS": "core meta-leda-distro" if leda else "core"},
-        include=("conf/distro/include/pycm.inc",),
-    )  # fmt: skip
-    # rescue has no container-management; the image of this layer names the package itself
-    expected = leda and image in {"sdv-image-full", "sdv-image-minimal"}
-    assert ("pycm-leda-data" in found.words("IMAGE_INSTALL")) == expected

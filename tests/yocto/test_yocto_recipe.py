@@ -13,13 +13,12 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from layer_support import RELEASES, REPOSITORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from layer_support import Built, Release
+    from layer_support import Built
 
 SOURCES = REPOSITORY / "src"
 PROGRAMS = {
@@ -219,36 +218,3 @@ def test_the_test_package_finds_its_tests(built: Built, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) > 100
     assert [line for line in lines if not line.startswith("PASS: ")] == []
-
-
-LIBRARY = """
-SUMMARY = "stands for one"
-LICENSE = "MIT"
-PACKAGES = "${PN}"
-do_install() {
-    install -d ${D}${PYTHON_SITEPACKAGES_DIR}/part/__pycache__
-    echo 'PLACE = __file__' > ${D}${PYTHON_SITEPACKAGES_DIR}/part/__init__.py
-    echo stale > ${D}${PYTHON_SITEPACKAGES_DIR}/part/__pycache__/old.pyc
-}
-"""
-
-
-@pytest.mark.parametrize("library", [True, False])
-def test_the_include_makes_byte_code_of_the_libraries_and_leaves_others_alone(
-    release: Release, read: Callable[..., Built], tmp_path: Path, library: bool
-) -> None:
-    recipe = tmp_path / f"{'python3-h2' if library else 'python3-other'}_1.bb"
-    recipe.write_text(LIBRARY)
-    found = read(
-        release, recipe, f"FILES:{recipe.name.partition('_')[0]}-source", tasks=("do_install",),
-        include=("conf/distro/include/pycm.inc",),
-    )  # fmt: skip
-    files = {str(path.relative_to(found.image)) for path in found.image.rglob("*") if path.is_file()}
-    site = f"usr/lib/python{release.python}/site-packages/part"
-    if library:
-        assert files == {f"{site}/__init__.pyc", "usr/src/part/__init__.py"}
-        assert found.words("PACKAGES") == ["python3-h2-source", "python3-h2"]
-        assert found["FILES:python3-h2-source"] == "/usr/src"
-    else:
-        assert files == {f"{site}/__init__.py", f"{site}/__pycache__/old.pyc"}
-        assert found.words("PACKAGES") == ["python3-other"]

@@ -1,9 +1,7 @@
-# nooelint: oelint.var.suggestedvar.AUTHOR
+# nooelint: oelint.var.suggestedvar.AUTHOR,oelint.var.suggestedvar.BUGTRACKER
 # SPDX-License-Identifier: Apache-2.0
 SUMMARY = "pycm with its command line, under Kanto's names, and a local MQTT broker"
 DESCRIPTION = "All that an image needs for containers managed over MQTT, gRPC and the command line."
-HOMEPAGE = "https://github.com/eclipse-leda/pycm"
-BUGTRACKER = "https://github.com/eclipse-leda/pycm/issues"
 SECTION = "console/network"
 LICENSE = "Apache-2.0"
 

@@ -11,6 +11,10 @@ python do_unpack() {
 }
 addtask unpack after do_fetch
 
+bbnote() {
+    echo "NOTE: $*"
+}
+
 do_compile() {
     :
 }

@@ -1,11 +1,9 @@
-# nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR
+# nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR,oelint.var.mandatoryvar.HOMEPAGE,oelint.var.suggestedvar.BUGTRACKER
 # SPDX-License-Identifier: Apache-2.0
 SUMMARY = "What pycm needs on an Eclipse Leda image"
 SUMMARY:${PN}-data = "Keeps pycm's state on Leda's data partition"
 SUMMARY:${PN}-conf = "pycm's configuration as Leda has Kanto's"
 DESCRIPTION = "The state on the data partition, since an update replaces a root slot with all on it; config.json for Leda's scripts."
-HOMEPAGE = "https://github.com/eclipse-leda/pycm"
-BUGTRACKER = "https://github.com/eclipse-leda/pycm/issues"
 SECTION = "console/network"
 LICENSE = "Apache-2.0"
 # nooelint: oelint.var.licenseremotefile
@@ -42,5 +40,5 @@ FILES:${PN}-conf += "${sysconfdir}/container-management"
 CONFFILES:${PN}-conf += "${sysconfdir}/container-management/config.json"
 
 RDEPENDS:${PN}-data = "pycm"
-# config.toml would win over config.json.
-RCONFLICTS:${PN}-conf = "pycm-conf"
+# pycm-conf: config.toml would win over config.json. kanto-auto-deployer: both would start the same descriptors.
+RCONFLICTS:${PN}-conf = "kanto-auto-deployer pycm-conf"
