@@ -18,9 +18,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guest_machine import HERE, cache_dir, content_key, run
 from guest_payload import REPOSITORY, dependencies, install_pycm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BASE_SOURCES = ("build-image", "guest/systemd-tree", "guest/initramfs-init")
 REFERENCE = "registry.test/demo/busybox:1"
@@ -164,10 +168,10 @@ def interrupted(number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> int:
+def main(make: Callable[[], Path]) -> int:
     signal.signal(signal.SIGINT, interrupted)
     try:
-        print(image())
+        print(make())
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -178,4 +182,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(image))
