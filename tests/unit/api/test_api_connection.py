@@ -206,7 +206,9 @@ async def test_connection_with_most_unread_requests_is_cut_off_at_the_bound_of_a
         if size > 5:
             client.h2.send_data(stream, bytes(16_000))
         await client.flush()
-    await eventually(lambda: first.calls == 1 and second.held > 31_000)
+    await eventually(lambda: first.calls == second.calls == 1)
+    calls = [*first.processor.streams.values(), *second.processor.streams.values()]
+    await eventually(lambda: [len(call.buffer._data) for call in calls] == [0, 31_995])  # 5 are read
     monkeypatch.setattr(module, "MAX_HELD", clients_of(world).held)
     small.h2.send_data(1, b"x")
     await small.flush()
