@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "aeba95cb2523bc598f32ab9b22b6653f84fe34d8"
+SRCREV = "42d4650c053be5d29317ad21212c24e6eee2eb7f"
 
 CVE_PRODUCT = "pycm"
 
