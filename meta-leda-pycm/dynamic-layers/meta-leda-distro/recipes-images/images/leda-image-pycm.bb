@@ -1,6 +1,6 @@
 # nooelint: oelint.var.suggestedvar.AUTHOR,oelint.var.suggestedvar.BUGTRACKER
 # SPDX-License-Identifier: Apache-2.0
-SUMMARY = "Eclipse Leda with pycm, on a read-only root"
+SUMMARY = "Eclipse Leda with pycm: a disk image with two read-only root slots"
 DESCRIPTION = "Leda's core packages with pycm in the place of Kanto container management and its state on the data partition."
 SECTION = "images"
 LICENSE = "Apache-2.0"
@@ -10,10 +10,12 @@ CVE_PRODUCT = ""
 # (EXTRA_USERS_PARAMS, or a package of your own). A recipe that requires that image's could not take them out for good and still let
 # kas-testimage.yml add what testimage needs.
 IMAGE_FEATURES += "python-bytecode read-only-rootfs"
+# e2fsprogs-resize2fs: RAUC fills the slot with it
 IMAGE_INSTALL = "\
     packagegroup-core-boot \
     kernel-image \
     kernel-modules \
+    e2fsprogs-resize2fs \
     packagegroup-sdv-core \
     packagegroup-pycm \
     pycm-leda-data \
@@ -26,10 +28,28 @@ IMAGE_LINGUAS = ""
 
 INCOMPATIBLE_LICENSE = "AGPL-3.0* GPL-3.0* LGPL-3.0*"
 
-# A RAUC bundle updates block by block (adaptive=block-hash-index): whole blocks of 4 KiB in the file system and in its size.
+# What a RAUC bundle holds. It updates block by block (adaptive=block-hash-index): whole blocks of 4 KiB in the file system and its size.
+IMAGE_FSTYPES = "ext4"
 # nooelint: oelint.vars.specific
 EXTRA_IMAGECMD:ext4 = "-b 4096 -i 4096"
 IMAGE_ROOTFS_ALIGNMENT = "4"
+
+# The whole disk, for the machines with a layout in wic/: to start in QEMU, or to flash by its block map.
+IMAGE_FSTYPES:append:qemuarm64 = " wic.qcow2"
+# nooelint: oelint.vars.specific
+IMAGE_FSTYPES:append:raspberrypi4-64 = " wic.bmap wic.bz2"
+WKS_FILES = "leda-pycm-${MACHINE}.wks"
+# the data partition has what Leda puts there: descriptors in /data/var/containers/manifests
+do_image_wic[depends] += "pycm-boot-script:do_deploy sdv-image-data:do_rootfs_wicenv"
+# the machine's own script knows other slots, or none
+IMAGE_BOOT_FILES:remove = "boot.scr"
+IMAGE_BOOT_FILES:append = " pycm-boot.scr;boot.scr"
+
+# runqemu: U-Boot finds kernel and root on the disk
+QB_DEFAULT_FSTYPE = "wic.qcow2"
+QB_DRIVE_TYPE = "/dev/vd"
+QB_FSINFO = "wic:no-kernel-in-fs"
+QB_ROOTFS_OPT = "-drive id=disk0,file=@ROOTFS@,if=none,format=qcow2 -device virtio-blk-device,drive=disk0"
 
 inherit core-image pycm_image
 

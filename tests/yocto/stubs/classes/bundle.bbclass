@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+# meta-rauc's: nothing of it matters here.
