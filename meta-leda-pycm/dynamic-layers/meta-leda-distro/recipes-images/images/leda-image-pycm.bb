@@ -10,12 +10,10 @@ CVE_PRODUCT = ""
 # (EXTRA_USERS_PARAMS, or a package of your own). A recipe that requires that image's could not take them out for good and still let
 # kas-testimage.yml add what testimage needs.
 IMAGE_FEATURES += "python-bytecode read-only-rootfs"
-# e2fsprogs-resize2fs: RAUC fills the slot with it
 IMAGE_INSTALL = "\
     packagegroup-core-boot \
     kernel-image \
     kernel-modules \
-    e2fsprogs-resize2fs \
     packagegroup-sdv-core \
     packagegroup-pycm \
     pycm-leda-data \
