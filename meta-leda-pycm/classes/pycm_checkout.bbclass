@@ -18,10 +18,10 @@ python pycm_checkout_changes() {
     except bb.process.CmdError as error:
         bb.fatal("pycm: git cannot read %s: %s" % (checkout, error))
     if changes:
-        bb.warn("pycm: %s has changes that are not committed and are not built:\n%s" % (checkout, changes))
+        bb.warnonce("pycm: %s has changes that are not committed and are not built:\n%s" % (checkout, changes))
     if not reference:
         # BitBake's fetcher updates its copy with refs/* only
-        bb.warn("pycm: the last commit of %s is on no branch: git fetches it once, and no later one" % checkout)
+        bb.warnonce("pycm: the last commit of %s is on no branch: git fetches it once, and no later one" % checkout)
 }
 
 python () {

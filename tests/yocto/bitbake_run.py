@@ -22,7 +22,7 @@ class Collector(logging.Handler):
     """Keep the messages of warnings."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.WARNING - 1)  # the level of bb.warnonce
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -32,7 +32,6 @@ REASONS = {
     # what our kas file sets and Leda's does not: (variable, word or "" for a single value): reason
     ("INHERIT", "+create-spdx"): "a bill of materials for each image; Leda has it in a kas file of its own, kas/oss-compliance/spdx.yaml",
     ("INHERIT", "+pycm_checkout"): "finds the checkout that is built",
-    ("INHERIT", "+pycm_libraries"): "byte code of libraries; pycm.inc decides",
     ("BBMASK", "+/poky/meta/recipes-devtools/llvm/"): "as in meta-leda's kas file; without it, 14 warnings about llvm's version",
     ("PYCM_GIT_URI", ""): "builds this checkout",
     ("PYCM_GIT_BRANCH", ""): "builds this checkout",
