@@ -19,6 +19,32 @@ LOOK = 10.0
 #: What the threads of `apart` are busy with, and seconds between looks at it.
 _busy: set[str] = set()
 _STEP = 0.01
+#: A pause of `Backoff` is cut by up to this part of it, so that a fleet does not return in step.
+JITTER = 0.25
+
+
+class Backoff:
+    """`next()` gives the pause in seconds before the next attempt, doubled from `first` up to `cap`; `reset()` after a success."""
+
+    def __init__(self, cap: float, first: float = 1.0, chance: Callable[[], float] | None = None) -> None:
+        from random import random  # slow to import; the command line has no use for it
+
+        self.cap = cap
+        self._first = self._pause = first
+        self._chance = chance or random
+
+    def next(self) -> float:
+        pause = min(self._pause, self.cap)
+        self._pause = pause * 2
+        return pause * (1 - JITTER * self._chance())
+
+    def reset(self) -> None:
+        self._pause = self._first
+
+    @property
+    def is_longest(self) -> bool:
+        """The pauses do not grow any more."""
+        return self._pause > self.cap
 
 
 async def within(seconds: float | None, work: Awaitable[T]) -> T:

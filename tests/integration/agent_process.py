@@ -49,7 +49,8 @@ home_dir = "{home}"
 exec_root_dir = "{run}"
 {network}
 [deployment]
-enable = false
+home_dir = "{home}"
+{deployment}
 [grpc_server]
 address_path = "{socket}"
 [things]
@@ -79,9 +80,10 @@ class AgentProcess:
         manager: str = "",
         containers: str = "",
         network: str = "",
+        deployment: str = "enable = false",
         inside: tuple[str, ...] = (),
     ) -> None:
-        """*manager*, *network*: further lines of these sections. *inside*: words before the agent's command line."""
+        """*manager*, *network*, *deployment*: further lines of these sections. *inside*: words before the agent's command line."""
         self.directory = directory
         self.containerd = containerd
         self.inside = inside
@@ -97,6 +99,7 @@ class AgentProcess:
                 manager=manager,
                 containers=containers,
                 network=network,
+                deployment=deployment,
                 containerd=containerd.address,
                 namespace=containerd.namespace,
                 socket=self.socket,

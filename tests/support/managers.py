@@ -69,7 +69,7 @@ async def world(
     made = World(runtime or FakeRuntime(), store or FakeStore(stored), Settings(**values))  # type: ignore[arg-type]
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
-    await made.until(lambda: made.manager._booted)
+    await made.until(lambda: made.manager._boot_begun)
     try:
         yield made
     finally:

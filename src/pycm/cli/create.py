@@ -16,7 +16,6 @@ from pycm.errors import (
     UnavailableError,
     shorten,
 )
-from pycm.model import json_form
 from pycm.model.container import (
     NANOSECONDS,
     Container,
@@ -32,7 +31,8 @@ from pycm.model.container import (
     Resources,
     RestartPolicy,
 )
-from pycm.model.defaults import BRIDGE, descriptor_policy, fill_defaults
+from pycm.model.defaults import BRIDGE, fill_defaults
+from pycm.model.descriptor import read_descriptor
 from pycm.model.parse import parse_device, parse_mount, parse_port, parse_ulimit
 from pycm.model.unknown import unknown_keys
 from pycm.model.validation import check_id, check_log, validate
@@ -107,8 +107,6 @@ FLAGS = (
 MOST_ARGUMENTS = None
 #: What follows the image is the container's command, flags of its own included.
 INTERSPERSED = False
-#: Keys of a descriptor that say how a container was, not what it should be.
-FOUND_OUT = frozenset({"state", "network_settings"})
 #: A descriptor longer than this is none.
 MAX_DESCRIPTOR = 1024 * 1024
 MOST_WARNINGS = 20
@@ -153,7 +151,7 @@ def _from_file(line: Line) -> Container:
         raise InvalidInputError("no other flags are expected when creating a container from file")
     path = line.values["file"]
     try:
-        container = json_form.decode(Container, _wanted(json_form.parse(_read(path))), aliases=True)
+        container = read_descriptor(_read(path))
         if container.id:
             check_id(container.id)
     except InvalidInputError as error:
@@ -161,9 +159,7 @@ def _from_file(line: Line) -> Container:
     _warn_of_unknown_keys(path, container)
     host = container.host_config or HostConfig()
     host = replace(host, network_mode=host.network_mode or BRIDGE)
-    return descriptor_policy(
-        replace(container, host_config=host, io_config=container.io_config or IOConfig())
-    )
+    return replace(container, host_config=host, io_config=container.io_config or IOConfig())
 
 
 def _warn_of_unknown_keys(path: str, container: Container) -> None:
@@ -175,13 +171,6 @@ def _warn_of_unknown_keys(path: str, container: Container) -> None:
         )
     if len(found) > MOST_WARNINGS:
         sys.stderr.write(f"Warning: {len(found) - MOST_WARNINGS} more keys are not known\n")
-
-
-def _wanted(descriptor: Any) -> Any:
-    """Without what the agent finds out itself: Leda's manifests carry it in forms of their own (a status that is a text)."""
-    if not isinstance(descriptor, dict):
-        return descriptor
-    return {key: value for key, value in descriptor.items() if key.lower() not in FOUND_OUT}
 
 
 def _read(path: str) -> bytes:

@@ -87,7 +87,9 @@ class Manager:
         self._unfinished: dict[str, Container] = {}
         self._undoing = asyncio.Lock()
         self._strangers: set[str] = set()
-        self._booted = False
+        #: Set once containerd has answered; and once the containers that should run have been started with the agent.
+        self.reached, self.booted = asyncio.Event(), asyncio.Event()
+        self._boot_begun = False
         self._lost = False
 
     # ── reading ──
@@ -359,6 +361,7 @@ class Manager:
     async def run(self) -> None:
         """Follow containerd for ever; it may be away now and at any time."""
         log.info("containerd %s, namespace %s", await self._connect(), self._settings.namespace)
+        self.reached.set()
         async for event in self._runtime.events():
             try:
                 self._handle(event)
@@ -412,9 +415,10 @@ class Manager:
         for stranger in by_id.keys() - ours - self._strangers:
             self._strangers.add(stranger)
             log.warning("containerd runs task %s that no stored container knows; it is left alone", stranger)
-        if not self._booted:
-            self._booted = True
+        if not self._boot_begun:
+            self._boot_begun = True
             await self._boot_starts()
+            self.booted.set()
 
     async def _reconcile_one(self, entry: Entry, tasks: dict[str, Task]) -> None:
         async with entry.lock:

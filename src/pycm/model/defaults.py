@@ -170,13 +170,3 @@ def _twice(size: str) -> str:
     number, unit = size[:-1].rstrip(), size[-1]
     doubled = f"{float(number) * 2:.4f}".rstrip("0").rstrip(".")
     return doubled + unit
-
-
-def descriptor_policy(container: Container) -> Container:
-    """For descriptors written by people: a retry_timeout below 1 000 000 means seconds, not nanoseconds (runtime 10.21)."""
-    host = container.host_config
-    policy = host.restart_policy if host else None
-    if host is None or policy is None or not 0 < policy.retry_timeout < 1_000_000:
-        return container
-    seconds = replace(policy, retry_timeout=policy.retry_timeout * 1_000_000_000)
-    return replace(container, host_config=replace(host, restart_policy=seconds))

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from random import random
 from typing import TYPE_CHECKING
 
+from pycm.waiting import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-FIRST = 1.0
 #: Longest pauses. The product promises to be back within 10 s of the return of a broker on this machine, 60 s of any other.
 LOCAL_CAP, REMOTE_CAP = 8.0, 45.0
-#: A pause is cut by up to this part of it, so that a fleet does not return in step.
-JITTER = 0.25
 #: A connection that lasted so many seconds ends a phase of failures; a shorter one does not.
 LASTED = 60.0
 #: Pauses until a refused message is sent again. The product promises 5 minutes from the end of the refusal.
@@ -29,30 +28,6 @@ FIRST_REFUSED, REFUSED_CAP = 8.0, 240.0
 MAX_REFUSALS = 64
 #: Levels of a topic that make up its kind: access rules rarely look at more, and answers to commands differ in the fifth.
 _LEVELS = 4
-
-
-class Backoff:
-    """`next()` gives the pause in seconds before the next attempt, doubled up to `cap`; `reset()` after a success."""
-
-    def __init__(
-        self, cap: float = LOCAL_CAP, first: float = FIRST, chance: Callable[[], float] = random
-    ) -> None:
-        self.cap = cap
-        self._first = self._pause = first
-        self._chance = chance
-
-    def next(self) -> float:
-        pause = min(self._pause, self.cap)
-        self._pause = pause * 2
-        return pause * (1 - JITTER * self._chance())
-
-    def reset(self) -> None:
-        self._pause = self._first
-
-    @property
-    def is_longest(self) -> bool:
-        """The pauses do not grow any more."""
-        return self._pause > self.cap
 
 
 @dataclass(frozen=True)

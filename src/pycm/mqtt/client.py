@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.errors import OperationFailedError, RefusedError, UnavailableError, shorten
 from pycm.mqtt import reasons
-from pycm.mqtt.backoff import LASTED, LOCAL_CAP, REFUSED_CAP, REMOTE_CAP, Backoff, Refusals, Request
+from pycm.mqtt.backoff import LASTED, LOCAL_CAP, REFUSED_CAP, REMOTE_CAP, Refusals, Request
 from pycm.mqtt.link import Link
 from pycm.mqtt.login import Login
 from pycm.mqtt.settings import check
+from pycm.waiting import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError
-from pycm.model.container import Container
-from pycm.model.defaults import descriptor_policy, fill_defaults
-from pycm.model.json_form import decode, parse
+from pycm.model.defaults import fill_defaults
+from pycm.model.descriptor import read_descriptor
 from pycm.model.validation import check_id, validate
 from pycm.twin.operations import INTERNAL, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pycm.model.container import Container
     from pycm.twin.features.arguments import Arguments
 
 #: Longest artifact; a container's description is a few kB.
@@ -81,7 +81,7 @@ def _bytes_of(text: str, length: int) -> bytes:
 def container_in(data: bytes) -> Container:
     """The container that an artifact describes. Errors: Failed for what is no description, Rejected for an invalid one."""
     try:
-        container = descriptor_policy(decode(Container, parse(data), aliases=True))
+        container = read_descriptor(data)
     except InvalidInputError as error:
         raise Failed(str(error), error.masked) from None
     try:

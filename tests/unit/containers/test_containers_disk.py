@@ -101,7 +101,7 @@ async def on_disk(home: Path, runtime: FakeRuntime) -> AsyncIterator[World]:
     made = World(runtime, store, Settings(stop_timeout=5), Files(ContainerFiles(str(home))))  # type: ignore[arg-type]
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
-    await made.until(lambda: made.manager._booted)
+    await made.until(lambda: made.manager._boot_begun)
     try:
         yield made
     finally:

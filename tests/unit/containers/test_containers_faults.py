@@ -112,7 +112,7 @@ async def test_an_id_whose_removal_is_still_to_be_finished_can_be_used_again() -
     await made.manager.load()
     await made.manager.create(described())
     task = asyncio.create_task(made.manager.run())
-    await made.until(lambda: made.manager._booted)
+    await made.until(lambda: made.manager._boot_begun)
     assert [c.id for c in made.manager.list()] == ["c1"]
     assert made.store.saved["c1"].state.status is Status.CREATED
     assert runtime.snapshots == {"c1"}

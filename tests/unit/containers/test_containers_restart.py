@@ -292,7 +292,7 @@ async def test_stop_of_a_container_that_waits_for_its_provider_at_boot_cancels_i
     runtime.start = start  # type: ignore[method-assign]
     records = (ended_record("provider"), consumer_record(policy))
     async with beginning(*records, runtime=runtime) as w:
-        await w.until(lambda: w.manager._booted and entry_of(w).known)
+        await w.until(lambda: w.manager._boot_begun and entry_of(w).known)
         await w.manager.stop("c1")
         gate.set()
         await w.until(lambda: w.state("provider").status is Status.RUNNING and not w.manager._tasks)
@@ -308,7 +308,7 @@ async def test_stop_before_containerd_has_answered_cancels_the_start_with_the_ag
         await w.manager.stop("c1")
         assert w.state("c1").status is Status.STOPPED
         runtime.available = True
-        await w.until(lambda: w.manager._booted and not w.manager._tasks)
+        await w.until(lambda: w.manager._boot_begun and not w.manager._tasks)
         assert (w.state("c1").status, starts(w)) == (Status.STOPPED, 0)
 
 

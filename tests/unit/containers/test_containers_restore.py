@@ -181,7 +181,7 @@ async def test_containerd_that_is_away_at_start_is_waited_for_and_the_store_is_k
     await made.until(lambda: ("connect", "") in runtime.calls)
     assert [c.id for c in made.manager.list()] == ["c1"]
     runtime.available = True
-    await made.until(lambda: made.manager._booted)
+    await made.until(lambda: made.manager._boot_begun)
     await made.manager.close()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

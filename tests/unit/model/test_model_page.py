@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pycm.model import json_form
 from pycm.model.container import Container
-from pycm.model.defaults import (
-    HEALTH_INTERVAL,
-    HEALTH_RETRIES,
-    HEALTH_TIMEOUT,
-    descriptor_policy,
-    fill_defaults,
-)
+from pycm.model.defaults import HEALTH_INTERVAL, HEALTH_RETRIES, HEALTH_TIMEOUT, fill_defaults
+from pycm.model.descriptor import read_descriptor
 from pycm.model.fields import Record, forms
 from pycm.model.unknown import unknown_keys
 from pycm.model.validation import ULIMITS, validate
@@ -38,7 +32,7 @@ def test_every_key_of_a_description_is_on_the_page(key: str) -> None:
 
 def example() -> Container:
     (text,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-    return descriptor_policy(json_form.decode(Container, json_form.parse(text), aliases=True))
+    return read_descriptor(text)
 
 
 def test_the_example_is_a_description_without_an_unknown_key() -> None:

@@ -13,7 +13,8 @@ import pytest
 from pycm.errors import ConflictError, InvalidInputError
 from pycm.model import restart, states, times
 from pycm.model.container import Container, Hook, HostConfig, Image, Resources, RestartPolicy, State
-from pycm.model.defaults import descriptor_policy, fill_defaults, fill_swap, follow_memory, swap_of
+from pycm.model.defaults import fill_defaults, fill_swap, follow_memory, swap_of
+from pycm.model.descriptor import descriptor_policy
 from pycm.model.json_form import decode, encode
 from pycm.model.parse import parse_device, parse_mount, parse_port
 from pycm.model.signals import parse_signal

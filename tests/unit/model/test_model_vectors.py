@@ -12,12 +12,13 @@ TABLES = {
     "size": "unit/model/test_model_rules.py",
     "validation": "unit/model/test_model_rules.py",
     "parse": "unit/model/test_model_rules.py",
+    "compare": "unit/deployment/test_deployment_plan.py",
     "logs": "unit/logs/test_logs_vectors.py",
     "lifecycle": "integration/test_lifecycle_vectors.py",
     "boot": "integration/test_boot_vectors.py",
 }
 #: Area -> the directory with one test a case.
-NAMED = {"network": "integration"}
+NAMED = {"network": "integration", "deployment": "integration"}
 #: Case -> why it is not played.
 NOT_PLAYED: dict[str, str] = {}
 

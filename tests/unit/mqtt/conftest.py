@@ -4,6 +4,7 @@
 import pytest
 from rude_broker import Quick
 
+from pycm.mqtt.backoff import LOCAL_CAP
 from pycm.mqtt.client import MqttClient
 from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
@@ -14,7 +15,7 @@ async def connect():
     clients = []
 
     async def make(broker, **settings):
-        client = MqttClient(MqttSettings(broker_url=broker.url, **settings), Quick())
+        client = MqttClient(MqttSettings(broker_url=broker.url, **settings), Quick(LOCAL_CAP))
         listener = Listener()
         client.add_listener(listener)
         await client.start()

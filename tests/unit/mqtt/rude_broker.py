@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from pycm.mqtt.backoff import Backoff
+from pycm.waiting import Backoff
 
 CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, PINGREQ, DISCONNECT = 1, 3, 8, 10, 12, 14
 

@@ -10,9 +10,10 @@ from rude_broker import PUBLISH, SUBSCRIBE, Quick, RudeBroker
 from pycm.errors import RefusedError, UnavailableError
 from pycm.mqtt import backoff, link
 from pycm.mqtt import client as client_module
-from pycm.mqtt.backoff import Backoff
+from pycm.mqtt.backoff import LOCAL_CAP
 from pycm.mqtt.client import MAX_IN_FLIGHT, MAX_LINES, MqttClient
 from pycm.mqtt.settings import MqttSettings
+from pycm.waiting import Backoff
 from support.mqtt_listener import Listener
 from support.waiting import until
 
@@ -151,7 +152,7 @@ class Recorder(Quick):
     """`pauses`: what would have been waited."""
 
     def __init__(self):
-        super().__init__(chance=lambda: 0.0)
+        super().__init__(LOCAL_CAP, chance=lambda: 0.0)
         self.pauses = []
 
     def next(self):

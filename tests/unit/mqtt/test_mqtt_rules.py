@@ -16,11 +16,11 @@ from pycm.mqtt.backoff import (
     MAX_REFUSALS,
     REFUSED_CAP,
     REMOTE_CAP,
-    Backoff,
     Refusals,
     Request,
 )
 from pycm.mqtt.settings import MqttSettings, check, parse_address
+from pycm.waiting import Backoff
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_written_file_changes_the_fingerprint_and_a_missing_one_is_none(tmp_pa
 
 
 def test_pauses_double_up_to_the_cap_and_begin_anew_after_a_success():
-    backoff = Backoff(chance=lambda: 0.0)
+    backoff = Backoff(LOCAL_CAP, chance=lambda: 0.0)
     assert [backoff.next() for _ in range(6)] == [1, 2, 4, 8, 8, 8]
     backoff.reset()
     assert backoff.next() == 1
@@ -126,7 +126,7 @@ def test_backoff_pauses_stay_below_the_promised_recovery_time(cap, promise):
         pauses = [backoff.next() for _ in range(50)]
         assert 0.5 <= min(pauses) <= max(pauses) <= cap < promise
         assert max(pauses) >= cap * 0.75
-    assert Backoff(chance=lambda: 1.0).next() < Backoff(chance=lambda: 0.0).next()
+    assert Backoff(LOCAL_CAP, chance=lambda: 1.0).next() < Backoff(LOCAL_CAP, chance=lambda: 0.0).next()
 
 
 @pytest.mark.parametrize(

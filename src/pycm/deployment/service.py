@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The deployment: what each descriptor means for the containers there are, and one background job that brings it about.
+
+It runs once per start of the agent, after the containers that should run have been started. Descriptors are applied one after the
+other. Nothing that lies in the directory, and no container that fails, ends the agent or keeps another descriptor from its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pycm.deployment.descriptors import read_directory
+from pycm.errors import (
+    ConflictError,
+    InvalidInputError,
+    PycmError,
+    UnavailableError,
+    shorten,
+)
+from pycm.failpoints import fail_point
+from pycm.model.container import ContainerConfiguration, HostConfig, IOConfig, Resources, UpdateOptions
+from pycm.model.defaults import fill_swap
+from pycm.model.states import ALIVE, Status
+from pycm.storage.files import discard, make_directory, write_atomic
+from pycm.waiting import Backoff, apart
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from pycm.deployment.descriptors import Descriptor
+    from pycm.model.container import Container
+    from pycm.ports import Containers, Images
+
+INIT = "init"
+#: Seconds that reading all descriptors may take; more means that their file system hangs.
+READ = 60.0
+#: Seconds between attempts to get an image that is away: the first pause and the longest.
+FIRST_RETRY, LAST_RETRY = 5.0, 300.0
+#: Kanto's mark that a first start has been, and ours that the first deployment of mode init is not finished.
+MARKER, UNFINISHED = "deployment", "pycm/deployment.unfinished"
+log = logging.getLogger("pycm.deployment")
+
+
+# ── what to do ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Step(enum.Enum):
+    CREATE = "create"
+    RECREATE = "recreate"
+    UPDATE = "update"
+    CHECK = "check"
+
+
+#: Steps that need an image.
+NEW = frozenset({Step.CREATE, Step.RECREATE})
+
+
+def find(wanted: Container, containers: Sequence[Container]) -> Container | None:
+    """Return the container that *wanted* is about: by name, else by id. Of several, that with the id, then one that runs, then the newest."""
+    named = [container for container in containers if container.name == wanted.name]
+    ranked = sorted(named, key=lambda c: (c.id == wanted.id, c.state.status in ALIVE))
+    same_id = (container for container in containers if container.id == wanted.id)
+    return ranked[-1] if ranked else next(same_id, None)
+
+
+def decide(wanted: Container, current: Container | None) -> Step:
+    """Return what makes *current* as *wanted* describes it. Not compared, as in Kanto: see docs/deployment.md."""
+    if current is None:
+        return Step.CREATE
+    if _fixed(wanted) != _fixed(current):
+        return Step.RECREATE
+    return Step.CHECK if _changeable(fill_swap(wanted)) == _changeable(current) else Step.UPDATE
+
+
+def _fixed(container: Container) -> tuple[Any, ...]:
+    """What only a new container can change. The order counts in a command line only."""
+    host = container.host_config or HostConfig()
+    config = container.config or ContainerConfiguration()
+    io = container.io_config or IOConfig()
+    many = (host.devices, host.extra_hosts, host.extra_capabilities, host.port_mappings, host.ulimits)
+    return (
+        container.image.name,
+        replace(config, env=()),
+        (io.open_stdin, io.tty, host.privileged, host.network_mode, host.log_config, host.seccomp_profile),
+        [Counter(items) for items in (container.mount_points, config.env, *many)],
+    )
+
+
+def _changeable(container: Container) -> tuple[Any, ...]:
+    host = container.host_config or HostConfig()
+    return host.resources or Resources(), host.restart_policy
+
+
+# ── the job ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration's section `deployment`."""
+
+    mode: str
+    home_dir: str
+    ctr_dir: str
+
+
+class Deployment:
+    """`run` once, as a task. Cancelled, it finishes a container that it has begun to change, but waits for no image."""
+
+    def __init__(self, containers: Containers, images: Images, settings: Settings) -> None:
+        self._containers = containers
+        self._images = images
+        self._settings = settings
+        self._unfinished = os.path.join(settings.home_dir, UNFINISHED)
+        #: Descriptor to the reason that the log has named already.
+        self._told: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Return when every descriptor has been applied or given up."""
+        directory = self._settings.ctr_dir
+        try:
+            if not await asyncio.to_thread(self._begin, empty=not self._containers.list()):
+                log.info("deployment: skipped: mode init, and this is not the first start")
+                return
+            found = await apart("descriptors", lambda: read_directory(directory), READ)
+        except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
+            log.error("deployment: %s does not answer within %g s (nothing is deployed)", directory, READ)
+            return
+        except OSError as error:
+            log.error("deployment: cannot keep its mark: %s (nothing is deployed)", error)
+            return
+        for text in found.problems:
+            log.warning("descriptor %s", text)
+        await self._apply_all(found.descriptors)
+        await asyncio.to_thread(discard, self._unfinished)
+
+    def _begin(self, *, empty: bool) -> bool:
+        """Whether this start deploys. OSError where mode init cannot keep its mark: it would deploy at every start."""
+        init = self._settings.mode == INIT
+        marker = os.path.join(self._settings.home_dir, MARKER)
+        try:
+            if init and not os.path.isdir(marker) and empty:
+                make_directory(os.path.dirname(self._unfinished))
+                write_atomic(self._unfinished, b"")
+            make_directory(marker)
+        except OSError:
+            if init:
+                raise
+        fail_point("deployment.begun")
+        return not init or os.path.exists(self._unfinished)
+
+    async def _apply_all(self, descriptors: list[Descriptor]) -> None:
+        pauses = Backoff(LAST_RETRY, FIRST_RETRY)
+        left = await self._round(descriptors)
+        while left:
+            await asyncio.sleep(pauses.next())
+            left = await self._round(left)
+        log.info("deployment: finished: %d descriptors from %s", len(descriptors), self._settings.ctr_dir)
+
+    async def _round(self, descriptors: list[Descriptor]) -> list[Descriptor]:
+        """Apply each in order, those last that need an image from a registry. Return those that have to wait."""
+        try:
+            here = {image.reference for image in await self._images.list()}
+        except PycmError:
+            here = set()
+        away = [descriptor for descriptor in descriptors if descriptor.container.image.name not in here]
+        pulls = {descriptor.path for descriptor in away if self._step(descriptor)[1] in NEW}
+        ordered = sorted(descriptors, key=lambda descriptor: descriptor.path in pulls)
+        waiting = [descriptor for descriptor in ordered if not await self._apply(descriptor)]
+        return [descriptor for descriptor in descriptors if descriptor in waiting]
+
+    async def _apply(self, descriptor: Descriptor) -> bool:
+        """False if it has to wait for its image, or for containerd."""
+        name = descriptor.container.name
+        where = shorten(descriptor.path, 300)
+        try:
+            await self._bring_about(descriptor)
+        except UnavailableError as error:
+            if self._told.get(descriptor.path) != error.masked:
+                self._told[descriptor.path] = error.masked
+                log.warning("descriptor %s: container %s: %s (retrying)", where, name, error.masked)
+            return False
+        except PycmError as error:
+            text = "descriptor %s: container %s: %s (not retried before the next start of the agent)"
+            log.warning(text, where, name, error.masked)
+        except Exception:
+            log.exception("descriptor %s: container %s: a bug (going on with the next)", where, name)
+        return True
+
+    def _step(self, descriptor: Descriptor) -> tuple[Container | None, Step]:
+        """Mode init only completes what an interrupted first start has begun."""
+        current = find(descriptor.container, self._containers.list())
+        if current is not None and self._settings.mode == INIT:
+            return current, Step.CHECK
+        return current, decide(descriptor.container, current)
+
+    async def _bring_about(self, descriptor: Descriptor) -> None:
+        wanted = descriptor.container
+        current, step = self._step(descriptor)
+        if current is None or step is Step.RECREATE:
+            async with AsyncExitStack() as held:
+                for container in (wanted, current):
+                    if container is not None:  # the earlier one's too: it is the way back
+                        await self._hold(held, container.image.name)
+                await _uncut(self._create(wanted) if current is None else self._replace(current, wanted))
+            how = "created" if current is None else "replaced"
+            log.info("container %s: %s from %s", wanted.name, how, shorten(descriptor.path, 300))
+            return
+        if self._settings.mode == INIT and current.started_successfully_before:
+            return
+        await _uncut(self._adapt(current, wanted, step))
+
+    async def _hold(self, held: AsyncExitStack, reference: str) -> None:
+        try:
+            await held.enter_async_context(self._images.hold(reference))
+        except InvalidInputError:
+            raise
+        except PycmError as error:  # the network, the registry or room on the disk may come back
+            raise UnavailableError(str(error), masked=error.masked) from error
+
+    async def _create(self, wanted: Container) -> None:
+        made = await self._containers.create(wanted)
+        fail_point("deployment.created")
+        await self._containers.start(made.id)
+
+    async def _replace(self, old: Container, wanted: Container) -> None:
+        """Remove, then create: the new container has the id of the old one, unless its descriptor fixes another."""
+        new = replace(wanted, id=wanted.id or old.id)
+        if new.id != old.id and self._containers.get(new.id) is not None:
+            raise ConflictError(f"container with id = {new.id} already exists")
+        removed = False
+        try:
+            await self._containers.remove(old.id, force=True)
+            removed = True
+            fail_point("deployment.removed")
+            await self._create(new)
+        except PycmError:
+            await self._go_back(old, new.id if removed else "")
+            raise
+
+    async def _go_back(self, old: Container, new_id: str) -> None:
+        """The earlier container runs again. *new_id*: of the one that took its place; "" if the earlier one is still there."""
+        try:
+            if new_id and self._containers.get(new_id) is not None:
+                await self._containers.remove(new_id, force=True)
+            if new_id:
+                await self._containers.create(_as_stored(old))
+            await self._ensure_running(old.id)
+        except PycmError as error:
+            log.error("container %s: the earlier one cannot be restored: %s", old.name, error.masked)
+        else:
+            log.warning("container %s: the new one does not start; the earlier one runs again", old.name)
+
+    async def _adapt(self, current: Container, wanted: Container, step: Step) -> None:
+        if current.name != wanted.name:
+            await self._containers.rename(current.id, wanted.name)
+        if step is Step.UPDATE:
+            resources, policy = _changeable(fill_swap(wanted))
+            await self._containers.update(
+                current.id, UpdateOptions(restart_policy=policy, resources=resources)
+            )
+            log.info("container %s: limits and restart policy updated", wanted.name)
+        await self._ensure_running(current.id)
+
+    async def _ensure_running(self, container_id: str) -> None:
+        current = self._containers.get(container_id)
+        if current is not None and current.state.status is Status.PAUSED:
+            await self._containers.unpause(container_id)
+        elif current is None or current.state.status not in ALIVE:
+            await self._containers.start(container_id)
+
+
+def _as_stored(container: Container) -> Container:
+    """For a creation that takes the stored limits as they are: an empty memory_swap would be filled."""
+    host, resources = container.host_config, container.resources
+    if host is None or resources is None or not resources.memory or resources.memory_swap:
+        return container
+    return replace(container, host_config=replace(host, resources=replace(resources, memory_swap="-1")))
+
+
+async def _uncut(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work* to its end even if the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("deployment: failed while the agent ends: %s", error)
+        raise
