@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The composition root: builds every room, hands the outside ones to the core and the fronts, runs them, ends them.
 
-Start: lock, stored containers, API, then containerd and MQTT, each of which may be away for as long as it likes.
+Start: lock, stored containers, API, then containerd, which may be away for as long as it likes, and the containers that should run.
+MQTT, the care for images and the deployment of descriptors come after them: nothing that waits for a network delays a container.
 End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): API closed first, so that nothing new begins; containers run on unless
 `manager.live_restore` is false; the twin last, so that it still tells what happened. Each step has a time limit, and the process
 ends without waiting for its threads: one of them may hang in a file system that is away.
@@ -45,6 +46,7 @@ from pycm.storage import take_over
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
+from pycm.waiting import apart, within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -65,6 +67,8 @@ OPEN_FILES = 8192
 WORKERS = 4
 #: Seconds between attempts to open the API where its address cannot be used, such as one of an interface that comes later.
 API_RETRY = 5.0
+#: Seconds that MQTT and the care for images wait for containerd's first answer, and then for the containers that should run.
+ANSWER, BOOT = 10.0, 120.0
 #: Signals that end the agent; SIGHUP too, as in the original (it is no reload).
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 #: Seconds that a step of the end may take; that a start may still take which is asked to end; that all may take at most.
@@ -248,11 +252,14 @@ class Agent:
         sessions = Sessions(self.containers, self.runtime, self.logs)
         rooms = Rooms(self.containers, self.logs, sessions, self.metrics, self.images)
         self.server = Server(rooms, config.grpc_server)
-        self.twin = make_twin(config, self.containers, self.metrics, source) if config.things.enable else None
+        self._source = source
+        self.twin: TwinService | None = None
         self._ended = asyncio.Event()
         self._follow: asyncio.Task[None] | None = None
         self._images: asyncio.Task[None] | None = None
         self._api: asyncio.Task[None] | None = None
+        self._cloud: asyncio.Task[None] | None = None
+        self._deployment: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         await asyncio.to_thread(take_over.unmount_snapshots, self._home_dir)
@@ -261,10 +268,42 @@ class Agent:
         await self._open_api()
         self._follow = asyncio.create_task(self.containers.run())
         self._follow.add_done_callback(lambda _task: self._ended.set())
-        self._images = asyncio.create_task(self.images.run())
         self.containers.subscribe(self._image_unused)
-        if self.twin is not None:
+        self._cloud = asyncio.create_task(self._after_containers())
+        self._cloud.add_done_callback(self._part_done)
+        if self.config.deployment.enable:
+            self._deployment = asyncio.create_task(self._deploy())
+
+    async def _after_containers(self) -> None:
+        """Start what is of use to running containers only, and takes time and memory from a start of theirs."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(ANSWER, self.containers.reached.wait())
+            await within(BOOT, self.containers.booted.wait())
+        self._images = asyncio.create_task(self.images.run())
+        if self.config.things.enable:
+            self.twin = make_twin(self.config, self.containers, self.metrics, self._source)
             await self.twin.start()
+        gc.collect()
+        gc.freeze()  # what exists now stays: later collections need not look at it
+
+    def _part_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._ended.set()
+
+    async def _deploy(self) -> None:
+        directory = self.config.deployment.ctr_dir
+        await self.containers.booted.wait()
+        with contextlib.suppress(asyncio.TimeoutError, OSError):  # the deployment reports it
+            if not await apart("descriptors", lambda: os.path.lexists(directory) and os.listdir(directory)):
+                return
+        # only paid for where there are descriptors
+        from pycm.deployment.service import Deployment, Settings
+
+        settings = Settings(self.config.deployment.mode, self.config.deployment.home_dir, directory)
+        try:
+            await Deployment(self.containers, self.images, settings).run()
+        except Exception:
+            log.exception("a bug in the deployment of descriptors (the agent goes on)")
 
     async def _open_api(self) -> None:
         """Containers and twin do without the API: an address that cannot be used ends nothing else."""
@@ -324,33 +363,43 @@ class Agent:
     async def stop(self) -> int:
         """The exit code: 1 if the agent ends because of a bug, so that its supervisor starts it again."""
         manager = self.config.manager
-        failed = self._follow is not None and self._follow.done()
+        bugs = [_failure(task) for task in (self._follow, self._cloud) if task is not None and task.done()]
+        failed = any(bugs) or (self._follow is not None and self._follow.done())
         await _step("API", self._end_api())
+        await _step("start", _cancelled(self._cloud))
+        await _step(
+            "deployment", _cancelled(self._deployment)
+        )  # which finishes a container that it has begun to change
         await _step("images", self._end_images())  # creations that wait for an image end at once
         stops = 0.0 if manager.live_restore else 2 * manager.default_ctrs_stop_timeout
         await _step("containers", self.containers.close(), STEP + 5 + stops)
-        if self._follow is not None:
-            self._follow.cancel()
-            await _step("events", asyncio.wait((self._follow,)))
-            if failed:
-                log.error("following containerd ended: %r", self._follow.exception())
+        await _step("events", _cancelled(self._follow))
         await _step("logs", self.logs.close())
         if self.twin is not None:
             await _step("twin", self.twin.stop())
         await _step("containerd", self.runtime.close())
+        for bug in filter(None, bugs):
+            log.error("a part of the agent has ended: %r", bug)
         return 1 if failed else 0
 
     async def _end_api(self) -> None:
-        if self._api is not None:
-            self._api.cancel()
-            await asyncio.wait((self._api,))
+        await _cancelled(self._api)
         await self.server.close()
 
     async def _end_images(self) -> None:
-        if self._images is not None:
-            self._images.cancel()
-            await asyncio.wait((self._images,))
+        await _cancelled(self._images)
         await self.images.close()
+
+
+def _failure(task: asyncio.Task[None]) -> BaseException | None:
+    return asyncio.CancelledError() if task.cancelled() else task.exception()
+
+
+async def _cancelled(task: asyncio.Task[None] | None) -> None:
+    """Return when *task* has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 async def _step(what: str, work: Awaitable[object], limit: float = STEP) -> None:
@@ -431,8 +480,6 @@ async def _supervised(config: Config, supervisor: Supervisor, source: Source | N
         await agent.stop()
         raise
     log.info("pycm %s is ready", __version__)
-    gc.collect()
-    gc.freeze()  # what exists now stays: later collections need not look at it
     supervisor.ready(agent.status())
     supervisor.watch(agent.healthy, agent.status)
     await agent.ended()

@@ -22,11 +22,10 @@ from pycm.config.merge import Note, degraded, merge
 from pycm.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pycm.config.document import Document
     from pycm.config.flags import Parsed
-    from pycm.config.keys import Path
     from pycm.config.types import Config, Containers
 
 __all__ = ["ETC", "Loaded", "Note", "load", "load_parsed", "parse_line"]
@@ -36,8 +35,6 @@ ETC = "/etc/container-management"
 NAMES = ("config.toml", "config.json")
 #: A configuration has a few KiB; whatever is larger is the wrong file.
 MAX_FILE = 1024 * 1024
-#: Entries of the descriptor directory that are looked at before the start goes on.
-_MOST_ENTRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def load_parsed(parsed: Parsed, *, etc: str = ETC) -> Loaded:
         except ConfigError as error:
             config, reason = degraded(config, ("network",), str(error))
             notes.append(Note(logging.ERROR, reason))
-    notes += _not_yet(config, merged.given)
+    notes += _not_yet(config)
     return Loaded(config, tuple(notes), path, parsed.values[CHECK.name])
 
 
@@ -160,15 +157,10 @@ def _bytes(path: str) -> bytes:
 _NOT_YET = "is read and has no effect: this version has no"
 
 
-def _not_yet(config: Config, given: Collection[Path]) -> Iterator[Note]:
-    """One line for each feature that was asked for and is still to come; defaults ask for nothing. *given*: keys that were set."""
+def _not_yet(config: Config) -> Iterator[Note]:
+    """One line for each feature that was asked for and is still to come; defaults ask for nothing."""
     if config.update_agent.enable:
         yield Note(logging.WARNING, f"update_agent.enable {_NOT_YET} update agent")
-    if config.deployment.enable and (
-        ("deployment", "enable") in given or _has_descriptor(config.deployment.ctr_dir)
-    ):
-        where = printable(config.deployment.ctr_dir)
-        yield Note(logging.WARNING, f"deployment.enable {_NOT_YET} deployment of the descriptors in {where}")
     yield from _refusing(config.containers)
     if config.network.default_bridge.enable_ip6:
         yield Note(logging.WARNING, f"network.default_bridge.enable_ip6 {_NOT_YET} IPv6 on the bridge")
@@ -186,14 +178,3 @@ def _refusing(containers: Containers) -> Iterator[Note]:
                 f"containers.{key} is set and this version cannot {lack}: no container is created or started"
             )
             yield Note(logging.WARNING, text)
-
-
-def _has_descriptor(directory: str) -> bool:
-    entries = 0
-    for _, _, files in os.walk(directory):
-        if any(name.endswith(".json") for name in files):
-            return True
-        entries += 1 + len(files)
-        if entries > _MOST_ENTRIES:
-            return False
-    return False

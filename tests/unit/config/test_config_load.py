@@ -309,10 +309,10 @@ def test_number_of_warnings_has_a_bound(read):
     ("text", "words"),
     [
         ("[update_agent]\nenable = true", ["update_agent.enable"]),
-        ("[deployment]\nenable = true", ["deployment.enable"]),
+        ("[deployment]\nenable = true", []),
         ("[network.default_bridge]\nenable_ip6 = true", ["network.default_bridge.enable_ip6"]),
         ("[network.default_bridge]\nname = 'x'\nmtu = 1400", []),
-        ("[update_agent]\nenable = false\n[deployment]\nenable = false", []),
+        ("[update_agent]\nenable = false", []),
     ],
 )
 def test_feature_to_come_is_one_line_and_only_if_asked_for(read, text, words):
@@ -332,16 +332,6 @@ def test_what_will_refuse_every_container_is_told_at_the_start(read, line, lack)
     told = f"containers.{line.split()[0]} is set and this version cannot {lack}: no container is created or started"
     assert warnings(read(f"[containers]\n{line}")) == [told]
     assert warnings(read("[containers]\nimage_verifier_type = 'none'")) == []
-
-
-def test_descriptors_that_wait_are_a_line_even_by_default(etc, tmp_path):
-    place = tmp_path / "containers" / "deep"
-    place.mkdir(parents=True)
-    argv = ["--deployment-ctr-dir", str(place.parent)]
-    assert warnings(load(argv, etc=str(etc))) == []
-    (place / "x.json").touch()
-    assert warnings(load(argv, etc=str(etc)))[0].startswith("deployment.enable is read")
-    assert warnings(load([*argv, "--deployment-enable=false"], etc=str(etc))) == []
 
 
 # ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────────
