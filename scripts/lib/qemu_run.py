@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from interrupts import interrupt_held
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -216,10 +218,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def test_image() -> Path:
     """Made by the script of its own, which installs what it needs."""
     # Ctrl-C at the terminal would come to all programs at once; like this it goes from each to the one that it waits for.
-    with subprocess.Popen(
-        [REPOSITORY / "scripts/qemu-image"], stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as maker:
+    command = [REPOSITORY / "scripts/qemu-image"]
+    with (
+        interrupt_held() as release,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as maker,
+    ):
         try:
+            release()
             printed, _ = maker.communicate()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,11 +14,16 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parents[1] / "scripts/lib"))
+
+from interrupts import interrupt_held  # noqa: E402
+
 IMAGE_SOURCES = ("build-image", "guest/init", "guest/initramfs-init")
 EXACT_CPU_TIME = "nohz_full=1 skew_tick=1"
 """The emulated CPUs take turns, so one's timer tick often comes while the other has its turn, and is lost: 4 % of the time in
@@ -63,14 +68,14 @@ def build(wanted: Path) -> None:
 
 def run(command: list[str], timeout: float) -> str:
     """Run a program to its end; if it fails, the error shows what it printed last. Ctrl-C is handed on to it, and waited for."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as child:
+    with (
+        interrupt_held() as release,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        ) as child,
+    ):  # fmt: skip
         try:
+            release()
             printed, _ = child.communicate(timeout=timeout)
         except BaseException:
             end(child)
