@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import recipe_files
 from guest_machine import HERE, cache_dir, content_key, run
 from guest_payload import REPOSITORY, dependencies, install_pycm
 
@@ -32,20 +33,6 @@ SPARE_MIB = 1024
 """Room on the disk for images and containers; the file is sparse."""
 KEEP = 2 * 3600
 """Seconds that an image made of other sources is kept: somebody may be about to boot it."""
-SCRIPTS = {"pycm": "pycm", "pycmd": "container_management"}
-LINKS = {
-    "usr/bin/kanto-cm": "pycm",
-    "usr/bin/container-management": "pycmd",
-    "lib/systemd/system/container-management.service": "pycm.service",
-}
-SCRIPT = """\
-#!/usr/bin/python3
-import sys
-
-from pycm.cli.main import {function}
-
-sys.exit({function}())
-"""
 DEMO = """\
 {{
   "container_name": "demo",
@@ -85,7 +72,7 @@ def sources() -> list[Path]:
     """All that decides what is in the image."""
     own = sorted(path for path in (REPOSITORY / "src").rglob("*.py") if path.is_file())
     parts = sorted((REPOSITORY / "conf").iterdir())
-    builders = [HERE / name for name in (*BASE_SOURCES, "guest_payload.py")]
+    builders = [*recipe_files.sources(), *(HERE / name for name in (*BASE_SOURCES, "guest_payload.py"))]
     return [*own, *parts, *builders, Path(__file__), REPOSITORY / "pyproject.toml"]
 
 
@@ -125,19 +112,11 @@ def build(debian: Path, tree: Path, out: Path) -> None:
 
 
 def install(tree: Path, debian: Path) -> None:
-    """pycm as its recipe installs it: modules, programs, unit, configuration; and an image for a first container."""
-    modules = tree / "usr/lib/python3/dist-packages"
-    shutil.copytree(dependencies(), modules, dirs_exist_ok=True)
-    install_pycm(modules)
-    for name, function in SCRIPTS.items():
-        write(tree / "usr/bin" / name, SCRIPT.format(function=function), 0o755)
+    """pycm's packages as the recipe installs them, libraries as the layer packages them, and an image for a first container."""
+    shutil.copytree(dependencies(), tree / recipe_files.SITE[1:], dirs_exist_ok=True)
+    install_pycm(tree)
+    run(["systemctl", "--root", str(tree), "enable", "pycm.service"], timeout=60)
     conf = REPOSITORY / "conf"
-    unit = "pycm.service"
-    write(tree / "lib/systemd/system" / unit, (conf / unit).read_text())
-    for name, target in LINKS.items():
-        (tree / name).symlink_to(target)
-    run(["systemctl", "--root", str(tree), "enable", unit], timeout=60)
-    write(tree / "etc/container-management/config.toml", (conf / "config.toml").read_text())
     write(tree / "etc/containerd/config.toml", (conf / "containerd.toml").read_text())
     # The port that QEMU forwards ends at the guest's network card, not at its loop-back address.
     broker = (conf / "mosquitto.conf").read_text()

@@ -3,12 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,42 +19,19 @@ from layer_support import (
     Release,
     as_repository,
     git,
+    make_tools,
+    prepare,
     run,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
 def tools() -> Path:
-    """The bin directory of an environment with requirements.txt and, beside it, flit_core of each release (flit-VERSION).
-
-    Kept in the user's cache under the hash of what it is made of.
-    """
-    wanted = (HERE / "requirements.txt").read_bytes() + repr(RELEASES).encode() + sys.version.encode()
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = base / "pycm" / "yocto" / hashlib.sha256(wanted).hexdigest()[:12]
-    if not (place / "ready").exists():
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        run(sys.executable, "-m", "venv", place)
-        pip = (
-            place / "bin/python",
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "-q",
-            "install",
-            "--retries",
-            "5",
-        )
-        run(*pip, "-r", HERE / "requirements.txt")
-        for release in RELEASES:
-            run(*pip, "--target", place / f"flit-{release.flit}", f"flit_core=={release.flit}")
-        (place / "ready").touch()
-    os.utime(place)
-    return place / "bin"
+    return make_tools()
 
 
 @pytest.fixture(scope="session")
@@ -90,15 +63,7 @@ def read(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
         appends: tuple[Path, ...] = (),
     ) -> Built:
         top = tmp_path_factory.mktemp(release.name)
-        (top / "bin").mkdir()
-        native = top / "bin/nativepython3"
-        native.write_text(
-            f"#!/bin/sh\nexport PYTHONPATH={tools.parent}/flit-{release.flit}\n"
-            f'exec {tools}/python -W ignore {HERE}/nativepython3.py "$@"\n'
-        )
-        native.chmod(0o755)
-        (top / "licenses").mkdir()
-        shutil.copy2(REPOSITORY / "LICENSE", top / "licenses/Apache-2.0")
+        prepare(top, tools, release.flit, tools / "python")
         request = {
             "top": str(top),
             "path": [str(HERE / "stubs"), str(LAYER)],

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,42 @@ def run(*command: str | Path, **options: Any) -> str:
     )
     assert done.returncode == 0, f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def make_tools() -> Path:
+    """The bin directory of an environment with requirements.txt and, beside it, flit_core of each release (flit-VERSION).
+
+    Kept in the user's cache under the hash of what it is made of.
+    """
+    wanted = (HERE / "requirements.txt").read_bytes() + repr(RELEASES).encode() + sys.version.encode()
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    place = base / "pycm" / "yocto" / hashlib.sha256(wanted).hexdigest()[:12]
+    if not (place / "ready").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        run(sys.executable, "-m", "venv", place)
+        pip = (place / "bin/python", "-m", "pip", "--disable-pip-version-check", "-q", "install", "--retries", "5")  # fmt: skip
+        run(*pip, "-r", HERE / "requirements.txt")
+        for release in RELEASES:
+            run(*pip, "--target", place / f"flit-{release.flit}", f"flit_core=={release.flit}")
+        (place / "ready").touch()
+    os.utime(place)
+    return place / "bin"
+
+
+def prepare(top: Path, tools: Path, flit: str, python: str | Path) -> None:
+    """What a recipe's tasks find in the build directory *top*: `nativepython3`, which is *python*, and the licence's text."""
+    (top / "bin").mkdir()
+    native = top / "bin/nativepython3"
+    # what the tools' environment has (installer) is pure Python, and serves another version, too
+    libraries = next(tools.parent.glob("lib/python3*/site-packages"))
+    native.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH={tools.parent}/flit-{flit}:{libraries}\n"
+        f'exec {python} -W ignore {HERE}/nativepython3.py "$@"\n'
+    )
+    native.chmod(0o755)
+    (top / "licenses").mkdir()
+    shutil.copy2(REPOSITORY / "LICENSE", top / "licenses/Apache-2.0")
 
 
 def git(*words: str, cwd: Path) -> str:
