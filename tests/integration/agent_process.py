@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,7 +88,6 @@ class AgentProcess:
         self.directory = directory
         self.containerd = containerd
         self.inside = inside
-        self.containerd = containerd
         self.home, self.run = directory / "home", directory / "run"
         self.socket = self.run / "agent.sock"
         self.log = directory / "agent.log"
@@ -185,7 +185,14 @@ class AgentProcess:
         """A command that must succeed; its output without the last newline."""
         done = self.call(*arguments)
         assert done.returncode == 0, f"{arguments}: {done.stderr}\n{self.text()}"
+        if arguments[0] == "start":
+            wait_until(self._traps_are_set, 30, "the scripts of the containers have set their traps")
         return done.stdout.rstrip("\n")
+
+    def _traps_are_set(self) -> bool:
+        """A first process that has no trap yet ignores the signal to stop."""
+        tasks = self.containerd.ctr("tasks", "ls").splitlines()[1:]
+        return not any(sets_a_trap_yet(Path("/proc", task.split()[1])) for task in tasks)
 
     def ids(self) -> list[str]:
         return self.cm("list", "-q").split()
@@ -231,6 +238,17 @@ class AgentProcess:
                     break
         records = [json.loads(line) for text in texts for line in text.split("\n")[:-1]]
         return [record["log"].rstrip("\n") for record in records]
+
+
+def sets_a_trap_yet(process: Path) -> bool:
+    """Tell whether its script has a trap for TERM that it has not come to."""
+    try:
+        if b"trap '" not in (process / "cmdline").read_bytes():
+            return False
+        masks = re.findall(r"Sig(?:Ign|Cgt):\s*(\w+)", (process / "status").read_text())
+    except OSError:  # it has ended
+        return False
+    return not any(int(mask, 16) & 1 << signal.SIGTERM - 1 for mask in masks)
 
 
 def log_files(directory: Path) -> list[tuple[int, Path]]:
