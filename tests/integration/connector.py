@@ -134,6 +134,13 @@ class Connector:
     def wait_for_twin(self) -> None:
         self.until(lambda: "Metrics" in self.features, "the features are published")
 
+    def catch_up(self) -> None:
+        """Take all that was published until now and forget the features: what comes next is of another agent."""
+        marker = f"t/catch-up/{time.monotonic_ns()}"
+        self.raw(marker, "{}")
+        self.wait(lambda message: message.topic == marker, "what was published before")
+        self.features.clear()
+
     def data(self) -> Iterator[dict[str, Any]]:
         for message in self.seen:
             if message.payload.get("path", "").endswith("/outbox/messages/data"):

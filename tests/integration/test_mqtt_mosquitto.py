@@ -285,8 +285,9 @@ def test_agent_ignores_a_retained_command_at_each_start_and_takes_a_retained_dev
     with AgentProcess(tmp_path, containerd, broker) as agent, Connector(broker.port, answers=False) as cloud:
         for _ in range(2):
             agent.end()
+            cloud.catch_up()
             agent.start()
-            cloud.wait_for_twin()
+            cloud.wait_for_twin()  # it listens to commands before
             status, _ = cloud.ask("Metrics", "request", {"frequency": "0s"})
             assert status == 204, "what came after the retained command was handled"
         assert agent.ids() == []
