@@ -13,6 +13,7 @@ from pycm.containers import health as runner
 from pycm.errors import OperationFailedError, UnavailableError
 from pycm.model.container import Container, ContainerConfiguration, HealthCheck
 from pycm.model.health import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, printed, step
+from pycm.ports import Action, Event
 from support.fakes import FakeRuntime
 from support.managers import World, described, world
 
@@ -115,12 +116,16 @@ async def test_an_unhealthy_container_is_shown_and_left_alone_if_its_policy_is_n
 async def test_an_unhealthy_container_is_restarted_by_the_other_policies(policy: str) -> None:
     async with world() as w:
         w.runtime.exec_codes["c1"] = 1
+
+        def mend(event: Event) -> None:
+            if event.action is Action.EXITED:
+                w.runtime.exec_codes["c1"] = 0
+
+        w.manager.subscribe(mend)
         await run(w, with_check(policy))
-        await w.until(lambda: "exited" in w.actions)
-        w.runtime.exec_codes["c1"] = 0
+        await w.until(lambda: w.actions.count("running") == 2 and w.state("c1").health == HEALTHY)
         ended = next(event.container.state for event in w.events if event.action.value == "exited")
         assert (ended.error, ended.health) == ("unhealthy: exit code 1", "")
-        await w.until(lambda: w.actions.count("running") == 2 and w.state("c1").health == HEALTHY)
         container = w.manager.get("c1")
         assert container is not None
         assert (container.restart_count, container.manually_stopped) == (1, False)
