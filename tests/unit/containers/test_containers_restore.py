@@ -153,7 +153,7 @@ async def test_an_interrupted_creation_or_removal_is_undone(status: Status) -> N
 
 async def test_without_live_restore_all_are_stopped_but_not_by_hand() -> None:
     runtime, store = FakeRuntime(), FakeStore()
-    async with world(runtime=runtime, store=store, live_restore=False) as w:
+    async with world(runtime=runtime, store=store, live_restore=False, stop_timeout=1.0) as w:
         for n in range(20):
             await started(w, f"c{n}")
         runtime.stubborn.add("c3")

@@ -212,4 +212,4 @@ async def test_a_download_that_nobody_waits_for_ends(server):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(ends.wait, 10)
+    assert await asyncio.to_thread(ends.wait, 60)

@@ -372,7 +372,7 @@ async def test_a_size_that_cannot_be_read_is_replaced_and_named(room, caplog):
 
 def test_a_pump_that_ends_does_not_close_its_bell_under_one_who_rings_it(monkeypatch):
     made, gate, ended = pump.Pump(), threading.Event(), threading.Event()
-    made.post(lambda: gate.wait(10) and None)
+    made.post(lambda: gate.wait(LIMIT) and None)
     ring = os.eventfd_write
 
     def ring_late(descriptor, value):
@@ -383,7 +383,7 @@ def test_a_pump_that_ends_does_not_close_its_bell_under_one_who_rings_it(monkeyp
 
     monkeypatch.setattr(pump.os, "eventfd_write", ring_late)
     made.stop(ended.set)
-    assert ended.wait(10)
+    assert ended.wait(LIMIT)
     assert not made.post(lambda: None)
 
 

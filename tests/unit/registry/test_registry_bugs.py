@@ -37,9 +37,9 @@ async def test_preload_directory_that_is_none_is_an_error_in_the_log(
     place = str(tmp_path / name)
     service = ImageService(Settings("/nowhere.sock", "test", "lease", preload_dir=place), dict)
     running = asyncio.create_task(service.run())
-    await asyncio.wait_for(service._preloaded.wait(), 10)
+    await asyncio.wait_for(service._preloaded.wait(), 60)
     assert caplog.messages == ([f"images: preload directory {place} {said}"] if said else [])
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, 60)
     await service.close()
 
 
