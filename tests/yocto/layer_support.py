@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import shutil
@@ -115,3 +116,20 @@ class Built:
 
     def words(self, name: str) -> list[str]:
         return self[name].split()
+
+    def installed(self) -> set[str]:
+        """Every file and link, from the root directory on."""
+        paths = (path for path in self.image.rglob("*") if path.is_symlink() or not path.is_dir())
+        return {str(path.relative_to(self.image)) for path in paths}
+
+    def package_of(self, name: str) -> str:
+        """As do_package does it: the first package, in the order of PACKAGES, one of whose patterns matches."""
+        path = f"/{name}"
+        for package in self.words("PACKAGES"):
+            for pattern in (self.values.get(f"FILES:{package}") or "").split():
+                if fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, pattern.rstrip("/") + "/*"):
+                    return package
+        return "none"
+
+    def files_of(self, package: str) -> list[str]:
+        return sorted(name for name in self.installed() if self.package_of(name) == package)

@@ -131,8 +131,10 @@ RRECOMMENDS:${PN} += "\
 RRECOMMENDS:${PN}-ptest:remove = "ptest-runner"
 RSUGGESTS:${PN}-ptest += "ptest-runner"
 
-# The names under which images and packages ask for the original, which has the same unit, socket and store: never both. Not on
-# ${PN} itself: a conflict with a name is one with each package that provides it, and so with ${PN}-kanto.
-RPROVIDES:${PN}-kanto = "container-management kanto/container-management"
+# The name under which images and packages ask for the original.
+RPROVIDES:${PN}-kanto = "container-management"
 RREPLACES:${PN}-kanto = "container-management"
 RCONFLICTS:${PN}-kanto = "container-management"
+# A conflict with a name is one with each package that provides it, and so with ${PN}-kanto. This name is provided by Kanto's package only.
+# No RREPLACES of it: rpm knows no slash in Obsoletes.
+RCONFLICTS:${PN}-conf = "kanto/container-management"

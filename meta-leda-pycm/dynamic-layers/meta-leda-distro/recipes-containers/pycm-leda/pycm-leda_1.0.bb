@@ -51,4 +51,5 @@ CONFFILES:${PN}-conf += "${sysconfdir}/container-management/config.json"
 
 RDEPENDS:${PN}-data = "pycm"
 # pycm-conf: config.toml would win over config.json. kanto-auto-deployer: both would start the same descriptors.
-RCONFLICTS:${PN}-conf = "kanto-auto-deployer pycm-conf"
+# Kanto's package has a config.json, too; by this name nobody else is meant.
+RCONFLICTS:${PN}-conf = "kanto-auto-deployer kanto/container-management pycm-conf"
