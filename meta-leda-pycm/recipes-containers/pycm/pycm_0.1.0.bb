@@ -18,7 +18,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "42d4650c053be5d29317ad21212c24e6eee2eb7f"
+SRCREV = "13dbec9cb856c95e21b70e3d477a90276d35e9c1"
 
 CVE_PRODUCT = "pycm"
 
