@@ -27,7 +27,7 @@ from support import wks
 
 LAYER = REPOSITORY / "meta-leda-pycm"
 MACHINE = "qemuarm64"
-WKS = LAYER / f"wic/leda-pycm-{MACHINE}.wks"
+WKS = LAYER / f"files/wic/leda-pycm-{MACHINE}.wks"
 RAUC_FILES = LAYER / "dynamic-layers/rauc/recipes-bsp/pycm-rauc/files"
 LEDA_FILES = LAYER / "dynamic-layers/meta-leda-distro/recipes-containers/pycm-leda/pycm-leda"
 FIRMWARE = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")

@@ -54,7 +54,7 @@ def test_image_makes_the_disk_of_its_machine(machine: str, read: Callable[..., B
     image = IMAGES / "images/leda-image-pycm.bb"
     found = read(KIRKSTONE, image, *names, include=INCLUDE, variables=variables)
     assert set(found.words("IMAGE_FSTYPES")) == MACHINES[machine]["types"]
-    assert (LAYER / "wic" / found["WKS_FILES"]).is_file()
+    assert found["WKS_FILES"] == str(LAYER / f"files/wic/leda-pycm-{machine}.wks")
     assert found.words("IMAGE_BOOT_FILES") == ["u-boot.bin", "Image", "pycm-boot.scr;boot.scr"]
 
 

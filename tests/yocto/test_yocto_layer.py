@@ -38,6 +38,11 @@ def test_layer_conf_sets_only_what_describes_the_layer() -> None:
     }  # fmt: skip
 
 
+def test_layer_has_no_directory_that_wrynose_refuses() -> None:
+    # its sanity check: files/wic is the place
+    assert not (LAYER / "wic").exists()
+
+
 def test_the_readme_says_what_the_compatible_programme_asks_for() -> None:
     text = (LAYER / "README.md").read_text().lower()
     assert "maintainer" in text

@@ -27,7 +27,7 @@ need_trees = pytest.mark.skipif(
 
 
 def partitions(machine: str) -> list[wks.Partition]:
-    return wks.read(LAYER / f"wic/leda-pycm-{machine}.wks")
+    return wks.read(LAYER / f"files/wic/leda-pycm-{machine}.wks")
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -32,11 +32,12 @@ IMAGE_FSTYPES = "ext4"
 EXTRA_IMAGECMD:ext4 = "-b 4096 -i 4096"
 IMAGE_ROOTFS_ALIGNMENT = "4"
 
-# The whole disk, for the machines with a layout in wic/: to start in QEMU, or to flash by its block map.
+# The whole disk, for the machines with a layout in files/wic/: to start in QEMU, or to flash by its block map.
 IMAGE_FSTYPES:append:qemuarm64 = " wic.qcow2"
 # nooelint: oelint.vars.specific
 IMAGE_FSTYPES:append:raspberrypi4-64 = " wic.bmap wic.bz2"
-WKS_FILES = "leda-pycm-${MACHINE}.wks"
+# the whole path: newer releases find files/wic by themselves and refuse the place where kirkstone looks
+WKS_FILES = "${@bb.utils.which(d.getVar('BBPATH'), 'files/wic/leda-pycm-%s.wks' % d.getVar('MACHINE'))}"
 # the data partition has what Leda puts there: descriptors in /data/var/containers/manifests
 do_image_wic[depends] += "pycm-boot-script:do_deploy sdv-image-data:do_rootfs_wicenv"
 # the machine's own script knows other slots, or none

@@ -1,7 +1,7 @@
 # nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR,oelint.var.mandatoryvar.HOMEPAGE,oelint.var.suggestedvar.BUGTRACKER
 # SPDX-License-Identifier: Apache-2.0
 SUMMARY = "U-Boot script that chooses a root slot as RAUC wants it"
-DESCRIPTION = "For the disks of wic/leda-pycm-MACHINE.wks; deployed as pycm-boot.scr, which the image copies to its boot partition."
+DESCRIPTION = "For the disks of files/wic/leda-pycm-MACHINE.wks; deployed as pycm-boot.scr, which the image copies to its boot partition."
 SECTION = "bootloaders"
 LICENSE = "Apache-2.0"
 # nooelint: oelint.var.licenseremotefile

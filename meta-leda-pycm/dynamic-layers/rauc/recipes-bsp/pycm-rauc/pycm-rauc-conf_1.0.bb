@@ -1,6 +1,6 @@
 # nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR,oelint.var.mandatoryvar.HOMEPAGE,oelint.var.suggestedvar.BUGTRACKER
 # SPDX-License-Identifier: Apache-2.0
-SUMMARY = "RAUC's configuration for the disks of wic/leda-pycm-MACHINE.wks"
+SUMMARY = "RAUC's configuration for the disks of files/wic/leda-pycm-MACHINE.wks"
 DESCRIPTION = "system.conf with the two root slots, the keyring that bundles are checked with, and where U-Boot's environment is."
 SECTION = "base"
 LICENSE = "Apache-2.0"
