@@ -5,6 +5,7 @@ PYCM_CHECKOUT ?= "${@os.path.realpath(bb.utils.which(d.getVar('BBPATH'), 'classe
 PYCM_CHECKOUT[doc] = "The top directory of the git work tree with this layer"
 
 addhandler pycm_checkout_changes
+pycm_checkout_changes[doc] = "Warns about changes that are not committed"
 pycm_checkout_changes[eventmask] = "bb.event.ConfigParsed"
 python pycm_checkout_changes() {
     checkout = d.getVar("PYCM_CHECKOUT")
@@ -24,6 +25,7 @@ python pycm_checkout_changes() {
         bb.warnonce("pycm: the last commit of %s is on no branch: git fetches it once, and no later one" % checkout)
 }
 
+# nooelint: oelint.task.noanonpython
 python () {
     # kirkstone's fetcher refuses AUTOREV in a recipe whose version does not name the commit, unless this was called
     if d.getVar("PN") == "pycm":
