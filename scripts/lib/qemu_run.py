@@ -157,9 +157,10 @@ def command(image: Image, disk: Path, *, keep: bool, ports: tuple[int, int], opt
     speed = ["-accel", "tcg,thread=multi"]
     if options.steady:
         speed = ["-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on", "-rtc", "clock=vm"]
+    after_reset = [] if options.reboot else ["-no-reboot"]
     words = [
         "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", str(options.memory),
-        *speed, "-nodefaults", "-no-reboot", "-display", "none", "-serial", "mon:stdio" if sys.stdin.isatty() else "stdio",
+        *speed, "-nodefaults", *after_reset, "-display", "none", "-serial", "mon:stdio" if sys.stdin.isatty() else "stdio",
         "-drive", f"file={quoted(disk)},format={kind},if=virtio,{mode}",
         "-netdev", f"user,id=net,restrict={restrict},{forward}", "-device", "virtio-net-pci,netdev=net,romfile=",
         "-object", "rng-random,filename=/dev/urandom,id=rng", "-device", "virtio-rng-pci,rng=rng",
@@ -211,6 +212,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--append", default="", metavar="WORDS", help="more words for the kernel's command line"
     )
     parser.add_argument("--steady", action="store_true", help="a clock that counts instructions: to the guest a busy host is no slower")  # fmt: skip
+    parser.add_argument(
+        "--reboot", action="store_true", help="boot again when the guest resets itself; default: QEMU ends"
+    )
     parser.add_argument("--print", action="store_true", dest="only_print", help="print QEMU's command line and end")  # fmt: skip
     return parser.parse_args(arguments)
 

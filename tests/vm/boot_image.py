@@ -123,7 +123,8 @@ def install(tree: Path, debian: Path) -> None:
     assert "listener 1883 127.0.0.1\n" in broker
     write(
         tree / "etc/mosquitto/mosquitto.conf",
-        broker.replace("listener 1883 127.0.0.1\n", "listener 1883 0.0.0.0\n"),
+        # Its log has the time of each message, by the guest's clock.
+        broker.replace("listener 1883 127.0.0.1\n", "listener 1883 0.0.0.0\nlog_type all\nlog_dest stderr\n"),
     )
     demo = tree / "usr/share/pycm-demo"
     write(demo / "demo.json", DEMO.format(reference=REFERENCE))

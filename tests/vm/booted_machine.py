@@ -35,13 +35,21 @@ class BootedMachine:
         return self.directory / f"console-{self.boots}.log"
 
     def power_on(self) -> None:
+        self.start()
+        self.wait_for_ssh()
+
+    def start(self, *, reboot: bool = False) -> None:
+        """*reboot*: the machine may reset itself, and boots again."""
         self.boots += 1
         command = [QEMU_RUN, "--steady", "--disk", self.disk, "--mqtt", "0", "--ssh", "0", self.image]
+        command += ["--reboot"] if reboot else []
         with self.console.open("wb") as console:
             self.process = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=console, stderr=console
             )
         self.wait_for(self.read_ports, 60, "qemu-run did not print its ports")
+
+    def wait_for_ssh(self) -> None:
         self.wait_for(self.answers, BOOT_LIMIT, "the guest's ssh server did not answer")
 
     def read_ports(self) -> bool:
@@ -93,6 +101,10 @@ class BootedMachine:
             self.process.kill()
             self.process.wait(30)
             self.process = None
+        self.disconnect()
+
+    def disconnect(self) -> None:
+        """End the connection that commands share: over a reset of the machine it would hang."""
         control = f"{self.directory}/ssh-{self.boots}"
         subprocess.run(
             ["ssh", "-o", f"ControlPath={control}", "-O", "exit", "guest"], capture_output=True, timeout=30, check=False

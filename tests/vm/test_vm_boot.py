@@ -96,3 +96,17 @@ def test_the_agent_stays_far_below_its_memory_limit(story: Story) -> None:
 
 def test_the_status_line_tells_what_runs(story: Story) -> None:
     assert re.fullmatch(r"pycm \S+: \d+ of \d+ containers run", story.second.unit["StatusText"])
+
+
+def test_times_of_the_boot_follow_each_other(story: Story) -> None:
+    times = story.times
+    assert 0 < times.userspace < times.agent < times.log <= times.api < times.container
+    assert times.api < times.twin
+    assert times.agent < times.finished
+    assert times.python_pass > 0
+
+
+def test_report_shows_times_as_ratios_to_smallest_python_program(story: Story) -> None:
+    report = story.report()
+    for title, value in story.times.rows().items():
+        assert re.search(rf"{title} +{value:.1f} +{value / story.times.python_pass:.1f}\n", report)

@@ -153,6 +153,12 @@ def test_kvm_is_never_used(tmp_path: Path) -> None:
     assert "enable-kvm" not in line
 
 
+def test_qemu_run_ends_at_a_reset_unless_reboot_is_given(tmp_path: Path) -> None:
+    directory = make(tmp_path, "vmlinuz", "root.ext4")
+    assert " -no-reboot " in printed(directory)
+    assert "-no-reboot" not in printed(directory, "--reboot")
+
+
 def test_without_a_disk_of_its_own_a_run_forgets_what_it_wrote(tmp_path: Path) -> None:
     assert "snapshot=on" in printed(make(tmp_path, "vmlinuz", "root.ext4"))
 
