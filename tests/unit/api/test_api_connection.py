@@ -315,7 +315,7 @@ async def test_connection_that_stops_midway_is_cut_off(
 async def test_connection_without_a_call_is_told_to_leave_and_one_with_a_call_stays(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr(module, "IDLE_TIMEOUT", 0.2)
     busy = Channel(path=world.path)
     method = UnaryStreamMethod(busy, AGENT + "Events", own.EventsRequest, own.Event)
     async with method.open() as stream:
@@ -345,7 +345,7 @@ async def test_connection_that_pings_without_a_call_is_idle(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "IDLE_TIMEOUT", 0.05)
-    client, _ = await opened(world)
+    client = await Raw.connect(world.path)
 
     async def ping() -> None:
         while True:
@@ -354,7 +354,7 @@ async def test_connection_that_pings_without_a_call_is_idle(
             await asyncio.sleep(0.01)
 
     pinging = asyncio.ensure_future(ping())
-    await eventually(lambda: not clients_of(world).connections)
+    assert (await events_until(client, ConnectionTerminated)).error_code == 0
     pinging.cancel()
     await asyncio.gather(pinging, return_exceptions=True)
     client.close()
