@@ -138,7 +138,7 @@ def test_old_unused_images_go_and_used_ones_when_their_last_container_does(
             assert names(agent) == {used}
             agent.cm("remove", second)
             wait_until(lambda: names(agent) == set(), 30, "the image goes with its last container")
-        assert containerd.ctr("content", "ls", "-q") == ""
+        wait_until(lambda: containerd.ctr("content", "ls", "-q") == "", 30, "its content is collected")
 
 
 def test_expiry_counts_the_time_in_use_over_restarts_and_not_the_clocks(

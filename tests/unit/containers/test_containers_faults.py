@@ -430,7 +430,7 @@ async def test_a_mount_that_cannot_be_is_named(source: str, said: str) -> None:
 # ── the end of the agent ──
 
 
-async def test_slow_containers_are_waited_for_together() -> None:
+async def test_stubborn_containers_are_waited_for_together() -> None:
     async with world(live_restore=False, stop_timeout=3600) as w:
         for n in range(30):
             await started(w, f"c{n}")
