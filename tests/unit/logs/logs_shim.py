@@ -19,7 +19,8 @@ class Shim:
         self.readers = [os.open(path, os.O_RDONLY | os.O_NONBLOCK) for _, path in _outputs(io)]
 
     def write(self, data, stream="stdout"):
-        os.write(self.writers[stream], data)
+        while data:  # a process that is stopped and goes on has written a part
+            data = data[os.write(self.writers[stream], data) :]
 
     def end(self):
         """The container's output has ended."""
