@@ -219,7 +219,7 @@ def task(board: Board) -> str:
 
 def restart(board: Board) -> str:
     before = task(board)
-    board.ask(f"pycm stop -n {NAME} -t 1s && pycm start -n {NAME}")
+    board.ask(f"pycm stop -f -t 1s -n {NAME} && pycm start -n {NAME}")
     running(board)
     return expect(task(board) != before, f"process {before} before, {task(board)} after")
 
