@@ -228,7 +228,8 @@ def restart(board: Board) -> str:
 
 
 def stats(board: Board) -> str:
-    return board.ask(f"pycm stats --no-stream --format json {NAME}").replace("\n", " ")
+    command = f"pycm stats --no-stream --format json {NAME} | grep '\"containers\": \\[{{'"
+    return board.until(command, "a sample of the container").replace("\n", " ")
 
 
 def cloud_metrics(board: Board) -> str:

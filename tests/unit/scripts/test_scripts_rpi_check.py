@@ -143,6 +143,22 @@ def test_rpi_check_goes_on_after_a_failure_and_ends_with_1(bench: Bench) -> None
     assert "pycm sysinfo: exit code 1: fails" in bench.report.read_text()
 
 
+def test_rpi_check_asks_for_a_sample_that_is_not_empty(rpi_check: Any) -> None:
+    class Board:
+        def until(self, command: str, _what: str) -> str:
+            self.filter = command.partition(" | ")[2]
+            return ""
+
+    board = Board()
+    rpi_check.stats(board)
+    empty, sample = ('{"time": "x", "containers": []}', '{"time": "x", "containers": [{"id": "y"}]}')
+    codes = [
+        subprocess.run(board.filter, shell=True, input=text, text=True, check=False).returncode
+        for text in (empty, sample)
+    ]
+    assert codes == [1, 0]
+
+
 def test_rpi_check_says_what_was_not_done_without_a_terminal(bench: Bench) -> None:
     done = bench.run()
     assert done.returncode == 0
