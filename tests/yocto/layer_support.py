@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+FORMATS = ("deb", "rpm", "ipk")
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 LAYER = REPOSITORY / "meta-leda-pycm"
@@ -25,12 +26,14 @@ class Release:
     name: str
     python: str
     flit: str
+    pytest: str
+    pytest_asyncio: str
 
 
 RELEASES = (
-    Release("kirkstone", "3.10", "3.7.1"),
-    Release("scarthgap", "3.12", "3.9.0"),
-    Release("wrynose", "3.14", "3.12.0"),
+    Release("kirkstone", "3.10", "3.7.1", "7.1.1", "0.16.0"),
+    Release("scarthgap", "3.12", "3.9.0", "8.0.2", "0.23.6"),
+    Release("wrynose", "3.14", "3.12.0", "9.0.2", "1.3.0"),
 )
 
 
@@ -43,7 +46,7 @@ def run(*command: str | Path, **options: Any) -> str:
 
 
 def make_tools() -> Path:
-    """The bin directory of an environment with requirements.txt and, beside it, flit_core of each release (flit-VERSION).
+    """The bin directory of an environment with requirements.txt; beside it are flit-VERSION and pytest-VERSION, as each release has them.
 
     Kept in the user's cache under the hash of what it is made of.
     """
@@ -58,6 +61,8 @@ def make_tools() -> Path:
         run(*pip, "-r", HERE / "requirements.txt")
         for release in RELEASES:
             run(*pip, "--target", place / f"flit-{release.flit}", f"flit_core=={release.flit}")
+            tests = (f"pytest=={release.pytest}", f"pytest-asyncio=={release.pytest_asyncio}")
+            run(*pip, "--target", place / f"pytest-{release.pytest}", *tests)
         (place / "ready").touch()
     os.utime(place)
     return place / "bin"
