@@ -95,6 +95,7 @@ def built(release: Release, read: Callable[..., Built], snapshot: Path) -> Built
         RECIPE,
         *(f"{kind}:{package}" for kind in kinds for package in packages),
         "SYSTEMD_SERVICE:pycm",
+        "CVE_PRODUCT",
         tasks=TASKS,
         variables={
             "PYCM_GIT_URI": f"git://{snapshot};protocol=file",

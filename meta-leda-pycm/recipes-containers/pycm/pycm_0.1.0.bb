@@ -1,12 +1,10 @@
-# nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR
+# nooelint: oelint.var.bbclassextend,oelint.var.suggestedvar.AUTHOR,oelint.var.mandatoryvar.HOMEPAGE,oelint.var.suggestedvar.BUGTRACKER
 # SPDX-License-Identifier: Apache-2.0
 SUMMARY = "Container manager for vehicles and edge devices"
 SUMMARY:${PN}-cli = "Command line of pycm"
 SUMMARY:${PN}-conf = "Default configuration of pycm"
 SUMMARY:${PN}-kanto = "Kanto's names for pycm's programs and unit"
 DESCRIPTION = "Runs the containers of one device on top of containerd, in the place of Eclipse Kanto container management."
-HOMEPAGE = "https://github.com/eclipse-leda/pycm"
-BUGTRACKER = "https://github.com/eclipse-leda/pycm/issues"
 SECTION = "console/network"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
@@ -20,7 +18,8 @@ SRC_URI = "\
 "
 SRCREV = "13dbec9cb856c95e21b70e3d477a90276d35e9c1"
 
-CVE_PRODUCT = "pycm"
+# With the vendor: PyPI has another pycm.
+CVE_PRODUCT = "leda-pycm:pycm"
 
 inherit python_flit_core pycm_bytecode systemd ptest
 

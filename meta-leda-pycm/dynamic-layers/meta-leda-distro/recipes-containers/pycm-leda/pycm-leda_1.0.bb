@@ -22,7 +22,7 @@ SRC_URI = "\
 PYCM_FILES = "${@d.getVar('UNPACKDIR') or d.getVar('WORKDIR')}"
 S = "${PYCM_FILES}"
 
-CVE_PRODUCT = "pycm"
+CVE_PRODUCT = "leda-pycm:pycm"
 
 inherit allarch
 
