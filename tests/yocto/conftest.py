@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,10 +26,10 @@ from layer_support import (
     prepare,
     run,
 )
+from oe_build import build
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +86,26 @@ def read(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 @pytest.fixture(scope="session", params=RELEASES, ids=lambda release: release.name)
 def release(request: pytest.FixtureRequest) -> Release:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def deployed(release: Release, snapshot: Path) -> Iterator[dict[str, dict[str, Path]]]:
+    """Packages of the work tree from the release's own BitBake and classes: format to name to file."""
+    trees = os.environ["PYCM_OE_TREES"]
+    # not below pytest's directory, which only its owner may enter
+    work = Path(tempfile.mkdtemp(prefix=f"pycm-{release.name}-"))
+    try:
+        work.chmod(0o755)
+        shutil.copytree(snapshot, work / "source")
+        variables = {
+            "PYCM_GIT_URI": f"git://{work}/source;protocol=file",
+            "SRCREV:pn-pycm": git("rev-parse", "HEAD", cwd=snapshot).strip(),
+        }
+        # Leda is kirkstone's. Debian's rpm 4.18 does not read the file name with a backslash as newer classes write it, for rpm 4.19.
+        leda = ["pycm-leda"] if release.name == "kirkstone" else []
+        yield build(release, Path(trees), work, variables, "pycm", "packagegroup-pycm", *leda)
+    finally:
+        shutil.rmtree(work)
 
 
 @pytest.fixture(scope="session")

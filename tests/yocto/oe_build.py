@@ -2,20 +2,22 @@
 """Builds packages of this layer with a release's own BitBake and openembedded-core's classes, offline, without a toolchain.
 
 What makes that possible: none of openembedded-core's recipes is read (BBMASK), what the recipe depends on counts as provided, host
-programs stand for native recipes, and Debian's pseudo for OE's. Packages come out as they would from a full build; only whether the
-dependencies exist, and the version of the byte code, are not shown.
+programs stand for native recipes, and Debian's pseudo for OE's. Packages come out as they would from a full build, in each of the three
+formats; only whether the dependencies exist, and the version of the byte code, are not shown.
 
-Needs on Debian: chrpath cpio diffstat file gawk git libpseudo locales (with en_US.UTF-8) lz4 patch pseudo python3-venv wget zstd.
+Needs on Debian: chrpath cpio diffstat file gawk git libpseudo locales (with en_US.UTF-8) lz4 patch pseudo python3-venv rpm wget xz-utils
+zstd. Debian has no opkg-utils: OPKG_BUILD stands for its one program.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from layer_support import HERE, LAYER, Release, run
+from layer_support import FORMATS, HERE, LAYER, Release, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +42,14 @@ BACKEND = {
     ),
 }
 """What each release builds Python packages with."""
-COLLECTIONS = ("openembedded-layer", "meta-python", "networking-layer", "virtualization-layer", "stand-in")
+COLLECTIONS = (
+    "openembedded-layer",
+    "meta-python",
+    "networking-layer",
+    "virtualization-layer",
+    "meta-leda-distro",
+    "stand-in",
+)
 NATIVE = """
     virtual/fakeroot-native pseudo-native quilt-native patch-replacement-native patch-native dpkg-native opkg-utils-native rpm-native
     dwarfsrcfiles-native xz-native zstd-native systemd-systemctl-native python3-native python3-installer-native
@@ -72,6 +81,17 @@ BBFILE_PATTERN_IGNORE_EMPTY_{name} = "1"
 BBFILE_PRIORITY_{name} = "1"
 LAYERSERIES_COMPAT_{name} = "kirkstone scarthgap wrynose"
 """
+# An ipk is what a deb is: an ar archive of control.tar and data.tar. The names are not looked at, since opkg allows more than dpkg.
+OPKG_BUILD = """\
+#!/bin/sh -e
+while [ $# -gt 2 ]; do shift; done
+field() { sed -n "s/^$1: //p" "$tree/DEBIAN/control"; }
+tree=$(mktemp -d)
+cp -a "$1/." "$tree"
+mv "$tree/CONTROL" "$tree/DEBIAN"
+dpkg-deb --nocheck -Zxz --build "$tree" "$2/$(field Package)_$(field Version)_$(field Architecture).ipk"
+rm -r "$tree"
+"""
 IGNORED = """
     /usr/ /etc/ /lib /dev/ /run/ ${T} ${WORKDIR}/recipe-sysroot ${SSTATE_DIR} ${STAMPS_DIR} ${TMPDIR}/sstate-control ${TMPDIR}/buildstats
     ${TMPDIR}/sysroots-components ${TMPDIR}/pkgdata ${WORKDIR}/deploy- ${WORKDIR}/sstate-build-package_
@@ -79,7 +99,7 @@ IGNORED = """
 """
 PROVIDED = """
     ^python3(?!.*-native).* ^virtual/(?!fakeroot).* ^virtual-.* ^cni.* ^iptables.* systemd ^systemd-(?!systemctl).* ^glibc.* base-passwd
-    ^shadow.* ^update-rc.d.* ^kernel-module-.*
+    ^shadow.* ^update-rc.d.* ^kernel-module-.* ^ca-certificates.* ^mosquitto.*
 """
 
 
@@ -93,8 +113,8 @@ def local_conf(release: Release, core: Path, tools: str, variables: Mapping[str,
     settings = {
         "MACHINE": "qemuarm64",
         "DISTRO": "nodistro",
-        "PACKAGE_CLASSES": "package_deb",
-        "DISTRO_FEATURES:append": " systemd usrmerge",
+        "PACKAGE_CLASSES": "package_deb package_rpm package_ipk",
+        "DISTRO_FEATURES:append": " ptest systemd usrmerge",
         "VIRTUAL-RUNTIME_init_manager": "systemd",
         opted_out: "sysvinit",
         "BB_NO_NETWORK": "1",
@@ -106,8 +126,8 @@ def local_conf(release: Release, core: Path, tools: str, variables: Mapping[str,
         "CONNECTIVITY_CHECK_URIS": "",
         "SANITY_TESTED_DISTROS": "",
         "INHERIT:remove": "uninative",
-        # the layer's bbappends are for recipes that are not read here, or that the stub layers lack
-        "BBMASK": f"{core}/meta/recipes- meta-leda-pycm/.*bbappend",
+        # the layer's bbappends and images are for recipes and classes that are not read here, or that the stub layers lack
+        "BBMASK": f"{core}/meta/recipes- meta-leda-pycm/.*bbappend /recipes-images/",
         "ASSUME_PROVIDED:append": " " + " ".join(PROVIDED.split()),
         "HOSTTOOLS:append": f" {tools}",
         "SKIP_FILEDEPS": "1",
@@ -140,7 +160,10 @@ def prepare(release: Release, core: Path, work: Path, variables: Mapping[str, st
     native = work / "bin/nativepython3"
     native.write_text(f'#!/bin/sh\nexec {work}/python/bin/python3 {work}/bin/nativepython3.py "$@"\n')
     native.chmod(0o755)
-    tools = "nativepython3 dpkg-deb"
+    opkg_build = work / "bin/opkg-build"
+    opkg_build.write_text(OPKG_BUILD)
+    opkg_build.chmod(0o755)
+    tools = "nativepython3 dpkg-deb rpmbuild rpm opkg-build"
     if (work / "python/bin/pyproject-build").exists():
         (work / "bin/pyproject-build").symlink_to(work / "python/bin/pyproject-build")
         tools += " pyproject-build"
@@ -157,8 +180,8 @@ def prepare(release: Release, core: Path, work: Path, variables: Mapping[str, st
 
 def build(
     release: Release, trees: Path, work: Path, variables: Mapping[str, str], *targets: str
-) -> list[Path]:
-    """The packages (*.deb) of *targets*. *trees* holds RELEASE/openembedded-core and RELEASE/bitbake."""
+) -> dict[str, dict[str, Path]]:
+    """The packages of *targets*: format to name to file. *trees* holds RELEASE/openembedded-core and RELEASE/bitbake."""
     core, bitbake = trees / release.name / "openembedded-core", trees / release.name / "bitbake"
     prepare(release, core, work, variables)
     as_root = os.getuid() == 0
@@ -180,4 +203,10 @@ def build(
     assert done.returncode == 0, done.stdout[-6000:]
     named = [line for line in done.stdout.splitlines() if "WARNING" in line and "meta-leda-pycm" in line]
     assert named == []
-    return sorted((work / "build").glob("tmp*/deploy/deb/*/*.deb"))
+    return {
+        kind: {
+            re.split("_|-[0-9]", path.name)[0]: path
+            for path in (work / "build").glob(f"tmp*/deploy/{kind}/*/*.{kind}")
+        }
+        for kind in FORMATS
+    }

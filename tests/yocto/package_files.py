@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from layer_support import Built
 
-FORMATS = ("deb", "rpm", "ipk")
-
 
 @dataclass(frozen=True)
 class Package:
@@ -59,6 +57,20 @@ def from_recipe(built: Built, name: str, place: Path) -> Package:
 def build(package: Package, kind: str, place: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     return _rpm(package, place) if kind == "rpm" else _archive(package, kind, place)
+
+
+def needs(file: Path, kind: str) -> set[str]:
+    """The names that a package file depends on."""
+    if kind == "rpm":
+        lines = run("rpm", "--query", "--package", "--requires", file).splitlines()
+        return {line.split()[0] for line in lines if not line.startswith(("rpmlib(", "config("))}
+    found = re.search("^Depends: (.*)$", control(file), re.MULTILINE)
+    return {word.split()[0] for word in found[1].split(",")} if found else set()
+
+
+def control(file: Path) -> str:
+    """Of a deb or an ipk; dpkg-deb would not print an ipk's."""
+    return run("sh", "-c", f"dpkg-deb --ctrl-tarfile '{file}' | tar -xO ./control")
 
 
 def _archive(package: Package, kind: str, place: Path) -> Path:

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 from layer_support import HERE
+from package_files import control
 
 OPKG = os.environ.get("PYCM_OPKG", "")
 
@@ -117,8 +118,8 @@ class SolvedOpkg(Manager):
 
     def _solve(self, files: tuple[Path, ...], names: tuple[str, ...]) -> None:
         request = {
-            "installed": [self._control(path) for path in self.present.values()],
-            "wanted": {str(path): self._control(path) for path in files},
+            "installed": [control(path) for path in self.present.values()],
+            "wanted": {str(path): control(path) for path in files},
             "removed": names,
         }
         done = subprocess.run(
@@ -132,9 +133,6 @@ class SolvedOpkg(Manager):
             self._erase(self.present.pop(name))
         for file in answer["installed"]:
             self._unpack(Path(file))
-
-    def _control(self, path: Path) -> str:
-        return self.call("sh", "-c", f"dpkg-deb --ctrl-tarfile '{path}' | tar -xO ./control")
 
     def _files(self, path: Path) -> set[str]:
         shown = self.call("sh", "-c", f"dpkg-deb --fsys-tarfile '{path}' | tar -t")

@@ -6,42 +6,40 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from layer_support import RELEASES, Release, git, run
-from oe_build import build
+from layer_support import FORMATS, Release, run
 
-TREES = os.environ.get("PYCM_OE_TREES")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from layer_support import Built
+
+PACKAGES = {"pycm", "pycm-cli", "pycm-conf", "pycm-kanto", "pycm-ptest", "packagegroup-pycm"}
+LEDA = {"pycm-leda-conf", "pycm-leda-data"}
 
 
 @pytest.mark.skipif(
-    not TREES, reason="PYCM_OE_TREES is not set: no openembedded-core and bitbake to build with"
+    not os.environ.get("PYCM_OE_TREES"),
+    reason="PYCM_OE_TREES is not set: no openembedded-core and bitbake to build with",
 )
-@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
-def test_real_bitbake_makes_the_packages(release: Release, snapshot: Path) -> None:
-    assert TREES
-    # not below pytest's directory, which only its owner may enter
-    work = Path(tempfile.mkdtemp(prefix=f"pycm-{release.name}-"))
-    try:
-        work.chmod(0o755)
-        shutil.copytree(snapshot, work / "source")
-        variables = {
-            "PYCM_GIT_URI": f"git://{work}/source;protocol=file",
-            "SRCREV:pn-pycm": git("rev-parse", "HEAD", cwd=snapshot).strip(),
+def test_real_bitbake_makes_the_packages(
+    release: Release, deployed: dict[str, dict[str, Path]], built: Built
+) -> None:
+    for kind in FORMATS:
+        assert set(deployed[kind]) >= PACKAGES | (LEDA if release.name == "kirkstone" else set())
+    packages = deployed["deb"]
+    files = run("dpkg-deb", "-c", packages["pycm"])
+    assert f"/usr/lib/python{release.python}/site-packages/pycm/agent.py" in files
+    assert "/usr/lib/systemd/system/pycm.service" in files
+    for name in ("pycm-cli", "pycm-conf", "pycm-kanto"):
+        listed = {
+            line.split()[5].removeprefix("./") for line in run("dpkg-deb", "-c", packages[name]).splitlines()
         }
-        packages = {
-            path.name.split("_")[0]: path for path in build(release, Path(TREES), work, variables, "pycm")
-        }
-        assert {"pycm", "pycm-cli", "pycm-conf", "pycm-kanto"} <= set(packages)
-        files = run("dpkg-deb", "-c", packages["pycm"])
-        assert f"/usr/lib/python{release.python}/site-packages/pycm/agent.py" in files
-        assert "/usr/lib/systemd/system/pycm.service" in files
-        assert "./usr/bin/kanto-cm -> pycm" in run("dpkg-deb", "-c", packages["pycm-kanto"])
-        fields = run("dpkg-deb", "-f", packages["pycm-kanto"], "Provides", "Conflicts", "Replaces")
-        assert fields.count("container-management") >= 3
-        assert "python3-asyncio" in run("dpkg-deb", "-f", packages["pycm"], "Depends")
-    finally:
-        shutil.rmtree(work)
+        wanted = {path.replace(f"python{release.python}", "python3") for path in built.files_of(name)}
+        assert {
+            path.replace(f"python{release.python}", "python3") for path in listed if not path.endswith("/")
+        } == wanted
+    assert "python3-asyncio" in run("dpkg-deb", "-f", packages["pycm"], "Depends")
+    assert "./usr/lib/pycm/ptest/run-ptest" in run("dpkg-deb", "-c", packages["pycm-ptest"])

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From Kanto's package to pycm's and back, by dpkg, rpm and opkg in a root directory of their own.
 
-pycm's packages are those of the recipe, Kanto's is a stub with the files and fields of meta-kanto's recipe.
+pycm's packages are those of the recipe, Kanto's is a stub with the files and fields of meta-kanto's recipe. Where PYCM_OE_TREES is set
+(test_yocto_build.py), the same is done with the packages that BitBake makes.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from layer_support import LAYER, RELEASES
-from package_files import FORMATS, Package, build, from_recipe
+from layer_support import FORMATS, LAYER, RELEASES
+from package_files import Package, build, from_recipe, needs
 from package_managers import Manager, RefusedError, manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from layer_support import Built
+    from layer_support import Built, Release
 
 LEDA = LAYER / "dynamic-layers/meta-leda-distro/recipes-containers/pycm-leda/pycm-leda_1.0.bb"
 KANTO = (
@@ -65,8 +66,9 @@ def leda(built: Built, read: Callable[..., Built]) -> Built:
 
 
 @pytest.fixture(scope="module")
-def shelf(built: Built, leda: Built, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    place = tmp_path_factory.mktemp("packages")
+def computed(built: Built, leda: Built, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """Made from what BitBake's library computes of the recipes."""
+    place = tmp_path_factory.mktemp("computed")
     recipes = {
         "pycm": built,
         "pycm-cli": built,
@@ -75,11 +77,28 @@ def shelf(built: Built, leda: Built, tmp_path_factory: pytest.TempPathFactory) -
         "pycm-leda-conf": leda,
     }
     ours = [from_recipe(recipe, name, place / "trees") for name, recipe in recipes.items()]
-    needed = {word for package in ours for word in package.depends} - set(recipes)
-    packages = [*ours, *stubs(place / "trees", needed)]
-    return {
-        kind: {package.name: build(package, kind, place / kind) for package in packages} for kind in FORMATS
-    }
+    return {kind: {package.name: build(package, kind, place / kind) for package in ours} for kind in FORMATS}
+
+
+@pytest.fixture(
+    scope="module", params=["computed", *(["deployed"] if os.environ.get("PYCM_OE_TREES") else [])]
+)
+def shelf(
+    request: pytest.FixtureRequest, release: Release, tmp_path_factory: pytest.TempPathFactory
+) -> Shelf:
+    """pycm's packages, and stubs of those around them."""
+    found: Shelf = request.getfixturevalue(request.param)
+    place = tmp_path_factory.mktemp("stubs")
+    shelves = {}
+    for kind, packages in found.items():
+        names = {"pycm-kanto", "pycm", "pycm-cli", *CONFIGURATIONS}
+        needed = set().union(*(needs(packages[name], kind) for name in names)) - names
+        made = {
+            package.name: build(package, kind, place / kind)
+            for package in stubs(place / f"{kind}-trees", needed)
+        }
+        shelves[kind] = {**packages, **made}
+    return shelves
 
 
 @pytest.fixture(params=FORMATS)
