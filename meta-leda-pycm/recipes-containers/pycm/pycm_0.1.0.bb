@@ -16,7 +16,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "13dbec9cb856c95e21b70e3d477a90276d35e9c1"
+SRCREV = "51f6304b2898578d64f6c7c9c124609f4a9675ff"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
