@@ -34,11 +34,7 @@ class BootedMachine:
     def console(self) -> Path:
         return self.directory / f"console-{self.boots}.log"
 
-    def power_on(self) -> None:
-        self.start()
-        self.wait_for_ssh()
-
-    def start(self, *, reboot: bool = False) -> None:
+    def power_on(self, *, reboot: bool = False) -> None:
         """*reboot*: the machine may reset itself, and boots again."""
         self.boots += 1
         command = [QEMU_RUN, "--steady", "--disk", self.disk, "--mqtt", "0", "--ssh", "0", self.image]
@@ -48,8 +44,6 @@ class BootedMachine:
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=console, stderr=console
             )
         self.wait_for(self.read_ports, 60, "qemu-run did not print its ports")
-
-    def wait_for_ssh(self) -> None:
         self.wait_for(self.answers, BOOT_LIMIT, "the guest's ssh server did not answer")
 
     def read_ports(self) -> bool:
