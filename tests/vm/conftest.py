@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boot_image
 import guest_machine
 import guest_payload
 import pytest
+import slot_disk
+import slot_story
 from boot_story import Story, tell
 from booted_machine import BootedMachine
 from observed import Observed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REFERENCE = "registry.test/demo/busybox:1"
 LIMIT = 900
@@ -54,8 +59,30 @@ def story(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
     return told
 
 
+SLOTS = pytest.StashKey[slot_story.SlotStory]()
+
+
+@pytest.fixture(scope="session")
+def slots_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BootedMachine]:
+    """A disk with two root slots. Off, but for the time of its story."""
+    machine = BootedMachine(tmp_path_factory.mktemp("slots"), slot_disk.disk())
+    slot_story.plant_record(machine.disk, machine.image)
+    yield machine
+    machine.disk.unlink()
+
+
+@pytest.fixture(scope="session")
+def slots(slots_machine: BootedMachine, pytestconfig: pytest.Config) -> slot_story.SlotStory:
+    try:
+        told = pytestconfig.stash[SLOTS] = slot_story.tell(slots_machine)
+    finally:
+        slots_machine.power_cut()
+    return told
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """`scripts/test` shows sections with this title even of a run in which nothing failed."""
-    if STORY in config.stash:
-        terminalreporter.section("report: boot")
-        terminalreporter.write_line(config.stash[STORY].report())
+    for key, title in ((STORY, "boot"), (SLOTS, "slots")):
+        if key in config.stash:
+            terminalreporter.section(f"report: {title}")
+            terminalreporter.write_line(config.stash[key].report())

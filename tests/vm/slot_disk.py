@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The test image as a whole disk: the layer's partitions, U-Boot's script and RAUC's configuration round the Debian-based root.
 
-    disk_image.py    prints the directory of the disk, made if it is not there or pycm has changed
+    slot_disk.py    prints the directory of the disk, made if it is not there or pycm has changed
 
 The layout is read from the layer's wks file; script and configuration are the layer's, with the placeholders filled in as a recipe does.
 Both root slots hold the root of boot_image.py, made read-only; its state lies on the data partition. An update bundle, signed with a key
@@ -37,7 +37,7 @@ PLACEHOLDERS = {
     "ENV_SIZE": "0x40000",
     "KERNEL_IMAGETYPE": "Image",
     "KERNEL_BOOTCMD": "booti",
-    "BOOTARGS": "console=ttyAMA0 quiet psi=1 mitigations=off init=/lib/systemd/systemd systemd.show_status=0",
+    "BOOTARGS": "console=ttyAMA0 quiet psi=1 mitigations=off net.ifnames=0 init=/lib/systemd/systemd systemd.show_status=0",
 }
 """What the recipes fill in, with the words of the kernel that only Debian's guest needs."""
 FSTAB = """\
@@ -63,8 +63,8 @@ WantedBy=local-fs.target
 MARK_GOOD = """\
 # meta-rauc's unit, after the agent is ready: a slot whose agent never gets there runs out of attempts.
 [Unit]
-After=container-management.service
-Requires=container-management.service
+After=pycm.service
+Requires=pycm.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
@@ -86,7 +86,9 @@ format=verity
 
 [image.rootfs]
 filename=root.ext4
+adaptive=block-hash-index
 """
+"""As bundle.bbclass writes it for leda-bundle-pycm."""
 MODULES = "loop\ndm_verity\n"
 """What RAUC expects to find in the kernel; Yocto's has both built in."""
 UNMASKED = (
@@ -173,14 +175,19 @@ def configure(tree: Path, work: Path) -> None:
 
 
 def install_leda(tree: Path) -> None:
-    """pycm-leda as its recipe installs it; images come from the data partition, as this guest has no network."""
+    """pycm-leda as its recipe installs it; images come from the data partition, for this guest has no network."""
     (tree / "etc/container-management/config.toml").unlink()
     config = json.loads((LEDA_FILES / "config.json").read_text())
     config["containers"] = {"preload_dir": "/data/var/containers/images"}
     write(tree / "etc/container-management/config.json", json.dumps(config, indent=2))
     (tree / "var/lib/container-management").mkdir(parents=True)
-    unit = "lib/systemd/system/var-lib-container\\x2dmanagement.mount"
-    write(tree / unit, (LEDA_FILES / "data.mount").read_text())
+    units = tree / "lib/systemd/system"
+    write(units / "var-lib-container\\x2dmanagement.mount", (LEDA_FILES / "data.mount").read_text())
+    migrate = "pycm-migrate-state.service"
+    write(tree / "usr/libexec/pycm/migrate-state", (LEDA_FILES / "migrate-state").read_text(), 0o755)
+    write(units / migrate, (LEDA_FILES / migrate).read_text())
+    (units / "pycm.service.wants").mkdir()
+    (units / "pycm.service.wants" / migrate).symlink_to(f"../{migrate}")
 
 
 def label_version(tree: Path, version: str) -> None:
@@ -203,8 +210,10 @@ def make_bundle(tree: Path, work: Path, bundle: Path) -> None:
     content = work / "bundle"
     content.mkdir()
     write(content / "manifest.raucm", MANIFEST.format(version="2"))
+    root = content / "root.ext4"
     used = int(run(["du", "-sm", str(tree)], timeout=60).split()[0])
-    make_ext4(content / "root.ext4", tree, "", 0, (used * 12 // 10 + 16) * wks.MIB)
+    make_ext4(root, tree, "", 0, (used * 12 // 10 + 16) * wks.MIB)
+    run(["resize2fs", "-fM", str(root)], timeout=60)
     run(["rauc", "bundle", "--cert", str(work / "cert.pem"), "--key", str(work / "key.pem"), str(content), str(bundle)], timeout=300)  # fmt: skip
 
 
@@ -231,12 +240,15 @@ def fill_boot(debian: Path, boot: Path) -> None:
     boot.mkdir()
     shutil.copy(debian / "vmlinuz", boot / "Image")
     shutil.copy(debian / "initrd.gz", boot)
-    script = boot.with_name("boot.cmd")
-    write(script, filled("boot.cmd.in"))
-    run(
-        ["mkimage", "-C", "none", "-A", "arm64", "-T", "script", "-d", str(script), str(boot / "boot.scr")],
-        timeout=60,
-    )
+    make_script(boot / "boot.scr")
+
+
+def make_script(made: Path) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".cmd") as script:
+        script.write(filled("boot.cmd.in"))
+        script.flush()
+        words = ["mkimage", "-C", "none", "-A", "arm64", "-T", "script", "-d", script.name, str(made)]
+        run(words, timeout=60)
 
 
 def assemble(file: Path, trees: dict[str, Path]) -> None:
@@ -244,28 +256,31 @@ def assemble(file: Path, trees: dict[str, Path]) -> None:
     partitions = wks.read(WKS)
     with file.open("wb") as made:
         made.truncate(wks.disk_size(partitions))
-    table = file.with_suffix(".sfdisk")
-    table.write_text(wks.sfdisk_script(partitions, WKS.stem))
-    run(
-        ["sh", "-c", 'sfdisk --quiet --no-reread --no-tell-kernel "$0" < "$1"', str(file), str(table)],
-        timeout=60,
-    )
-    table.unlink()
+    make_table(file, partitions)
     for part in partitions:
         if part.fstype == "vfat" and part.number:
-            make_vfat(file, part, trees["boot"] if part.source else None)
+            make_vfat(file, part, sorted(trees["boot"].iterdir()) if part.source else [])
         elif part.number:
             tree = trees["data" if part.rootfs else "root"] if part.source else None
             make_ext4(file, tree, part.label, part.start, part.size)
 
 
-def make_vfat(file: Path, part: wks.Partition, tree: Path | None) -> None:
+def make_table(file: Path, partitions: list[wks.Partition]) -> None:
+    with tempfile.NamedTemporaryFile("w") as table:
+        table.write(wks.sfdisk_script(partitions, WKS.stem))
+        table.flush()
+        run(
+            ["sh", "-c", 'sfdisk --quiet --no-reread --no-tell-kernel "$0" < "$1"', str(file), table.name],
+            timeout=60,
+        )
+
+
+def make_vfat(file: Path, part: wks.Partition, files: list[Path]) -> None:
     place = f"{file}@@{part.start}"
     label = ["-v", part.label] if part.label else []
     run(["mformat", "-i", place, "-T", str(part.size // wks.SECTOR), *label, "::"], timeout=60)
-    if tree:
-        files = sorted(str(path) for path in tree.iterdir())
-        run(["mcopy", "-i", place, *files, "::"], timeout=60)
+    if files:
+        run(["mcopy", "-i", place, *map(str, files), "::"], timeout=60)
 
 
 if __name__ == "__main__":
