@@ -27,6 +27,7 @@ class Package:
     name: str
     version: str
     tree: Path
+    architecture: str = "all"
     depends: Sequence[str] = ()
     provides: Sequence[str] = ()
     conflicts: Sequence[str] = ()
@@ -85,7 +86,7 @@ def _archive(package: Package, kind: str, place: Path) -> Path:
     lines = [
         f"Package: {package.name}",
         f"Version: {package.version}",
-        "Architecture: all",
+        f"Architecture: {package.architecture}",
         "Maintainer: nobody <nobody@example.org>",
         "Description: made by a test",
         *(f"{name}: {', '.join(_names(words, kind))}" for name, words in lists.items() if words),
@@ -94,7 +95,7 @@ def _archive(package: Package, kind: str, place: Path) -> Path:
     (tree / "DEBIAN/control").write_text("\n".join([*lines, ""]))
     if package.conffiles:
         (tree / "DEBIAN/conffiles").write_text("\n".join([*package.conffiles, ""]))
-    out = place / f"{package.name}_{package.version}_all.{kind}"
+    out = place / f"{package.name}_{package.version}_{package.architecture}.{kind}"
     # opkg knows names with a slash
     run("dpkg-deb", "--root-owner-group", "--nocheck", "-Zgzip", "--build", tree, out)
     shutil.rmtree(tree)

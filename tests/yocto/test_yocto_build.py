@@ -37,9 +37,6 @@ def test_real_bitbake_makes_the_packages(
         listed = {
             line.split()[5].removeprefix("./") for line in run("dpkg-deb", "-c", packages[name]).splitlines()
         }
-        wanted = {path.replace(f"python{release.python}", "python3") for path in built.files_of(name)}
-        assert {
-            path.replace(f"python{release.python}", "python3") for path in listed if not path.endswith("/")
-        } == wanted
+        assert {path for path in listed if path and not path.endswith("/")} == set(built.files_of(name))
     assert "python3-asyncio" in run("dpkg-deb", "-f", packages["pycm"], "Depends")
     assert "./usr/lib/pycm/ptest/run-ptest" in run("dpkg-deb", "-c", packages["pycm-ptest"])

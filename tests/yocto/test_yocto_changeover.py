@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from layer_support import FORMATS, LAYER, RELEASES
+from layer_support import FORMATS, LAYER, RELEASES, run
 from package_files import Package, build, from_recipe, needs
 from package_managers import Manager, RefusedError, manager
 
@@ -40,7 +40,7 @@ def stub(
     place: Path,
     name: str,
     files: tuple[str, ...] = (),
-    version: str = "1.0.0-gitAUTOINC+0-r0",
+    architecture: str = "all",
     **lists: tuple[str, ...],
 ) -> Package:
     tree = place / name
@@ -48,14 +48,16 @@ def stub(
     for path in files:
         (tree / path).parent.mkdir(parents=True, exist_ok=True)
         (tree / path).write_text(f"{name}'s {path}\n")
-    return Package(name, version, tree, **lists)
+    return Package(name, "1.0.0-gitAUTOINC+0-r0", tree, architecture, **lists)
 
 
-def stubs(place: Path, needed: set[str]) -> Iterator[Package]:
+def stubs(place: Path, needed: set[str], architecture: str) -> Iterator[Package]:
     """Kanto's package, one that depends on it as Leda's kantocm-zeroconf does, and the rest of the image."""
-    yield stub(place, "container-management", KANTO, provides=("kanto/container-management",))
-    yield stub(place, "kantocm-zeroconf", ("usr/bin/zeroconf",), depends=("container-management",))
-    yield stub(place, "image", provides=tuple(sorted(needed)))
+    yield stub(place, "container-management", KANTO, architecture, provides=("kanto/container-management",))
+    yield stub(
+        place, "kantocm-zeroconf", ("usr/bin/zeroconf",), architecture, depends=("container-management",)
+    )
+    yield stub(place, "image", (), architecture, provides=tuple(sorted(needed)))
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +95,13 @@ def shelf(
     for kind, packages in found.items():
         names = {"pycm-kanto", "pycm", "pycm-cli", *CONFIGURATIONS}
         needed = set().union(*(needs(packages[name], kind) for name in names)) - names
+        # for dpkg, a package for all is one for this machine
+        architecture = (
+            run("dpkg-deb", "-f", packages["pycm"], "Architecture").strip() if kind == "deb" else "all"
+        )
         made = {
             package.name: build(package, kind, place / kind)
-            for package in stubs(place / f"{kind}-trees", needed)
+            for package in stubs(place / f"{kind}-trees", needed, architecture)
         }
         shelves[kind] = {**packages, **made}
     return shelves
@@ -109,6 +115,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def device(kind: str, shelf: Shelf, tmp_path: Path) -> Manager:
     """A root directory with the image's other packages."""
+    if kind == "rpm" and "packagegroup-pycm" in shelf[kind]:
+        pytest.skip(
+            "Debian's rpmbuild, unlike OE's, makes packages of a short-circuited build that cannot be installed"
+        )
     assert os.getuid() == 0, "package managers change their root directory: run this as root"
     made = manager(kind, tmp_path / "root")
     made.install(shelf[kind]["image"])
