@@ -16,7 +16,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "51f6304b2898578d64f6c7c9c124609f4a9675ff"
+SRCREV = "c2e17df60ee01612853919402624a2ace0fc2eea"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
