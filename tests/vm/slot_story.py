@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from booted_machine import BootedMachine
 
-RUNNING = '[ $(kanto-cm list | grep -c " Running ") = 2 ]'
+RUNNING = "[ $(kanto-cm list | grep -c Running) = 2 ]"
 KANTO_RECORD = REPOSITORY / "tests/vectors/recorded/store-seat-config.json"
 OLD_RECORD = "ba428775-741b-456b-8011-d0819bb02e8d"
 """The container of that record."""
