@@ -66,7 +66,7 @@ def read_directory(directory: str) -> Found:
                 raise InvalidInputError(f"all descriptors together are larger than {MOST_BYTES} bytes")
             container = _container_in(data, path, found)
             for kind, text, taken in (("name", container.name, names), ("id", container.id, ids)):
-                if text and taken.setdefault(text, path) != path:
+                if text in taken:
                     raise InvalidInputError(
                         f"container_{kind} {text} is already used by {shorten(taken[text], 300)}"
                     )
@@ -76,6 +76,9 @@ def read_directory(directory: str) -> Found:
             found.problem(path, f"{error.strerror or error} (skipped)")
         else:
             found.descriptors.append(Descriptor(path, container))
+            names[container.name] = path
+            if container.id:
+                ids[container.id] = path
     return found
 
 

@@ -189,6 +189,24 @@ def test_name_or_id_that_an_earlier_file_uses_is_refused(tmp_path: Path) -> None
     ]
 
 
+def test_skipped_file_takes_neither_its_name_nor_its_id_from_a_later_one(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", container_id="x")
+    write(tmp_path / "b.json", container_id="x", container_name="seat")
+    write(tmp_path / "c.json", container_id="y", container_name="a")
+    write(tmp_path / "d.json", container_id="y", container_name="a")
+    write(tmp_path / "e.json", container_id="z", container_name="seat")
+    found = read_directory(str(tmp_path))
+    assert [(d.container.id, d.container.name) for d in found.descriptors] == [
+        ("x", "x"),
+        ("y", "a"),
+        ("z", "seat"),
+    ]
+    assert [problem.partition(" is already")[0] for problem in found.problems] == [
+        f"'{tmp_path}/b.json': container_id x",
+        f"'{tmp_path}/d.json': container_name a",
+    ]
+
+
 def test_file_name_that_cannot_be_a_container_name_is_refused(tmp_path: Path) -> None:
     for name in ("a b.json", ".json", os.fsdecode(b"\xff.json")):
         write(tmp_path / name)
