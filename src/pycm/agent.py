@@ -2,7 +2,7 @@
 """The composition root: builds every room, hands the outside ones to the core and the fronts, runs them, ends them.
 
 Start: lock, stored containers, API, then containerd, which may be away for as long as it likes, and the containers that should run.
-MQTT, the care for images and the deployment of descriptors come after them: nothing that waits for a network delays a container.
+Then the descriptors whose images are here; MQTT and the care for images last: nothing that waits for a network delays a container.
 End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): API closed first, so that nothing new begins; containers run on unless
 `manager.live_restore` is false; the twin last, so that it still tells what happened. Each step has a time limit, and the process
 ends without waiting for its threads: one of them may hang in a file system that is away.
@@ -67,7 +67,7 @@ OPEN_FILES = 8192
 WORKERS = 4
 #: Seconds between attempts to open the API where its address cannot be used, such as one of an interface that comes later.
 API_RETRY = 5.0
-#: Seconds that MQTT and the care for images wait for containerd's first answer, and then for the containers that should run.
+#: Seconds that MQTT and the care for images wait for containerd's first answer, and then for containers and for descriptors.
 ANSWER, BOOT = 10.0, 120.0
 #: Signals that end the agent; SIGHUP too, as in the original (it is no reload).
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
@@ -254,7 +254,7 @@ class Agent:
         self.server = Server(rooms, config.grpc_server)
         self._source = source
         self.twin: TwinService | None = None
-        self._ended = asyncio.Event()
+        self._ended, self._applied = asyncio.Event(), asyncio.Event()
         self._follow: asyncio.Task[None] | None = None
         self._images: asyncio.Task[None] | None = None
         self._api: asyncio.Task[None] | None = None
@@ -273,12 +273,15 @@ class Agent:
         self._cloud.add_done_callback(self._part_done)
         if self.config.deployment.enable:
             self._deployment = asyncio.create_task(self._deploy())
+            self._deployment.add_done_callback(lambda _task: self._applied.set())
 
     async def _after_containers(self) -> None:
         """Start what is of use to running containers only, and takes time and memory from a start of theirs."""
         with contextlib.suppress(asyncio.TimeoutError):
             await within(ANSWER, self.containers.reached.wait())
             await within(BOOT, self.containers.booted.wait())
+            if self._deployment is not None:
+                await within(BOOT, self._applied.wait())
         self._images = asyncio.create_task(self.images.run())
         if self.config.things.enable:
             self.twin = make_twin(self.config, self.containers, self.metrics, self._source)
@@ -296,12 +299,11 @@ class Agent:
         with contextlib.suppress(asyncio.TimeoutError, OSError):  # the deployment reports it
             if not await apart("descriptors", lambda: os.path.lexists(directory) and os.listdir(directory)):
                 return
-        # only paid for where there are descriptors
-        from pycm.deployment.service import Deployment, Settings
+        from pycm.deployment.service import Deployment, Settings  # only paid for where there are descriptors
 
         settings = Settings(self.config.deployment.mode, self.config.deployment.home_dir, directory)
         try:
-            await Deployment(self.containers, self.images, settings).run()
+            await Deployment(self.containers, self.images, settings, self._applied.set).run()
         except Exception:
             log.exception("a bug in the deployment of descriptors (the agent goes on)")
 
@@ -367,9 +369,8 @@ class Agent:
         failed = any(bugs) or (self._follow is not None and self._follow.done())
         await _step("API", self._end_api())
         await _step("start", _cancelled(self._cloud))
-        await _step(
-            "deployment", _cancelled(self._deployment)
-        )  # which finishes a container that it has begun to change
+        # which finishes a container that it has begun to change
+        await _step("deployment", _cancelled(self._deployment))
         await _step("images", self._end_images())  # creations that wait for an image end at once
         stops = 0.0 if manager.live_restore else 2 * manager.default_ctrs_stop_timeout
         await _step("containers", self.containers.close(), STEP + 5 + stops)

@@ -32,7 +32,7 @@ from pycm.storage.files import discard, make_directory, write_atomic
 from pycm.waiting import Backoff, apart
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from pycm.deployment.descriptors import Descriptor
     from pycm.model.container import Container
@@ -111,12 +111,22 @@ class Settings:
 
 
 class Deployment:
-    """`run` once, as a task. Cancelled, it finishes a container that it has begun to change, but waits for no image."""
+    """`run` once, as a task. Cancelled, it finishes a container that it has begun to change, but waits for no image.
 
-    def __init__(self, containers: Containers, images: Images, settings: Settings) -> None:
+    *applied* is called when the descriptors have been applied whose images are on the device.
+    """
+
+    def __init__(
+        self,
+        containers: Containers,
+        images: Images,
+        settings: Settings,
+        applied: Callable[[], None] = lambda: None,
+    ) -> None:
         self._containers = containers
         self._images = images
         self._settings = settings
+        self._applied = applied
         self._unfinished = os.path.join(settings.home_dir, UNFINISHED)
         #: Descriptor to the reason that the log has named already.
         self._told: dict[str, str] = {}
@@ -171,8 +181,11 @@ class Deployment:
             here = set()
         away = [descriptor for descriptor in descriptors if descriptor.container.image.name not in here]
         pulls = {descriptor.path for descriptor in away if self._step(descriptor)[1] in NEW}
-        ordered = sorted(descriptors, key=lambda descriptor: descriptor.path in pulls)
-        waiting = [descriptor for descriptor in ordered if not await self._apply(descriptor)]
+        local = [descriptor for descriptor in descriptors if descriptor.path not in pulls]
+        waiting = [descriptor for descriptor in local if not await self._apply(descriptor)]
+        self._applied()
+        others = [descriptor for descriptor in descriptors if descriptor.path in pulls]
+        waiting += [descriptor for descriptor in others if not await self._apply(descriptor)]
         return [descriptor for descriptor in descriptors if descriptor in waiting]
 
     async def _apply(self, descriptor: Descriptor) -> bool:

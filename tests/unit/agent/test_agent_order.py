@@ -16,7 +16,9 @@ from pycm import agent as module
 from pycm.agent import Agent
 from pycm.config.types import Config, Connection, Containers, Deployment, GrpcServer, Manager, Things
 from pycm.errors import OperationFailedError
+from pycm.model import times
 from pycm.model.states import Status
+from pycm.ports import ImageInfo
 from pycm.storage.store import ContainerStore
 from support.fakes import IMAGE, FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime
 from support.managers import described
@@ -51,6 +53,7 @@ class Images(FakeImages):
     def __init__(self, order: list[str]) -> None:
         super().__init__()
         self.order = order
+        self.images[IMAGE] = ImageInfo(IMAGE, "sha256:" + "1" * 64, 1, times.now())
 
     async def run(self) -> None:
         self.order.append("images")
@@ -151,12 +154,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
     return Start(tmp_path, monkeypatch)
 
 
-async def test_agent_starts_containers_before_images_mqtt_and_descriptors(start: Start) -> None:
+async def test_agent_starts_containers_then_descriptors_before_images_and_mqtt(start: Start) -> None:
     for name in ("c1", "c2"):
         start.store(name)
     start.describe("d1")
     async with start.running() as agent:
-        await start.until({"start c1", "start c2"}, {"images", "twin", f"start {await created(agent)}"})
+        described = f"start {await created(agent)}"
+        await start.until({"start c1", "start c2"}, {described}, {"images", "twin"})
     assert start.order[-1] == "twin stopped"
     assert start.code == 0
 
@@ -181,7 +185,36 @@ async def test_agent_waits_for_a_slow_container_before_it_goes_on(start: Start) 
             await asyncio.sleep(0)
         assert start.order == []
         start.runtime.starts.set()
-        await start.until({"start c1"}, {"images", "twin", f"start {await created(agent)}"})
+        await start.until({"start c1"}, {f"start {await created(agent)}"}, {"images", "twin"})
+
+
+async def test_agent_does_not_wait_for_a_descriptor_whose_image_is_away_before_it_goes_on(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have to be imported by the care for images."""
+    monkeypatch.setattr(Images, "list", no_images)
+    monkeypatch.setattr(Images, "hold", never)
+    start.describe("d1")
+    async with start.running():
+        await start.until({"images", "twin"})
+
+
+async def no_images(_images: Images) -> list[ImageInfo]:
+    return []
+
+
+@contextlib.asynccontextmanager
+async def never(_images: Images, _reference: str) -> AsyncIterator[None]:
+    await asyncio.Event().wait()
+    yield
+
+
+async def test_agent_goes_on_where_a_descriptor_hangs(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BOOT", 0.05)
+    monkeypatch.setattr(Images, "hold", never)
+    start.describe("d1")
+    async with start.running():
+        await start.until({"images", "twin"})
 
 
 async def test_agent_goes_on_where_a_container_hangs_or_containerd_is_away(
