@@ -128,6 +128,8 @@ class Deployment:
         self._settings = settings
         self._applied = applied
         self._unfinished = os.path.join(settings.home_dir, UNFINISHED)
+        #: References of images on the device, as of the last round.
+        self._here: set[str] = set()
         #: Descriptor to the reason that the log has named already.
         self._told: dict[str, str] = {}
 
@@ -176,11 +178,10 @@ class Deployment:
     async def _round(self, descriptors: list[Descriptor]) -> list[Descriptor]:
         """Apply each in order, those last that need an image from a registry. Return those that have to wait."""
         try:
-            here = {image.reference for image in await self._images.list()}
+            self._here = {image.reference for image in await self._images.list()}
         except PycmError:
-            here = set()
-        away = [descriptor for descriptor in descriptors if descriptor.container.image.name not in here]
-        pulls = {descriptor.path for descriptor in away if self._step(descriptor)[1] in NEW}
+            self._here = set()
+        pulls = {descriptor.path for descriptor in descriptors if self._pulls(descriptor)}
         local = [descriptor for descriptor in descriptors if descriptor.path not in pulls]
         waiting = [descriptor for descriptor in local if not await self._apply(descriptor)]
         self._applied()
@@ -213,14 +214,25 @@ class Deployment:
             return current, Step.CHECK
         return current, decide(descriptor.container, current)
 
+    def _pulls(self, descriptor: Descriptor) -> bool:
+        current, step = self._step(descriptor)
+        return step in NEW and not self._here.issuperset(self._needed(descriptor.container, current))
+
+    def _needed(self, wanted: Container, current: Container | None) -> tuple[str, ...]:
+        """Images that a new container needs: its own, and the earlier one's as the way back, unless that offers none."""
+        if current is None:
+            return (wanted.image.name,)
+        old = current.image.name
+        restorable = current.state.status in ALIVE or old in self._here
+        return (wanted.image.name, old) if restorable else (wanted.image.name,)
+
     async def _bring_about(self, descriptor: Descriptor) -> None:
         wanted = descriptor.container
         current, step = self._step(descriptor)
         if current is None or step is Step.RECREATE:
             async with AsyncExitStack() as held:
-                for container in (wanted, current):
-                    if container is not None:  # the earlier one's too: it is the way back
-                        await self._hold(held, container.image.name)
+                for reference in self._needed(wanted, current):
+                    await self._hold(held, reference)
                 await _uncut(self._create(wanted) if current is None else self._replace(current, wanted))
             how = "created" if current is None else "replaced"
             log.info("container %s: %s from %s", wanted.name, how, shorten(descriptor.path, 300))

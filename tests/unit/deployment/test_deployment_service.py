@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from place import AWAY, OTHER, Place, by_name, id_of, runtime
 
 from pycm.deployment import service
 from pycm.errors import InvalidInputError, OperationFailedError, PycmError, UnavailableError
-from pycm.model.container import StopOptions
+from pycm.model.container import Image, StopOptions
 from pycm.model.states import Status
 from support.fakes import IMAGE, FakeRuntime
 from support.managers import described, started, world
@@ -246,6 +247,32 @@ async def test_deployment_leaves_a_running_container_alone_until_the_new_image_i
         place.images.away.clear()
         await job
         assert by_name(w) == {"c1": (Status.RUNNING, AWAY)}
+
+
+async def test_deployment_replaces_a_container_that_neither_runs_nor_has_an_image(place: Place) -> None:
+    """As after a change of the root slot, if containerd's images lie on it: the earlier image may exist nowhere any more."""
+    place.write("c1")
+    place.images.away[AWAY] = UnavailableError("registry is unreachable")
+    async with world(runtime=runtime()) as w:
+        await w.manager.create(replace(described("c1"), image=Image(name=AWAY)))
+        await place.run(w)
+        assert by_name(w) == {"c1": (Status.RUNNING, IMAGE)}
+
+
+async def test_deployment_waits_for_the_image_of_a_running_container_that_it_may_have_to_restore(
+    place: Place,
+) -> None:
+    place.write("c1")
+    place.images.away[AWAY] = UnavailableError("registry is unreachable")
+    async with world(runtime=runtime()) as w:
+        await w.manager.create(replace(described("c1"), image=Image(name=AWAY)))
+        await w.manager.start("c1")
+        job = asyncio.create_task(place.run(w))
+        await w.until(lambda: place.images.asked.count(AWAY) > 2)
+        assert by_name(w) == {"c1": (Status.RUNNING, AWAY)}
+        place.images.away.clear()
+        await job
+        assert by_name(w) == {"c1": (Status.RUNNING, IMAGE)}
 
 
 async def test_deployment_retries_when_containerd_is_away_and_not_what_is_invalid(place: Place) -> None:
