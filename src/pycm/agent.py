@@ -294,14 +294,14 @@ class Agent:
             self._ended.set()
 
     async def _deploy(self) -> None:
-        directory = self.config.deployment.ctr_dir
+        update, top = self.config.deployment.mode != "init", self.config.deployment.ctr_dir
         await self.containers.booted.wait()
         with contextlib.suppress(asyncio.TimeoutError, OSError):  # the deployment reports it
-            if not await apart("descriptors", lambda: os.path.lexists(directory) and os.listdir(directory)):
-                return
+            if update and await apart("descriptors", lambda: not (os.path.lexists(top) and os.listdir(top))):
+                return  # only mode init has a first start to mark
         from pycm.deployment.service import Deployment, Settings  # only paid for where there are descriptors
 
-        settings = Settings(self.config.deployment.mode, self.config.deployment.home_dir, directory)
+        settings = Settings(self.config.deployment.mode, self.config.deployment.home_dir, top)
         try:
             await Deployment(self.containers, self.images, settings, self._applied.set).run()
         except Exception:

@@ -266,6 +266,21 @@ async def test_agent_without_descriptors_does_not_load_the_deployment(
     assert "pycm.deployment.service" not in sys.modules
 
 
+@pytest.mark.parametrize("present", [False, True])
+async def test_first_start_in_mode_init_is_the_first_even_without_descriptors(
+    start: Start, present: bool
+) -> None:
+    start.config = replace(start.config, deployment=replace(start.config.deployment, mode="init"))
+    if present:
+        start.directory.mkdir()
+    for _ in range(2):
+        async with start.running() as agent:
+            assert agent._deployment is not None
+            await agent._deployment
+            assert agent.containers.list() == []
+        start.describe("d1")
+
+
 async def test_agent_with_deployment_disabled_reads_no_descriptor(start: Start) -> None:
     start.describe("d1")
     start.config = replace(start.config, deployment=replace(start.config.deployment, enable=False))
