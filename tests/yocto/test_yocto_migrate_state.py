@@ -215,6 +215,17 @@ def test_migrate_state_ignores_a_slot_whose_device_is_missing(machine: Machine) 
     assert (machine.state / ".migrated").exists()
 
 
+@pytest.mark.parametrize("line", ["# was [slot.rootfs.7]", "description=slot [B]", "; [x]", "device.x=y"])
+def test_migrate_state_reads_raucs_configuration_as_rauc_does(machine: Machine, line: str) -> None:
+    text = f"[slot.rootfs.0]\ndevice\t=  /dev/vda4\n\n  [slot.rootfs.1]  \n{line}\n  device = /dev/vda5  \n#device=/dev/vda3\n"
+    (machine.root / "etc/rauc/system.conf").write_text(text)
+    kanto(machine.root / "dev/vda5" / HOME, "one")
+    done = machine.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert machine.copied() == ["one"]
+    assert [mount.rpartition("/")[2] for mount in machine.mounts()] == ["own", "vda5"]
+
+
 def test_migrate_state_without_rauc_looks_at_its_own_slot(machine: Machine) -> None:
     (machine.root / "etc/rauc/system.conf").unlink()
     kanto(machine.root / HOME, "own")
