@@ -158,6 +158,23 @@ def test_migrate_state_mounts_neither_the_booted_slot_nor_rescue(machine: Machin
     assert not (machine.state / "containers").exists()
 
 
+def test_migrate_state_follows_a_link_in_the_place_of_the_records_and_copies_links_among_them(
+    machine: Machine,
+) -> None:
+    home = machine.root / "dev/vda5" / HOME
+    kanto(home, "one")
+    (home / "containers").rename(home / "elsewhere")
+    (home / "containers").symlink_to("elsewhere")
+    (home / "elsewhere").chmod(0o750)
+    (home / "elsewhere/one/link").symlink_to("/nowhere")
+    done = machine.run()
+    assert "copied 1 container records" in done.stdout
+    assert not (machine.state / "containers").is_symlink()
+    assert (machine.state / "containers").stat().st_mode & 0o777 == 0o750
+    assert (machine.state / "containers/one/config.json").is_file()
+    assert os.readlink(machine.state / "containers/one/link") == "/nowhere"
+
+
 def test_migrate_state_leaves_existing_records_as_they_are(machine: Machine) -> None:
     kanto(machine.state, "mine")
     kanto(machine.root / "dev/vda5" / HOME, "other")
