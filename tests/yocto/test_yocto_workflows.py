@@ -73,3 +73,11 @@ def test_workflow_selects_the_test_that_builds_packages(jobs: dict[str, dict[str
     selected = re.search(r'-k "(\w+) and', json.dumps(jobs["packages"]).replace("\\", ""))
     assert selected
     assert f"def test_{selected[1]}" in (REPOSITORY / "tests/yocto/test_yocto_build.py").read_text()
+
+
+def test_jobs_in_a_container_name_the_checkout_as_it_is_in_there(jobs: dict[str, dict[str, Any]]) -> None:
+    """`${{ github.workspace }}` is a directory of the machine outside; GITHUB_WORKSPACE is right on both."""
+    inside = [json.dumps(job) for job in jobs.values() if "container" in job]
+    assert inside
+    assert not any("${{ github.workspace" in job for job in inside)
+    assert all("KAS_WORK_DIR=$GITHUB_WORKSPACE/layers" in job for job in inside)
