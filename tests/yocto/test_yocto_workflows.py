@@ -81,3 +81,8 @@ def test_jobs_in_a_container_name_the_checkout_as_it_is_in_there(jobs: dict[str,
     assert inside
     assert not any("${{ github.workspace" in job for job in inside)
     assert all("KAS_WORK_DIR=$GITHUB_WORKSPACE/layers" in job for job in inside)
+
+
+def test_every_job_that_runs_bitbake_makes_its_locale(jobs: dict[str, dict[str, Any]]) -> None:
+    for name in ("check-layer", "packages"):
+        assert re.search(r"en_US\.UTF-8.*locale-gen|locale-gen en_US\.UTF-8", json.dumps(jobs[name])), name
