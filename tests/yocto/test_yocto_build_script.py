@@ -17,7 +17,14 @@ from oe_build import USER
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-KAS = '#!/bin/sh\necho "$@"\necho "machine=$KAS_MACHINE work=$KAS_WORK_DIR"\n'
+KAS = """#!/bin/sh
+echo "$@"
+echo "machine=$KAS_MACHINE work=$KAS_WORK_DIR"
+echo "downloads=$DL_DIR state=$SSTATE_DIR"
+if [ "$MAKES_IMAGES" ]; then
+    mkdir -p "$KAS_WORK_DIR/build/tmp-glibc/deploy/images/qemuarm64"
+fi
+"""
 
 
 @pytest.fixture
@@ -80,6 +87,8 @@ def test_yocto_build_runs_kas_with_the_file_of_release_and_machine(
         (("--release",), "no such release: "),
         (("qemuarm",), "no such machine: qemuarm"),
         (("--relaese",), "no such option: --relaese"),
+        (("qemuarm64", "--release", "scarthgap"), "options go before the machine: --release"),
+        (("--release", "scarthgap", "--help"), "options go before the machine: --help"),
     ],
 )
 def test_yocto_build_refuses_what_it_does_not_know(
@@ -89,3 +98,19 @@ def test_yocto_build_refuses_what_it_does_not_know(
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {error}")
     assert done.stdout == ""
+
+
+def test_yocto_build_hands_on_whole_paths(build: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = build(YOCTO_DIR="build/here", SSTATE_DIR="/srv/state")
+    assert "work=TOP/build/here\ndownloads=TOP/build/here/downloads state=/srv/state\n" in done.stdout
+    assert "downloads=TOP/downloads state=TOP/build/yocto/sstate" in build(DL_DIR="downloads").stdout
+
+
+def test_yocto_build_names_the_images_where_there_are_some(
+    build: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    packages = build("qemuarm64", "pycm")
+    assert (packages.returncode, "images:" in packages.stdout) == (0, False)
+    assert "cannot access" not in packages.stderr
+    images = build(MAKES_IMAGES="1")
+    assert images.stdout.endswith("images: TOP/build/yocto/build/tmp-glibc/deploy/images/qemuarm64\n")
