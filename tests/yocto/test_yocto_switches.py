@@ -95,6 +95,17 @@ def test_switch_changes_its_recipes_and_no_others(
     assert changed == (switch is not None and name in SWITCHED[switch])
 
 
+def test_layers_page_names_the_recipes_of_each_switch() -> None:
+    page = (LAYER / "README.md").read_text()
+    rows = {
+        line.split("`")[1]: line.split(" | ")[-1] for line in page.splitlines() if line.startswith("| `PYCM_")
+    }
+    for switch, recipes in SWITCHED.items():
+        assert set(re.findall(r"[a-z]+(?:-[a-z]+)*", re.sub(r"\(.*\)", "", rows[switch]))) == recipes
+    changed_by_packages = set(APPENDS) - set().union(*SWITCHED.values())
+    assert all(f"the recipe {name} " in page for name in changed_by_packages)
+
+
 def test_cgroup_switch_makes_version_2_the_only_hierarchy(appended: Callable[..., Built]) -> None:
     variables = off("PYCM_CGROUP2")
     assert appended("systemd", "PACKAGECONFIG", variables=variables).words("PACKAGECONFIG") == [
