@@ -119,3 +119,10 @@ def test_only_the_overlay_for_tests_opens_the_image() -> None:
     for feature in ("allow-empty-password", "empty-root-password", "allow-root-login", "ssh-server-"):
         assert feature in testimage
     assert "pycm" in assigned(testimage.replace("    ", ""))["TEST_SUITES"].split()
+
+
+def test_overlay_lets_qemu_go_on_after_the_reset_of_a_power_cycle() -> None:
+    """Runqemu starts QEMU with -no-reboot, and puts these options behind it: the last one counts."""
+    assert "/proc/sysrq-trigger" in (LAYER / "lib/oeqa/runtime/cases/pycm.py").read_text()
+    variables = assigned((REPOSITORY / "kas-testimage.yml").read_text().replace("    ", ""))
+    assert variables["TEST_QEMUPARAMS"] == "-action reboot=reset"
