@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -31,7 +32,7 @@ SUFFIXES = (".wic", ".img")
 PACKED = (".bz2", ".gz", ".xz", ".zst")
 PROGRESS_TTY, PROGRESS_LOG = 0.2, 5.0
 """Seconds between two lines of progress, on a terminal and elsewhere."""
-DAMAGED = (OSError, EOFError, lzma.LZMAError, ValueError)
+DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 """What reading a packed file raises where it is damaged."""
 
 

@@ -120,6 +120,18 @@ def test_a_packed_image_with_a_wrong_byte_costs_no_card(tmp_path: Path, card: Pa
     assert set(card.read_bytes()) == {0xFF}
 
 
+def test_a_gzip_file_that_cannot_be_unpacked_costs_no_card(tmp_path: Path, card: Path) -> None:
+    """zlib finds this one before gzip's own checksum does, and raises an error of its own."""
+    path = tmp_path / "image.wic.gz"
+    data = bytearray(gzip.compress(bytes(MIB)))
+    data[10] = 0xFF  # a kind of block that does not exist
+    path.write_bytes(data)
+    assert "image.wic.gz cannot be read: Error -3 while decompressing" in refusal(
+        path, card, "--force-file", "--yes"
+    )
+    assert set(card.read_bytes()) == {0xFF}
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
