@@ -146,22 +146,46 @@ def read_bmap(path: Path) -> Image:
         raw = path.read_bytes()
         root = ET.fromstring(raw)
         values = {child.tag: (child.text or "").strip() for child in root}
-        total, block = int(values["ImageSize"]), int(values["BlockSize"])
-        image = Image("", total, algorithm=values.get("ChecksumType", "sha256"), bmap=path)
-        hashlib.new(image.algorithm, usedforsecurity=False)
-        for element in root.iterfind("BlockMap/Range"):
-            first, _, last = (element.text or "").strip().partition("-")
-            end = min((int(last or first) + 1) * block, total)
-            image.extents.append(Extent(int(first) * block, end, element.get("chksum", "")))
-        if not image.extents:
-            raise ValueError("it maps nothing")
-    except (OSError, ET.ParseError, KeyError, ValueError) as error:
+        algorithm, own = checksum_of_map(root.get("version", ""), values)
+        hashlib.new(algorithm, usedforsecurity=False)
+        image = Image("", int(values["ImageSize"]), algorithm=algorithm, bmap=path)
+        image.extents = list(ranges(root, int(values["BlockSize"]), image.size))
+        blocks, mapped = int(values["BlocksCount"]), int(values["MappedBlocksCount"])
+        covered = sum(-(-(part.end - part.start) // int(values["BlockSize"])) for part in image.extents)
+        if not 0 < mapped == covered <= blocks:
+            raise ValueError(f"it maps {covered} blocks, and says it maps {mapped} of {blocks}")
+    except KeyError as error:
+        raise FlashError(f"{path} is not a block map: it has no {error.args[0]}") from error
+    except (OSError, ET.ParseError, ValueError) as error:
         raise FlashError(f"{path} is not a block map: {describe(error)}") from error
-    own = values.get("BmapFileChecksum", "")
     blanked = raw.replace(own.encode(), b"0" * len(own)) if own else raw
-    if own and hashlib.new(image.algorithm, blanked, usedforsecurity=False).hexdigest() != own:
+    if own and hashlib.new(algorithm, blanked, usedforsecurity=False).hexdigest() != own:
         raise FlashError(f"{path} is damaged: its content does not match its own checksum")
     return image
+
+
+def checksum_of_map(version: str, values: dict[str, str]) -> tuple[str, str]:
+    """The algorithm of a map's checksums, and the map's own one: "" where the format had none. bmaptool knows these versions."""
+    if not re.fullmatch(r"[12]\.[0-9]+", version):
+        raise ValueError(f"its version is {version!r}, known are 1 and 2")
+    if version == "1.3":
+        return "sha1", values["BmapFileSHA1"]
+    if version in {"1.0", "1.1", "1.2"}:
+        return "sha256", ""
+    return values["ChecksumType"], values["BmapFileChecksum"]
+
+
+def ranges(root: ET.Element, block: int, total: int) -> Iterator[Extent]:
+    """What a map names, in the order in which an image is read through."""
+    at = 0
+    for element in root.iterfind("BlockMap/Range"):
+        text = (element.text or "").strip()
+        first, _, last = text.partition("-")
+        start, end = int(first) * block, min((int(last or first) + 1) * block, total)
+        if not at <= start < end:
+            raise ValueError(f"blocks {text} are not after the ones before, or not in the image")
+        at = end
+        yield Extent(start, end, element.get("chksum") or element.get("sha1") or "")
 
 
 class Comparison:

@@ -136,6 +136,58 @@ def test_rpi_flash_refuses_what_is_not_a_map(image: Path, card: Path, text: str)
     assert f"{image}.bmap is not a block map: " in refusal(image, card)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text", "reason"),
+    [
+        ('version="2.0"', 'version="3.0"', "its version is '3.0', known are 1 and 2"),
+        (' version="2.0"', "", "its version is ''"),
+        ("<MappedBlocksCount>.*", "", "it has no MappedBlocksCount"),
+        ("<BlocksCount>.*", "", "it has no BlocksCount"),
+        ("<Range .* 0-1 </Range>", "", "it maps 768 blocks, and says it maps 770 of 2305"),
+        (
+            r"(?s)(<Range.*?</Range>)\s*(<Range.*?</Range>)",
+            r"\2\1",
+            "blocks 0-1 are not after the ones before",
+        ),
+        ("> 1280-2047 <", "> 1280-2047 </Range><Range> 9000 <", "blocks 9000 are not .* in the image"),
+        (r"<BlockSize> \d+", "<BlockSize> 0", "blocks 0-1 are not"),
+    ],
+)
+def test_rpi_flash_refuses_a_map_that_bmaptool_fails_on(
+    image: Path, card: Path, pattern: str, text: str, reason: str
+) -> None:
+    edit(Path(f"{image}.bmap"), pattern, text)
+    assert re.search(f"{image}.bmap is not a block map: {reason}", refusal(image, card))
+
+
+def make_old(path: Path) -> None:
+    """Turn a block map into one of version 1.3, whose checksums are SHA-1."""
+    content = path.read_text().replace('version="2.0"', 'version="1.3"')
+    content = re.sub("<ChecksumType>.*", "", content)
+    for at, data in MAPPED.items():
+        with path.with_suffix("").open("rb") as file:
+            file.seek(at)
+            found = hashlib.sha1(file.read(len(data))).hexdigest()
+        content = re.sub(f'chksum="\\w+"> {at // 4096}-', f'sha1="{found}"> {at // 4096}-', content)
+    own = "<BmapFileSHA1> {} </BmapFileSHA1>"
+    content = re.sub("<BmapFileChecksum>.*", own.format("0" * 40), content)
+    sealed = own.format(hashlib.sha1(content.encode()).hexdigest())
+    path.write_text(content.replace(own.format("0" * 40), sealed))
+
+
+def test_rpi_flash_takes_a_map_of_the_old_format(image: Path, card: Path) -> None:
+    make_old(Path(f"{image}.bmap"))
+    with image.open("r+b", buffering=0) as file:
+        file.seek(8 * MIB - 1)
+        file.write(b"x")
+        assert f"bytes {5 * MIB} to {8 * MIB - 1} do not match {image}.bmap" in refusal(image, card)
+        file.seek(8 * MIB - 1)
+        file.write(b"\2")
+    done = flash(image, card)
+    assert done.returncode == 0, done.stderr
+    assert card.read_bytes() == image.read_bytes()
+
+
 def test_rpi_flash_computes_checksums_that_a_map_lacks(image: Path, card: Path) -> None:
     edit(Path(f"{image}.bmap"), ' chksum="[^"]*"', "")
     done = flash(image, card)
