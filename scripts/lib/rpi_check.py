@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import shlex
 import socket
@@ -38,6 +39,7 @@ COMMAND_LIMIT = 300
 WAIT_LIMIT = 180
 """Seconds that the board has for something to become true; an emulated one is slow."""
 BOOT_LIMIT = 600
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 CONNECTOR_LIMIT, REPEAT = 3, 5
 """Seconds that a connector has to answer; between two requests for metrics."""
 PASSED, FAILED, NOT_DONE, NOT_RUN = "passed", "FAILED", "not done", "not yet run"
@@ -49,6 +51,18 @@ class CheckError(Exception):
 
 class NotDoneError(Exception):
     """A check could not be tried; the text says why."""
+
+
+ANSWERED_WRONGLY = (
+    CheckError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OSError,
+    subprocess.SubprocessError,
+)
+"""What a check raises on an answer that it did not expect; it costs neither the other checks nor the report."""
 
 
 class Board:
@@ -235,21 +249,10 @@ def stats(board: Board) -> str:
 def cloud_metrics(board: Board) -> str:
     """Ask as a cloud does: who the device is, then metrics until they come. The last request ends them."""
     with board.broker() as port:
-        command = [
-            "mosquitto_sub",
-            "-p",
-            str(port),
-            "-q",
-            "1",
-            "-t",
-            "e/#",
-            "-t",
-            "edge/thing/response",
-            "-F",
-            "%t %p",
-        ]
+        topics = ("-t", "e/#", "-t", "edge/thing/response")
+        command = ["mosquitto_sub", "-p", str(port), "-q", "1", *topics, "-F", "%t %p"]
         heard: list[str] = []
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listener:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as listener:
             threading.Thread(target=lambda: heard.extend(listener.stdout or ()), daemon=True).start()
             try:
                 return follow(port, heard)
@@ -304,9 +307,17 @@ def first_values(line: str) -> str:
 # ── power cut ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def boot_id(board: Board) -> str:
+    """Empty while the board does not answer, be it refused or only silent."""
+    try:
+        done = board.run(BOOT_ID, 60)
+    except CheckError:
+        return ""
+    return "" if done.returncode else done.stdout.strip()
+
+
 def power_cut(board: Board) -> str:
-    boot = "cat /proc/sys/kernel/random/boot_id"
-    before = board.ask(boot)
+    before = board.ask(BOOT_ID)
     if board.options.power_command:
         subprocess.run(board.options.power_command, shell=True, check=False, timeout=BOOT_LIMIT)
     elif sys.stdin.isatty():
@@ -319,11 +330,11 @@ def power_cut(board: Board) -> str:
     else:
         raise NotDoneError("no terminal to ask on, and no --power-command")
     end = time.monotonic() + BOOT_LIMIT
-    while (done := board.run(boot, 60)).returncode:
+    while not (now := boot_id(board)):
         if time.monotonic() > end:
             raise CheckError(f"the board did not come back within {BOOT_LIMIT} s")
         time.sleep(1)
-    if done.stdout.strip() == before:
+    if now == before:
         raise CheckError("the board was not cut off: its boot id is the same")
     return f"up {board.ask('cut -d. -f1 /proc/uptime')} s"
 
@@ -376,11 +387,12 @@ def perform(board: Board) -> list[Outcome]:
             outcome = Outcome(check, PASSED, check.run(board))
         except NotDoneError as error:
             outcome = Outcome(check, NOT_DONE, str(error))
-        except (CheckError, ValueError, KeyError, IndexError, OSError) as error:
+        except ANSWERED_WRONGLY as error:
             outcome = Outcome(check, FAILED, str(error) or type(error).__name__)
         outcomes.append(outcome)
         print(f"{outcome.result:9} {check.section}: {check.title}: {shorten(outcome.seen)}", flush=True)
-    board.run(f"pycm remove -f -n {NAME}")
+    with contextlib.suppress(CheckError):
+        board.run(f"pycm remove -f -n {NAME}")
     return outcomes
 
 
@@ -394,14 +406,22 @@ def facts(board: Board) -> dict[str, str]:
     system = board.ask("cat /etc/os-release")
     name = re.search(r'(?m)^PRETTY_NAME="?([^"\n]*)', system)
     version = re.search(r'(?m)^(?:BUILD_ID|IMAGE_VERSION|VERSION)="?([^"\n]*)', system)
-    commit = subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # fmt: skip
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "board": board.run("tr -d '\\0' < /proc/device-tree/model").stdout.strip() or "unknown",
         "image": " ".join(found[1] for found in (name, version) if found) or "unknown",
         "kernel": board.ask("uname -srm"),
-        "checked by": f"scripts/rpi-check of {commit.stdout.strip() or 'an unknown commit'}",
+        "checked by": f"scripts/rpi-check of {commit() or 'an unknown commit'}",
     }
+
+
+def commit() -> str:
+    """Of this checkout; "" where there is no git, or no checkout."""
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def report(outcomes: list[Outcome], about: dict[str, str]) -> str:
@@ -447,6 +467,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.list and not options.board:
         parser.error("name the board, such as root@192.0.2.7")
+    options.report = options.report or Path(f"rpi-check-{datetime.now(timezone.utc):%Y-%m-%d}.md")
+    if not os.access(options.report.parent, os.W_OK) or options.report.is_dir():
+        parser.error(f"the report cannot be written to {options.report}")
     return options
 
 
@@ -463,9 +486,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {options.board} cannot be checked: {error}", file=sys.stderr)
         return 1
     outcomes = perform(board)
-    path = options.report or Path(f"rpi-check-{datetime.now(timezone.utc):%Y-%m-%d}.md")
-    path.write_text(report(outcomes, about))
-    print(f"{summary(outcomes)}; the report is {path}")
+    options.report.write_text(report(outcomes, about), encoding="utf-8")
+    print(f"{summary(outcomes)}; the report is {options.report}")
     return int(any(outcome.result == FAILED for outcome in outcomes))
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -55,7 +56,8 @@ with (pathlib.Path(__file__).parent / "published").open("a") as log:
     print(sys.argv[-3], sys.argv[-1], file=log)
 """,
     "mosquitto_sub": f"""\
-import time
+import sys, time
+sys.stdout.buffer.write(b"e/t/other \\xff\\n")
 print('edge/thing/response {{"deviceId": "acme:car"}}', flush=True)
 print('e/t/acme:car {{"path": "/features/Metrics/outbox/messages/data", {json.dumps(DATA)[1:]}', flush=True)
 time.sleep(600)
@@ -173,6 +175,69 @@ def test_rpi_check_notices_that_the_power_was_not_cut(bench: Bench) -> None:
     assert bench.results()["the board boots after its power was cut"] == "FAILED"
     assert bench.results()["the container runs again by itself"] == "not done"
     assert "its boot id is the same" in done.stdout
+
+
+@pytest.mark.parametrize("answer", ["", "null", "[]", "x", '{"state": null}', '{"state": []}'])
+def test_rpi_check_reports_answers_of_another_form(bench: Bench, answer: str) -> None:
+    bench.answer({"pycm get": answer, "systemctl show pycm.service -p ActiveState": answer, "df -P": answer})
+    done = bench.run()
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    results = bench.results()
+    assert {results[title] for title in ("it is stopped and started again", "pycm.service is active")} == {
+        "FAILED"
+    }
+    assert results["metrics come over MQTT when a cloud asks"] == "passed"
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError, subprocess.TimeoutExpired])
+def test_rpi_check_goes_on_after_any_answer(
+    rpi_check: Any, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def wrong(_board: Any) -> str:
+        raise subprocess.TimeoutExpired("x", 1) if error is subprocess.TimeoutExpired else error("x")
+
+    class Board:
+        def run(self, _command: str) -> None:
+            raise rpi_check.CheckError("no answer to the removal")
+
+    checks = (rpi_check.Check("a", "b", wrong), rpi_check.Check("a", "c", lambda _: "seen"))
+    monkeypatch.setattr(rpi_check, "CHECKS", checks)
+    assert [outcome.result for outcome in rpi_check.perform(Board())] == ["FAILED", "passed"]
+
+
+def test_rpi_check_waits_for_a_board_that_is_silent_at_first(
+    rpi_check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpi_check.time, "sleep", lambda _: None)
+    answers = iter(["first", None, "", "second"])
+
+    class Board:
+        options = argparse.Namespace(power_command="true")
+
+        def ask(self, command: str) -> str:
+            return "31" if "uptime" in command else str(next(answers))
+
+        def run(self, _command: str, _limit: float) -> subprocess.CompletedProcess[str]:
+            answer = next(answers)
+            if answer is None:
+                raise rpi_check.CheckError("no answer within 60 s")
+            return subprocess.CompletedProcess([], int(not answer), answer, "")
+
+    assert rpi_check.power_cut(Board()) == "up 31 s"
+
+
+@pytest.mark.parametrize("place", ["nowhere/report.md", "."])
+def test_rpi_check_refuses_a_report_that_it_cannot_write_before_it_begins(bench: Bench, place: str) -> None:
+    done = bench.run("--report", str(bench.place / place))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the report cannot be written to ")
+    assert not (bench.place / "commands").exists()
+
+
+def test_rpi_check_needs_no_git(rpi_check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert rpi_check.commit() == ""
 
 
 def test_rpi_check_writes_no_report_of_a_board_that_does_not_answer(bench: Bench) -> None:
