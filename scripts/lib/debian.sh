@@ -47,7 +47,7 @@ apt_wait=300    # seconds for which another program may hold one of apt's locks
 apt_get() {
     local log=$1 held said='' end=$((SECONDS + apt_wait))
     shift
-    until LC_ALL=C apt-get -qq -o Acquire::Retries=3 "$@" < /dev/null > "$log" 2>&1; do
+    until LC_ALL=C apt-get -qq -o Acquire::Retries=3 "$@" < /dev/null > "$log" 2>&1 9>&-; do
         held=$(grep -m 1 -o 'Could not get lock .*' "$log") || return 1
         [ "$SECONDS" -lt "$end" ] || return 1
         [ -n "$said" ] || echo "waiting for apt, $apt_wait s at most: ${held%.}" >&2
@@ -56,8 +56,15 @@ apt_get() {
     done
 }
 
+apt_turn=/run/lock/pycm-apt    # one run after the other: the first one to end would allow services for all
+
 # A subshell, so that its trap puts the policy back however it ends and leaves the caller's traps alone.
 apt_install() (
+    exec 9> "$apt_turn"
+    if ! flock -n 9; then
+        echo "waiting for another script of pycm that installs packages, $((2 * apt_wait)) s at most" >&2
+        flock -w "$((2 * apt_wait))" 9 || fail "another script of pycm still installs packages"
+    fi
     log=$(mktemp)
     trap 'allow_services; rm -f "$log"' EXIT
     trap 'echo stopped >&2; exit 130' INT TERM HUP

@@ -71,3 +71,35 @@ def test_apt_get_does_not_wait_after_another_error(
     assert process.communicate(timeout=60) == (None, "")
     assert process.returncode == 1
     assert "Unable to locate package no-such-package" in (tmp_path / "log").read_text()
+
+
+APT_GET = """
+apt_get() {
+    [ "$2" = install ] || return 0
+    echo installing >&2
+    until [ -e "$place/may-end" ]; do sleep 0.1; done
+    test -x "$policy"
+}
+"""
+
+
+def test_apt_install_keeps_services_forbidden_while_another_one_ends(tmp_path: Path) -> None:
+    places = (
+        f"place={tmp_path} policy={tmp_path}/policy policy_saved={tmp_path}/saved apt_turn={tmp_path}/turn"
+    )
+
+    def start() -> subprocess.Popen[str]:
+        script = f"source {HELPERS}\n{places}\n{APT_GET}\napt_install package"
+        return subprocess.Popen(["bash", "-euc", script], stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    assert first.stderr
+    assert first.stderr.readline() == "installing\n"
+    second = start()
+    assert second.stderr
+    assert second.stderr.readline().startswith("waiting for another script of pycm that installs packages")
+    (tmp_path / "may-end").touch()
+    assert first.communicate(timeout=60) == (None, "")
+    assert second.communicate(timeout=60) == (None, "installing\n")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert not (tmp_path / "policy").exists()
