@@ -278,3 +278,10 @@ def test_migrate_state_leaves_all_records_or_none_wherever_it_ends(machine: Mach
         assert (machine.state / ".migrated").exists(), call
         assert not (machine.state / ".containers.new").exists(), call
         shutil.rmtree(machine.state)
+
+
+def test_migrate_state_holds_up_the_agent_for_little_more_than_a_minute() -> None:
+    """Where a process hangs in a device, systemd waits for TimeoutStopSec after each of SIGTERM, SIGKILL and both once more."""
+    lines = (SCRIPT.parent / "pycm-migrate-state.service").read_text().splitlines()
+    limits = dict(line.split("=", 1) for line in lines if line.startswith("Timeout"))
+    assert int(limits["TimeoutStartSec"]) + 4 * int(limits["TimeoutStopSec"]) <= 90
