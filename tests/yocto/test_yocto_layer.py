@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from layer_support import Built, Release
 
 RECIPES = sorted(LAYER.rglob("*.bb"))
+
+
+def script(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
 
 
 def layer_conf(name: str) -> str:
@@ -52,6 +58,24 @@ def test_the_readme_says_what_the_compatible_programme_asks_for() -> None:
         assert f"({name})" in (LAYER / "README.md").read_text()
         assert (LAYER / name).is_file()
     assert (LAYER / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
+
+
+def test_check_layer_script_checks_this_layer_only(tmp_path: Path) -> None:
+    # Without --no-auto-dependency the Yocto Project's tool also checks each dependency, and fails with it.
+    names = ("meta-oe", "meta-python", "meta-networking", "meta-filesystems")
+    dependencies = [
+        *(tmp_path / "meta-openembedded" / name for name in names),
+        tmp_path / "meta-virtualization",
+    ]
+    for directory in (tmp_path / "openembedded-core", tmp_path / "bin"):
+        directory.mkdir()
+    script(tmp_path / "bin/id", "echo 1000")
+    script(tmp_path / "bin/yocto-check-layer", 'printf "%s\\n" "$@"')
+    (tmp_path / "openembedded-core/oe-init-build-env").write_text("")
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    arguments = run(REPOSITORY / "scripts/yocto-check-layer", tmp_path, env={**os.environ, "PATH": path})
+    wanted = ["--no-auto-dependency", LAYER, "--dependency", *dependencies]
+    assert arguments.splitlines() == [str(argument) for argument in wanted]
 
 
 def test_layer_gives_no_address_of_another_project_as_its_own() -> None:
