@@ -33,8 +33,7 @@ sys.exit(qemu_run.run())
 """
 BOOT_IMAGE = """\
 import boot_image
-boot_image.image = lambda: boot_image.run([{place!r} + "/scripts/qemu-image"], timeout=60)
-sys.exit(boot_image.main())
+sys.exit(boot_image.main(lambda: boot_image.run([{place!r} + "/scripts/qemu-image"], timeout=60)))
 """
 READY = """\
 import os, subprocess, sys, threading, time
