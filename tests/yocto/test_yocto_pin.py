@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from python_imports import needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from layer_support import Built
 
@@ -98,3 +98,11 @@ def test_the_recipe_builds_the_pinned_commit(built_pin: Built, source: Path) -> 
     assert compiled == {str(path.relative_to(source / "src")) for path in source.glob("src/pycm/**/*.py")}
     for program in ("pycm", "kanto-cm", "container-management"):
         assert (built_pin.image / "usr/bin" / program).is_file()
+
+
+def test_recipe_fetches_its_pin_from_the_repository_that_the_layer_lies_in(
+    read: Callable[..., Built],
+) -> None:
+    found = read(RELEASES[0], RECIPE, "PYCM_GIT_URI", "S", tasks=("do_fetch", "do_unpack"))
+    assert found["PYCM_GIT_URI"] == f"git://{REPOSITORY};protocol=file"
+    assert git("rev-parse", "HEAD", cwd=Path(found["S"])).strip() == pinned(RECIPE)

@@ -9,14 +9,18 @@ SECTION = "console/network"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
 
-# A mirror or a work tree: PYCM_GIT_URI = "git:///path/to/pycm;protocol=file" and PYCM_GIT_BRANCH, in local.conf.
-PYCM_GIT_URI ?= "git://github.com/eclipse-leda/pycm.git;protocol=https"
-PYCM_GIT_BRANCH ?= "branch=main"
+# The repository that this layer lies in has the commit below. Another place, in local.conf:
+# PYCM_GIT_URI = "git://HOST/pycm.git;protocol=https" and PYCM_GIT_BRANCH = "branch=main".
+PYCM_GIT_URI ?= "git://${@os.path.realpath(d.getVar('FILE_DIRNAME') + '/../../..')};protocol=file"
+PYCM_GIT_BRANCH ?= "nobranch=1"
+# The commit says what the source is, wherever it lies: finished parts can be shared between machines.
+PYCM_GIT_URI[vardepvalue] = ""
+PYCM_GIT_BRANCH[vardepvalue] = ""
 SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "c2e17df60ee01612853919402624a2ace0fc2eea"
+SRCREV = "adafb0736ca102f5503a5801d0f14733d2fba9f2"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
