@@ -20,7 +20,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "adafb0736ca102f5503a5801d0f14733d2fba9f2"
+SRCREV = "7df751e87834dfe04a635a22f70085ec3aca42d4"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
