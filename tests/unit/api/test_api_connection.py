@@ -348,15 +348,13 @@ async def test_connection_that_pings_without_a_call_is_idle(
     client = await Raw.connect(world.path)
 
     async def ping() -> None:
-        while True:
-            client.h2.ping(bytes(8))
-            await client.flush()
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(ConnectionError):  # the server closes between two pings
+            while True:
+                client.h2.ping(bytes(8))
+                await client.flush()
+                await asyncio.sleep(0.01)
 
-    pinging = asyncio.ensure_future(ping())
-    assert (await events_until(client, ConnectionTerminated)).error_code == 0
-    pinging.cancel()
-    await asyncio.gather(pinging, return_exceptions=True)
+    await asyncio.wait_for(ping(), WAIT)
     client.close()
 
 
