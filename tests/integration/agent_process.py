@@ -241,9 +241,10 @@ class AgentProcess:
 
 
 def sets_a_trap_yet(process: Path) -> bool:
-    """Tell whether its script has a trap for TERM that it has not come to."""
+    """Tell whether its script has a trap for TERM that it has not come to, and nothing to wait for on the way there."""
     try:
-        if b"trap '" not in (process / "cmdline").read_bytes():
+        before, trap, _ = (process / "cmdline").read_bytes().partition(b"trap '")
+        if not trap or b"; do " in before:
             return False
         masks = re.findall(r"Sig(?:Ign|Cgt):\s*(\w+)", (process / "status").read_text())
     except OSError:  # it has ended

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from layer_support import RELEASES, REPOSITORY
-from test_yocto_recipe import installed, package_of
+from test_yocto_recipe import installed
 
 if TYPE_CHECKING:
     from layer_support import Built
@@ -67,7 +67,7 @@ def test_size_splits_packages_as_the_recipe_does(built: Built) -> None:
     code = {path for path in installed(built) if path.endswith(".pyc")}
     assert code
     assert {path: size().package_of(path.removeprefix(site)) for path in code} == {
-        path: package_of(built, path) for path in code
+        path: built.package_of(path) for path in code
     }
 
 
@@ -77,7 +77,7 @@ def test_size_counts_every_file_beside_the_code(built: Built) -> None:
     for path in installed(built):
         beside = "/site-packages/" not in path and not path.startswith("usr/src/")
         if beside and not (built.image / path).is_symlink():
-            found.setdefault(package_of(built, path), set()).add(path.rpartition("/")[2])
+            found.setdefault(built.package_of(path), set()).add(path.rpartition("/")[2])
     assert found == {
         "pycm": {*size().BESIDE_CODE["pycm"], "pycmd"},
         "pycm-cli": {"pycm"},
