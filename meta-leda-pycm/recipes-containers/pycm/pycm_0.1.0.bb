@@ -20,7 +20,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "7df751e87834dfe04a635a22f70085ec3aca42d4"
+SRCREV = "dcd82f936778612985bfad6f7380edc8732676c2"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
