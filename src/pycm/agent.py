@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
     from pycm.config.load import Source
     from pycm.config.types import Config, Connection
-    from pycm.mqtt.login import Source as LoginSource
     from pycm.mqtt.settings import MqttSettings
+    from pycm.mqtt.settings import Source as LoginSource
     from pycm.ports import Event
     from pycm.twin.service import TwinService
 
@@ -432,7 +432,7 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler, source: Sou
 
 
 def _login_source(source: Source | None) -> LoginSource | None:
-    from pycm.mqtt.login import Source as LoginSource
+    from pycm.mqtt.settings import Source as LoginSource
 
     if source is None or not source.path:
         return None

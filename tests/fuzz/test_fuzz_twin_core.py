@@ -16,9 +16,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "unit" / "twin"))
 
 from twin_world import C1, NAME, THING, World, container
 
-from pycm.twin.actions import Keep, Note, Publish, Run
-from pycm.twin.kept import kept_from
-from pycm.twin.operations import Operation
+from pycm.twin.lanes import Operation
+from pycm.twin.outbox import Keep, Note, Publish, Run
+from pycm.twin.state import kept_from
 
 TOPIC = f"command//{THING}/req/r1/x"
 URL = "http://artifacts.test/a.json"

@@ -13,7 +13,8 @@ from vector_matching import Bindings, Seen, find_all, forbidden, missing, wrong_
 
 from pycm.config.types import Policy
 from pycm.model.states import Status
-from pycm.twin.actions import (
+from pycm.twin.core import DEFAULT_FEATURES, Twin
+from pycm.twin.outbox import (
     CONTAINERS,
     Baseline,
     Decision,
@@ -26,7 +27,6 @@ from pycm.twin.actions import (
     Subscribe,
     Unsubscribe,
 )
-from pycm.twin.core import DEFAULT_FEATURES, Twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -37,10 +37,10 @@ from pycm.model.states import Status
 from pycm.mqtt.client import MqttClient
 from pycm.mqtt.settings import MqttSettings
 from pycm.storage.store import ContainerStore
-from pycm.twin import names
 from pycm.twin.core import DEFAULT_FEATURES
-from pycm.twin.memory import Memory
 from pycm.twin.service import TwinService, TwinSettings
+from pycm.twin.session import EDGE_RESPONSE, THING_SUFFIX
+from pycm.twin.state import Memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -169,11 +169,11 @@ class LivePlayer:
         memory = Memory(str(self.home / "things"))
         memory.prepare()
         stored = {one: f"Container:{one}" for one in self.given.get("stored_container_ids") or []}
-        memory.write(self._device()["deviceId"] + names.THING_SUFFIX, stored)
+        memory.write(self._device()["deviceId"] + THING_SUFFIX, stored)
 
     def _device(self) -> Mapping[str, Any]:
         send = self.vector.get("send") or {}
-        told = send.get("payload") if send.get("topic") == names.EDGE_RESPONSE else None
+        told = send.get("payload") if send.get("topic") == EDGE_RESPONSE else None
         device = self.given.get("edge_response") or told or {}
         return device if device.get("deviceId") else {"deviceId": "acme.test:gw-01"}
 
@@ -187,7 +187,7 @@ class LivePlayer:
         if self.given.get("connected", True):
             await self.connect()
         if "edge_response" in self.given:
-            await self.send({"topic": names.EDGE_RESPONSE, "payload": self.given["edge_response"]})
+            await self.send({"topic": EDGE_RESPONSE, "payload": self.given["edge_response"]})
             await until(lambda: any(self._thing() in s.topic for s in self.seen()), "the registration")
         for step in self.given.get("before") or []:
             await self.step(step)
@@ -196,7 +196,7 @@ class LivePlayer:
         self._log_start = len(self.broker.log_lines())
 
     def _thing(self) -> str:
-        return str(self.given["edge_response"]["deviceId"]) + names.THING_SUFFIX + "/req/#"
+        return str(self.given["edge_response"]["deviceId"]) + THING_SUFFIX + "/req/#"
 
     # ── what a vector can do ──
 

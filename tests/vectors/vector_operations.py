@@ -14,7 +14,7 @@ from pycm.model.signals import parse_signal
 from pycm.model.states import Operation as Kind
 from pycm.model.states import Status, check_allowed
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
-from pycm.twin import operations as ops
+from pycm.twin import lanes as ops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection to the broker, from connecting to its loss, driven by the asyncio loop.
+"""Why there is no connection, in words: tables from exceptions and MQTT codes to one line each.
+
+One connection to the broker, from connecting to its loss, driven by the asyncio loop.
 
 Each connection has a paho client of its own: nothing of an old connection (half-read packets, unacknowledged messages) can reach
 into the next one. paho's blocking connect (name resolution, TCP, TLS) runs in a short-lived thread; from then on the loop calls
@@ -11,18 +13,58 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError, shorten
-from pycm.mqtt import paho, reasons, tls
-from pycm.mqtt.backoff import Request
+from pycm.errors import InvalidInputError, OperationFailedError, PycmError, UnavailableError, shorten
+from pycm.mqtt import paho, tls
 from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pycm.mqtt.settings import Address, MqttSettings
+
+
+#: CONNACK return codes of MQTT 3.1.1, and the MQTT 5 codes that paho 2 turns them into.
+REFUSALS = {
+    1: "the broker does not speak MQTT 3.1.1",
+    2: "the broker rejects the client id",
+    3: "the broker says that it is not available",
+    4: "the broker refuses user name or password; see connection.client_username and client_password",
+    5: "the broker does not authorise this client; see connection.client_username and client_password",
+}
+REFUSALS.update(dict(zip((132, 133, 136, 134, 135), REFUSALS.values(), strict=True)))
+
+#: First match counts, so subclasses stand before their bases.
+_FAILURES: tuple[tuple[type[Exception], str], ...] = (
+    (ConnectionRefusedError, "connection refused, nothing listens there"),
+    (ConnectionResetError, "the broker closed the connection"),
+    (socket.gaierror, "the host name cannot be resolved"),
+    (TimeoutError, "no answer in time"),
+    (asyncio.TimeoutError, "no answer in time"),  # a class of its own before Python 3.11
+)
+
+
+def refusal_of(code: int) -> str:
+    return REFUSALS.get(code, f"the broker refuses the connection with code {code}")
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for an exception out of name resolution, connecting, TLS or reading its files."""
+    if isinstance(error, PycmError):
+        return str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate does not fit connection.transport.root_ca: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {getattr(error, 'reason', None) or error}"
+    found = next((text for kind, text in _FAILURES if isinstance(error, kind)), None)
+    if found or isinstance(error, (OSError, ValueError)):
+        return found or f"{getattr(error, 'strerror', None) or error}"
+    return f"unexpected {type(error).__name__}: {shorten(str(error))}"
+
 
 log = logging.getLogger("pycm.mqtt")
 
@@ -34,6 +76,28 @@ _PACKETS = 100
 _PING_SLACK = 0.05
 #: At least this long between two looks at the keep-alive.
 _PING_PAUSE = 0.5
+
+
+#: Levels of a topic that make up its kind: access rules rarely look at more, and answers to commands differ in the fifth.
+_LEVELS = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """A packet that the broker must acknowledge. `size`: bytes of its payload."""
+
+    what: str
+    topic: str
+    size: int = 0
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """Requests of one kind are refused from some size on."""
+        return self.what, "/".join(self.topic.split("/")[:_LEVELS])
+
+    def resembles(self, other: Request) -> bool:
+        """The same message, or a slightly different value in its place."""
+        return self.kind == other.kind and self.size * 10 >= other.size * 9
 
 
 class Link:
@@ -75,7 +139,7 @@ class Link:
             await within(self._settings.connect_timeout, self._accepted)
         except Exception as error:
             self.discard()
-            raise UnavailableError(reasons.of_failure(error)) from error
+            raise UnavailableError(reason_of(error)) from error
         except BaseException:
             self.discard()
             raise
@@ -99,7 +163,7 @@ class Link:
                 self._client.tls_set_context(context)
             self._client.connect(self._address.host, self._address.port, self._keep_alive)
         except BaseException as caught:  # noqa: BLE001  whatever it is, the loop waits for it
-            error = UnavailableError(reasons.of_failure(caught))
+            error = UnavailableError(reason_of(caught))
             if context:
                 context.close_made()
         try:
@@ -298,7 +362,7 @@ class Link:
         if self._accepted.done():
             return
         if code := paho.code(result):
-            self._accepted.set_exception(UnavailableError(reasons.of_refusal(code)))
+            self._accepted.set_exception(UnavailableError(refusal_of(code)))
         else:
             self._accepted.set_result(None)
 

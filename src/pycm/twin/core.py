@@ -18,13 +18,23 @@ from pycm.model.defaults import new_id
 from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Event, HostMeasurements
 from pycm.twin import envelope as ditto
-from pycm.twin import names
-from pycm.twin.actions import (
+from pycm.twin import session
+from pycm.twin.commands import RUNNING, Command, Recent, Refusal, accept, address_of, mark_of
+from pycm.twin.envelope import Problem
+from pycm.twin.features import container_factory, metrics, software_updatable
+from pycm.twin.features.container import ContainerFeature, feature_id, operations_under, state_value
+from pycm.twin.features.container_config import ALL
+from pycm.twin.features.container_factory import ContainerFactory
+from pycm.twin.features.metrics import Due, Metrics, data_value
+from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
+from pycm.twin.lanes import Jobs, Task
+from pycm.twin.outbox import (
     CONTAINERS,
     MACHINE,
     Decision,
     Forget,
     Keep,
+    LateAnswers,
     Measure,
     Note,
     Publish,
@@ -33,20 +43,16 @@ from pycm.twin.actions import (
     Subscribe,
     Unsubscribe,
 )
-from pycm.twin.commands import Command, Refusal, accept, address_of
-from pycm.twin.features import container_factory, metrics, software_updatable
-from pycm.twin.features.container import ContainerFeature, feature_id, state_value
-from pycm.twin.features.container_factory import ContainerFactory
-from pycm.twin.features.container_operations import operations_under
-from pycm.twin.features.metrics import Due, Metrics, data_value
-from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
-from pycm.twin.jobs import Jobs, Task
-from pycm.twin.kept import Kept
-from pycm.twin.outbox import LateAnswers
-from pycm.twin.policy import ALL
-from pycm.twin.problems import Problem
-from pycm.twin.recent import RUNNING, Recent, mark_of
-from pycm.twin.session import Input, Session, Step
+from pycm.twin.session import (
+    CONTAINER_PREFIX,
+    EDGE_REQUEST,
+    EDGE_RESPONSE,
+    THING_SUFFIX,
+    Input,
+    Session,
+    Step,
+)
+from pycm.twin.state import Kept
 from pycm.twin.telling import told
 
 if TYPE_CHECKING:
@@ -55,8 +61,8 @@ if TYPE_CHECKING:
     from pycm.config.types import Policy
     from pycm.model.container import Container
     from pycm.twin.features.base import Feature
-    from pycm.twin.names import Thing
-    from pycm.twin.operations import Property
+    from pycm.twin.lanes import Property
+    from pycm.twin.session import Thing
     from pycm.twin.system_metrics import SystemMetrics
 
     Finish = Callable[[Any], list[Decision]]
@@ -151,7 +157,7 @@ class Twin:
         listening = self._session.listening
         if self._session.feed(Input.LOST) == ():
             return []
-        topics = [names.EDGE_RESPONSE, *([listening.commands] if listening else [])]
+        topics = [EDGE_RESPONSE, *([listening.commands] if listening else [])]
         if self._system and listening:
             topics.append(self._system.commands)
         return [*self._pause(), *(Unsubscribe(topic) for topic in topics)]
@@ -163,7 +169,7 @@ class Twin:
         return decisions
 
     def _announce(self) -> list[Decision]:
-        return [Subscribe(names.EDGE_RESPONSE), Publish(names.EDGE_REQUEST, ditto.EMPTY, names.EDGE_REQUEST)]
+        return [Subscribe(EDGE_RESPONSE), Publish(EDGE_REQUEST, ditto.EMPTY, EDGE_REQUEST)]
 
     def _leave(self) -> list[Decision]:
         old, self._session.listening = self._session.listening, None
@@ -182,7 +188,7 @@ class Twin:
             gone = [*map(feature_id, sorted(container_ids)), *self._features]
             cleared += [self._delete(f"/features/{name}", old) for name in gone]
             if self._system and old.id != thing.id:
-                cleared.append(self._system.delete(old.id.removesuffix(names.THING_SUFFIX)))
+                cleared.append(self._system.delete(old.id.removesuffix(THING_SUFFIX)))
             cleared.append(Forget(old, file=old.id != thing.id))
         return [*cleared, Recall(thing)]
 
@@ -201,7 +207,7 @@ class Twin:
 
     def unsent(self, answers: Iterable[Publish]) -> None:
         """Their sending failed: they are given after the next registration, once, since one of them may be why it failed."""
-        mine = names.response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
+        mine = session.response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
         for answer in answers:
             if not answer.again and answer.topic.partition("/res/")[0] == mine:
                 self._late.add(replace(answer, again=True))
@@ -259,7 +265,7 @@ class Twin:
 
     def message(self, topic: str, payload: bytes, *, retained: bool = False) -> list[Decision]:
         """*retained*: the broker kept it; a device stays valid, a command would run at each start of the agent."""
-        if topic == names.EDGE_RESPONSE:
+        if topic == EDGE_RESPONSE:
             return self._edge_response(payload)
         if retained:
             level = logging.WARNING if self._recent.is_first_retained() else logging.DEBUG
@@ -277,9 +283,9 @@ class Twin:
             found = ditto.parse(payload)
             if not isinstance(found, dict):
                 raise InvalidInputError("not a JSON object")
-            device = names.device_from(ditto.members(found))
+            device = session.device_from(ditto.members(found))
         except InvalidInputError as error:
-            return [_ignored(names.EDGE_RESPONSE, payload, str(error))]
+            return [_ignored(EDGE_RESPONSE, payload, str(error))]
         return self._take(self._session.meet(device))
 
     def _command(self, topic: str, payload: bytes) -> list[Decision]:
@@ -373,7 +379,7 @@ class Twin:
 
     def feature(self, wanted: str) -> Feature | None:
         kind, colon, container_id = wanted.partition(":")
-        if colon and kind + colon == names.CONTAINER_PREFIX:
+        if colon and kind + colon == CONTAINER_PREFIX:
             shown = container_factory.ID in self._features and container_id in self._containers
             return self._container_feature if shown else None
         return self._features.get(wanted)

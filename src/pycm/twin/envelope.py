@@ -3,10 +3,14 @@
 
 Reading is as lenient as Go's decoder (member names in any case, null for absent, unknown members, U+FFFD for what is no text) and as
 strict (numbers that no 64-bit float holds, nothing after the value), with bounds on size and nesting that Go has not.
+
+
+The three errors that the cloud can get as an answer (shared specification, mqtt-twin 2.2).
 """
 
 from __future__ import annotations
 
+import enum
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,7 +21,8 @@ from pycm.model import gojson
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pycm.twin.names import Thing
+    from pycm.twin.session import Thing
+
 
 #: Longest payload that is read; no valid command is a tenth of it.
 MAX_PAYLOAD = 1 << 20
@@ -177,3 +182,33 @@ def delete(thing: Thing, path: str) -> bytes:
 def live_message(thing: Thing, feature: str, subject: str, value: Any) -> bytes:
     topic = f"{thing.ditto}/things/live/messages/{subject}"
     return encode(topic, _LIVE_HEADERS, f"/features/{feature}/outbox/messages/{subject}", value)
+
+
+class Kind(enum.Enum):
+    """Ditto's error name and status."""
+
+    INVALID = ("messages:parameter.invalid", 400)
+    NOT_FOUND = ("messages:subject.notfound", 404)
+    FAILED = ("messages:execution.failed", 500)
+
+    @property
+    def status(self) -> int:
+        return self.value[1]
+
+
+class Problem(Exception):  # noqa: N818  it is what the answer says, not a failure of ours
+    """Raised by the handler of an operation; becomes the answer."""
+
+    def __init__(self, kind: Kind, message: str, masked: str = "") -> None:
+        """*masked*: the message without values of environment variables, if it has some."""
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.masked = masked or message
+
+    def without_secrets(self) -> Problem:
+        return Problem(self.kind, self.masked)
+
+    def as_value(self) -> dict[str, Any]:
+        name, status = self.kind.value
+        return {"error": name, "status": status, "message": self.message}

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import OperationFailedError, PycmError
-from pycm.twin.operations import (
+from pycm.twin.lanes import (
     INTERNAL,
     Create,
     Download,

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twin's outside: carries messages, events and timers into the core, and the core's decisions out.
+"""A timer that keeps to the times which follow from its first; periods that were slept through are left out.
+
+The twin's outside: carries messages, events and timers into the core, and the core's decisions out.
 
 One worker sends in order, each message acknowledged before the next; what is to be done at once is done at once. No rule of the
 protocol is in here.
@@ -15,9 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, PycmError, RefusedError
-from pycm.twin.actions import (
+from pycm.twin.core import DEFAULT_FEATURES, Twin
+from pycm.twin.features.container_config import ALL
+from pycm.twin.lanes import INTERNAL, Failed
+from pycm.twin.outbox import (
     CONTAINERS,
     MACHINE,
+    MAX_ANSWERS,
     AtOnce,
     Baseline,
     Decision,
@@ -27,6 +33,7 @@ from pycm.twin.actions import (
     Measure,
     Note,
     Ordered,
+    Outbox,
     Publish,
     Recall,
     Remember,
@@ -34,15 +41,9 @@ from pycm.twin.actions import (
     Subscribe,
     Unsubscribe,
 )
-from pycm.twin.core import DEFAULT_FEATURES, Twin
-from pycm.twin.kept import KeptFile, kept_from
-from pycm.twin.memory import Memory
-from pycm.twin.names import EDGE_RESPONSE
-from pycm.twin.operations import INTERNAL, Failed
-from pycm.twin.outbox import MAX_ANSWERS, Outbox
-from pycm.twin.policy import ALL
 from pycm.twin.runner import carry_out
-from pycm.twin.ticker import Ticker
+from pycm.twin.session import EDGE_RESPONSE
+from pycm.twin.state import KeptFile, Memory, kept_from
 from pycm.waiting import within
 
 if TYPE_CHECKING:
@@ -51,6 +52,38 @@ if TYPE_CHECKING:
 
     from pycm.config.types import Policy
     from pycm.ports import Containers, Downloads, Event, Metrics, Mqtt
+
+
+class Ticker:
+    """`set` a period in seconds, or None; *tick* is called after each."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+        self._period = self._since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, period: float | None, *, resume: bool = False) -> None:
+        """*resume*: keep to the times from before an interruption. Else a period that is often interrupted would never end."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if period is not None:
+            if not resume or period != self._period:
+                self._since = asyncio.get_running_loop().time()
+            self._period = period
+            self._schedule()
+
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        periods = 1 + max(0.0, loop.time() - self._since) // self._period
+        self._timer = loop.call_at(self._since + periods * self._period, self._due)
+
+    def _due(self) -> None:
+        assert self._timer is not None
+        self._since = self._timer.when()
+        self._schedule()
+        self._tick()
+
 
 log = logging.getLogger("pycm.twin")
 

@@ -14,16 +14,16 @@ from pycm.errors import InvalidInputError, shorten
 from pycm.model import durations
 from pycm.model.measurements import CPU_UTILIZATION, MEMORY_UTILIZATION, SYSTEM
 from pycm.twin import envelope as ditto
-from pycm.twin.actions import MACHINE, Decision, HostBaseline, Measure, Note, Publish, Subscribe
+from pycm.twin.envelope import Kind, Problem
 from pycm.twin.features.metrics import DATA, ID, Filter, Metrics, Request, data_value, decode_request
-from pycm.twin.problems import Kind, Problem
+from pycm.twin.outbox import MACHINE, Decision, HostBaseline, Measure, Note, Publish, Subscribe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pycm.ports import HostMeasurements
     from pycm.twin.envelope import Envelope
-    from pycm.twin.names import Device
+    from pycm.twin.session import Device
 
 COMMANDS = "command///req/#"
 EVENTS = "e"

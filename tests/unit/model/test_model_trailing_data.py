@@ -17,11 +17,10 @@ from pycm.network.conf import parse_result
 from pycm.network.records import _parse as parse_network_record
 from pycm.registry.job import Job, parse_job, parse_news
 from pycm.storage.store import ContainerStore
-from pycm.twin.artifacts import container_in
 from pycm.twin.envelope import parse as parse_message
-from pycm.twin.kept import KeptFile
-from pycm.twin.memory import _ids
-from pycm.twin.operations import Failed
+from pycm.twin.features.software_jobs import container_in
+from pycm.twin.lanes import Failed
+from pycm.twin.state import KeptFile, _ids
 
 VALUE = b'{"a": "}"}'
 DESCRIPTION = b'{"image": {"name": "registry.test/a:1"}}'

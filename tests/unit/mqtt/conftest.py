@@ -4,8 +4,7 @@
 import pytest
 from rude_broker import Quick
 
-from pycm.mqtt.backoff import LOCAL_CAP
-from pycm.mqtt.client import MqttClient
+from pycm.mqtt.client import LOCAL_CAP, MqttClient
 from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
 

@@ -8,10 +8,9 @@ import pytest
 from rude_broker import PUBLISH, SUBSCRIBE, Quick, RudeBroker
 
 from pycm.errors import RefusedError, UnavailableError
-from pycm.mqtt import backoff, link
 from pycm.mqtt import client as client_module
-from pycm.mqtt.backoff import LOCAL_CAP
-from pycm.mqtt.client import MAX_IN_FLIGHT, MAX_LINES, MqttClient
+from pycm.mqtt import link
+from pycm.mqtt.client import LOCAL_CAP, MAX_IN_FLIGHT, MAX_LINES, MqttClient
 from pycm.mqtt.settings import MqttSettings
 from pycm.waiting import Backoff
 from support.mqtt_listener import Listener
@@ -103,8 +102,8 @@ async def test_client_finds_a_message_that_is_never_acknowledged(connect):
 
 async def test_client_tries_a_refused_message_again_in_time(connect, caplog, monkeypatch):
     caplog.set_level(logging.INFO, "pycm.mqtt")
-    monkeypatch.setattr(backoff, "FIRST_REFUSED", 0.01)
-    monkeypatch.setattr(backoff, "REFUSED_CAP", 0.05)
+    monkeypatch.setattr(client_module, "FIRST_REFUSED", 0.01)
+    monkeypatch.setattr(client_module, "REFUSED_CAP", 0.05)
     async with RudeBroker() as broker:
         broker.hates = lambda kind, topic, size: size > 1000
         client, _ = await connect(broker)
@@ -202,19 +201,19 @@ async def test_a_remote_broker_has_longer_pauses_until_it_turns_out_to_be_on_thi
     monkeypatch.setattr("pycm.mqtt.settings.Address.is_local", False)
     async with RudeBroker() as broker:
         client = MqttClient(MqttSettings(broker_url=broker.url))
-        assert client._backoff.cap == backoff.REMOTE_CAP
+        assert client._backoff.cap == client_module.REMOTE_CAP
         await client.start()
         await until(lambda: client.connected)
-        assert client._backoff.cap == backoff.LOCAL_CAP
+        assert client._backoff.cap == client_module.LOCAL_CAP
         await client.stop()
-    assert MqttClient(MqttSettings(broker_url="tcp://localhost"))._backoff.cap == backoff.REMOTE_CAP
+    assert MqttClient(MqttSettings(broker_url="tcp://localhost"))._backoff.cap == client_module.REMOTE_CAP
 
 
 async def test_an_unexpected_error_of_a_library_is_a_reason_to_try_again(connect, caplog, monkeypatch):
     bugs = [AttributeError("connect"), RuntimeError("attach"), SystemExit("thread"), KeyError("login")]
     monkeypatch.setattr(link.Link, "_log_in", lambda self: throw(bugs, AttributeError, SystemExit))
     monkeypatch.setattr(link.Link, "_schedule_ping", lambda self: throw(bugs, RuntimeError))
-    monkeypatch.setattr("pycm.mqtt.login.Login.renew", lambda self: renew())
+    monkeypatch.setattr("pycm.mqtt.settings.Login.renew", lambda self: renew())
 
     def throw(bugs, *kinds):
         if bugs and isinstance(bugs[0], kinds):

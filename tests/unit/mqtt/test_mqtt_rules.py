@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from pycm.errors import ConfigError, UnavailableError
-from pycm.mqtt import paho, reasons, tls
-from pycm.mqtt.backoff import (
+from pycm.mqtt import link, paho, tls
+from pycm.mqtt.client import (
     FIRST_REFUSED,
     LOCAL_CAP,
     MAX_REFUSALS,
@@ -330,18 +330,18 @@ def test_refusals_are_bounded(refusals):
     ],
 )
 def test_a_failure_is_told_in_one_line(error, words):
-    text = reasons.of_failure(error)
+    text = link.reason_of(error)
     assert words in text
     assert "\n" not in text
 
 
 @pytest.mark.parametrize("code", [5, 135])
 def test_refused_credentials_are_told_in_the_same_words_with_any_paho(code):
-    assert "client_username" in reasons.of_refusal(code)
+    assert "client_username" in link.refusal_of(code)
 
 
 def test_an_unknown_refusal_names_its_code():
-    assert "99" in reasons.of_refusal(99)
+    assert "99" in link.refusal_of(99)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from twin_world import C1, DEVICE, NAME, THING, FakeMqtt, container
 from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.twin import service
-from pycm.twin.actions import Note, Run
-from pycm.twin.jobs import Jobs, Task
-from pycm.twin.operations import INTERNAL, Property, Start
-from pycm.twin.problems import Problem
+from pycm.twin.envelope import Problem
+from pycm.twin.lanes import INTERNAL, Jobs, Property, Start, Task
+from pycm.twin.outbox import Note, Run
 from pycm.twin.service import TwinService, TwinSettings
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pycm.errors import InvalidInputError
 from pycm.twin import envelope
-from pycm.twin.names import Thing
+from pycm.twin.session import Thing
 
 THING = Thing("t", "ns:a:b")
 

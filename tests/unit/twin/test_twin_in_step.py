@@ -10,7 +10,7 @@ from twin_world import DEVICE, THING, World, container
 from pycm.model.states import Status
 from pycm.twin.features.container import ContainerFeature
 from pycm.twin.features.software_updatable import dependencies
-from pycm.twin.kept import kept_from
+from pycm.twin.state import kept_from
 from support.ditto_twin import DittoTwin
 
 COUNT = 20

@@ -8,9 +8,8 @@ import tracemalloc
 import pytest
 from twin_world import C1, C2, DEVICE, EVENTS, VECTORS, World, container
 
-from pycm.twin.actions import Run
-from pycm.twin.jobs import MAX_JOBS, Jobs
-from pycm.twin.operations import Create, Failed, Pause, Rename, Start, Stop
+from pycm.twin.lanes import MAX_JOBS, Create, Failed, Jobs, Pause, Rename, Start, Stop
+from pycm.twin.outbox import Run
 
 FACTORY = "/features/ContainerFactory/inbox/messages"
 ONE = f"/features/Container:{C1}/inbox/messages"

@@ -9,8 +9,8 @@ from test_twin_operations import FACTORY, ONE, HeldWorld
 from twin_world import C1, DEVICE, NAME, THING, World, container
 from vector_fakes import container_of as made_of
 
-from pycm.twin.operations import Create, Download, Failed, Start
-from pycm.twin.recent import MAX_RECENT, RUNNING, Recent, mark_of
+from pycm.twin.commands import MAX_RECENT, RUNNING, Recent, mark_of
+from pycm.twin.lanes import Create, Download, Failed, Start
 
 IMAGE = {"imageRef": "registry.test/demo/app:1.0"}
 INSTALL = "/features/SoftwareUpdatable/inbox/messages/install"

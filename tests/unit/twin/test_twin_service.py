@@ -12,12 +12,10 @@ from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
 from pycm.twin import outbox, service
-from pycm.twin.actions import Publish, Remember, Subscribe
-from pycm.twin.memory import Memory, file_name
-from pycm.twin.names import Thing
-from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, LateAnswers, Outbox
-from pycm.twin.service import TwinService, TwinSettings
-from pycm.twin.ticker import Ticker
+from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, LateAnswers, Outbox, Publish, Remember, Subscribe
+from pycm.twin.service import Ticker, TwinService, TwinSettings
+from pycm.twin.session import Thing
+from pycm.twin.state import Memory, file_name
 from support.waiting import until
 
 FILE = "sup_back_acme.test_gw-01_edge_containers.json"

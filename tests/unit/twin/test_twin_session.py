@@ -6,8 +6,7 @@ import json
 import pytest
 from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, World, container
 
-from pycm.twin.names import Device
-from pycm.twin.session import TRANSITIONS, Input, Phase, Session
+from pycm.twin.session import TRANSITIONS, Device, Input, Phase, Session
 
 OTHER = {"deviceId": "acme.test:gw-02", "tenantId": "tenant-b"}
 REGISTERED = [

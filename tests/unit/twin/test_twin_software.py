@@ -8,13 +8,12 @@ import pytest
 from twin_world import C1, C2, DEVICE, World, container
 
 from pycm.config.types import Policy
-from pycm.twin.actions import Keep, Publish, Run
-from pycm.twin.artifacts import MAX_ARTIFACT
-from pycm.twin.features.arguments import Arguments
-from pycm.twin.features.software_jobs import Modules, install
-from pycm.twin.kept import FILE, Kept, KeptFile, kept_from
-from pycm.twin.names import Thing
-from pycm.twin.operations import INTERNAL, Create, Download, Failed, Start
+from pycm.twin.features.base import Arguments
+from pycm.twin.features.software_jobs import MAX_ARTIFACT, Modules, install
+from pycm.twin.lanes import INTERNAL, Create, Download, Failed, Start
+from pycm.twin.outbox import Keep, Publish, Run
+from pycm.twin.session import Thing
+from pycm.twin.state import FILE, Kept, KeptFile, kept_from
 
 INSTALL = "/features/SoftwareUpdatable/inbox/messages/install"
 REMOVE = "/features/SoftwareUpdatable/inbox/messages/remove"

@@ -9,10 +9,10 @@ from twin_world import C1, DEVICE, World, container
 
 from pycm.model.measurements import PROCESS_IDS, SYSTEM, SYSTEM_IDS, host_ids
 from pycm.ports import HostMeasurements, Measurement
-from pycm.twin.actions import MACHINE, HostBaseline, Keep, Measure
 from pycm.twin.core import Twin
 from pycm.twin.features.metrics import decode_request
-from pycm.twin.kept import kept_from
+from pycm.twin.outbox import MACHINE, HostBaseline, Keep, Measure
+from pycm.twin.state import kept_from
 
 REQUEST = "/features/Metrics/inbox/messages/request"
 TOPIC = "acme.test/gw-01/things/live/messages/request"

@@ -3,12 +3,18 @@
 
 Words that are not the twin's pass unchanged, so that the internal ones (`bridge`, `on-failure`) are accepted too and wrong ones are
 refused by the manager; for propagation modes, which have a default for every wrong word in the original, they are refused here.
+
+
+What may be asked for over MQTT (section things.policy of the configuration). Pure.
+
+Whoever reaches the broker may send commands. Without a policy, as in the original, some of them give root on the machine.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pycm.config.types import Policy
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.container import (
     NANOSECONDS,
@@ -31,14 +37,30 @@ from pycm.model.container import (
     Ulimit,
     UpdateOptions,
 )
-from pycm.twin.features.container import LOG_MODES, LOG_TYPES, NETWORK_MODES, PROPAGATION_MODES, RESTART_TYPES
+from pycm.twin.envelope import Kind, Problem
+from pycm.twin.features.base import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pycm.twin.features.arguments import Arguments
+    from pycm.twin.features.base import Handler
+
 
 _PORT = 65535
+
+#: Internal word -> the twin's; words that are not here pass unchanged, but for propagation modes.
+NETWORK_MODES = {"bridge": "BRIDGE", "host": "HOST"}
+RESTART_TYPES = {
+    "always": "ALWAYS",
+    "on-failure": "ON_FAILURE",
+    "unless-stopped": "UNLESS_STOPPED",
+    "no": "NO",
+}
+LOG_TYPES = {"json-file": "JSON_FILE", "none": "NONE"}
+LOG_MODES = {"blocking": "BLOCKING", "non-blocking": "NON_BLOCKING"}
+PROPAGATION_MODES = {
+    mode: mode.upper() for mode in ("rprivate", "private", "rshared", "shared", "rslave", "slave")
+}
 
 
 def _internal(words: Mapping[str, str], word: str) -> str:
@@ -188,3 +210,47 @@ def update_options_of(options: Arguments) -> UpdateOptions:
         restart_policy=restart_policy_of(options.child("restartPolicy")),
         resources=resources_of(options.child("resources")),
     )
+
+
+#: Everything, as in the original.
+ALL = Policy()
+
+
+def denial(policy: Policy, container: Container, *, descriptor: bool = False) -> str:
+    """Why *container* must not be created, "" if it may. *descriptor*: name the fields as descriptors do, not as the twin does."""
+    host = container.host_config or HostConfig()
+    driver = (host.log_config or LogConfiguration()).driver_config or LogDriverConfiguration()
+    # fmt: off
+    rows = (
+        ("privileged", host.privileged, "privileged", "host_config.privileged"),
+        ("capabilities", host.extra_capabilities, "extraCapabilities", "host_config.extra_capabilities"),
+        ("capabilities", host.seccomp_profile == "unconfined", "seccompProfile", "host_config.seccomp_profile"),
+        ("hooks", container.hooks, "hooks", "hooks"),
+        ("mounts", container.mount_points, "mountPoints", "mount_points"),
+        ("mounts", driver.root_dir, "log.rootDir", "host_config.log_config.driver_config.root_dir"),
+        ("devices", host.devices, "devices", "host_config.devices"),
+    )
+    # fmt: on
+    for key, asked, name, in_descriptor in rows:
+        if asked and not getattr(policy, key):
+            return f"{in_descriptor if descriptor else name}: denied by things.policy.{key}"
+    return ""
+
+
+def check_create(policy: Policy, container: Container | None = None) -> None:
+    """Problem if nothing may be created, or not this *container*."""
+    if not policy.create:
+        raise Problem(Kind.FAILED, "creating a container: denied by things.policy.create")
+    if container is not None and (reason := denial(policy, container)):
+        raise Problem(Kind.FAILED, f"config.{reason}")
+
+
+def guarded(policy: Policy, handler: Handler) -> Handler:
+    """*handler* for arguments in which no member asks for what is denied, though it would ignore that member."""
+
+    def handle(feature_id: str, argument: Any) -> Any:
+        if policy != ALL and (reason := denial(policy, container_of("", "", Arguments(argument)))):
+            raise Problem(Kind.FAILED, reason)
+        return handler(feature_id, argument)
+
+    return handle

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pycm.twin.features.arguments import Arguments
-from pycm.twin.features.base import Feature
-from pycm.twin.features.container_config import container_of
-from pycm.twin.jobs import Task
-from pycm.twin.operations import Create, Failed, Start
-from pycm.twin.policy import check_create
-from pycm.twin.problems import Kind, Problem
+from pycm.twin.envelope import Kind, Problem
+from pycm.twin.features.base import Arguments, Feature
+from pycm.twin.features.container_config import check_create, container_of
+from pycm.twin.lanes import Create, Failed, Start, Task
 
 if TYPE_CHECKING:
     from pycm.config.types import Policy
     from pycm.model.container import Container
-    from pycm.twin.operations import Steps
+    from pycm.twin.lanes import Steps
 
 ID = "ContainerFactory"
 

@@ -17,11 +17,11 @@ from pycm.errors import InvalidInputError, shorten
 from pycm.model import durations
 from pycm.model.measurements import ALL_IDS, CPU_UTILIZATION, STANDARD_IDS, host_ids, matches
 from pycm.model.states import ALIVE
-from pycm.twin.actions import CONTAINERS, Baseline, Decision, HostBaseline, Measure
 from pycm.twin.envelope import members
 from pycm.twin.features.base import Feature, Reaction
 from pycm.twin.features.container import feature_id
-from pycm.twin.names import CONTAINER_PREFIX
+from pycm.twin.outbox import CONTAINERS, Baseline, Decision, HostBaseline, Measure
+from pycm.twin.session import CONTAINER_PREFIX
 
 if TYPE_CHECKING:
     from pycm.model.container import Container

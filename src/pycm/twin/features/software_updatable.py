@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pycm.twin.features.arguments import Arguments
-from pycm.twin.features.base import Feature, Reaction
-from pycm.twin.jobs import Task
-from pycm.twin.policy import check_create
+from pycm.twin.features.base import Arguments, Feature, Reaction
+from pycm.twin.features.container_config import check_create
+from pycm.twin.lanes import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
