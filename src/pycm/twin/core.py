@@ -42,6 +42,7 @@ from pycm.twin.outbox import (
     Remember,
     Subscribe,
     Unsubscribe,
+    ignored,
 )
 from pycm.twin.session import (
     CONTAINER_PREFIX,
@@ -163,10 +164,7 @@ class Twin:
         return [*self._pause(), *(Unsubscribe(topic) for topic in topics)]
 
     def _take(self, steps: Iterable[Step]) -> list[Decision]:
-        decisions: list[Decision] = []
-        for step in steps:
-            decisions += self._STEPS[step](self)
-        return decisions
+        return [decision for step in steps for decision in self._STEPS[step](self)]
 
     def _announce(self) -> list[Decision]:
         return [Subscribe(EDGE_RESPONSE), Publish(EDGE_REQUEST, ditto.EMPTY, EDGE_REQUEST)]
@@ -269,7 +267,7 @@ class Twin:
             return self._edge_response(payload)
         if retained:
             level = logging.WARNING if self._recent.is_first_retained() else logging.DEBUG
-            return [_ignored(topic, payload, "a retained command; delete it at the broker", level)]
+            return [ignored(topic, payload, "a retained command; delete it at the broker", level)]
         if self._system and self._system.is_command(topic):
             before = self._system.kept
             decisions = self._system.message(topic, payload)
@@ -285,13 +283,13 @@ class Twin:
                 raise InvalidInputError("not a JSON object")
             device = session.device_from(ditto.members(found))
         except InvalidInputError as error:
-            return [_ignored(EDGE_RESPONSE, payload, str(error))]
+            return [ignored(EDGE_RESPONSE, payload, str(error))]
         return self._take(self._session.meet(device))
 
     def _command(self, topic: str, payload: bytes) -> list[Decision]:
         address = address_of(topic)
         if address is None:
-            return [_ignored(topic, payload, "the topic is not that of a command")]
+            return [ignored(topic, payload, "the topic is not that of a command")]
         if address.is_event:
             return [Note(logging.DEBUG, f"{shorten(topic)}: the twin's own event is ignored")]
         found = accept(address, payload, self)
@@ -498,7 +496,3 @@ class Twin:
     def _remember(self, more: Iterable[str] = ()) -> Remember:
         ids = [*self._containers, *more]
         return Remember(self._the_thing(), {container_id: feature_id(container_id) for container_id in ids})
-
-
-def _ignored(topic: str, payload: bytes, reason: str, level: int = logging.WARNING) -> Note:
-    return Note(level, f"message ignored, {shorten(topic)}, {len(payload)} bytes: {shorten(reason, 300)}")

@@ -13,9 +13,12 @@ one supersedes is dropped, never the newest. So no more waits than MAX_PENDING a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from pycm.errors import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,6 +133,10 @@ class Note:
 Ordered = Subscribe | Unsubscribe | Publish | Recall | Remember | Forget
 AtOnce = Baseline | HostBaseline | Measure | Run | Keep | Note
 Decision = Ordered | AtOnce
+
+
+def ignored(topic: str, payload: bytes, reason: str, level: int = logging.WARNING) -> Note:
+    return Note(level, f"message ignored, {shorten(topic)}, {len(payload)} bytes: {shorten(reason, 300)}")
 
 
 #: From here on superseded values are dropped.
