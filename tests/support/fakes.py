@@ -110,7 +110,7 @@ class FakeRuntime:
     def end(self, container_id: str, code: int, *, quietly: bool = False) -> None:
         """The process ends by itself; `quietly`: no event, as while nobody is subscribed."""
         exit_ = Exit(code, times.now())
-        task = replace(self.live[container_id], status=TaskStatus.STOPPED, exit=exit_)
+        task = self.live[container_id]._replace(status=TaskStatus.STOPPED, exit=exit_)
         self.live[container_id] = task
         if not quietly:
             self._events.put_nowait(TaskExited(container_id, task.pid, exit_))
@@ -132,11 +132,11 @@ class FakeRuntime:
 
     async def pause(self, container_id: str) -> None:
         self._called("pause", container_id)
-        self.live[container_id] = replace(self.live[container_id], status=TaskStatus.PAUSED)
+        self.live[container_id] = self.live[container_id]._replace(status=TaskStatus.PAUSED)
 
     async def resume(self, container_id: str) -> None:
         self._called("resume", container_id)
-        self.live[container_id] = replace(self.live[container_id], status=TaskStatus.RUNNING)
+        self.live[container_id] = self.live[container_id]._replace(status=TaskStatus.RUNNING)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         self._called("update", container_id)

@@ -291,7 +291,7 @@ class FakeRuntime:
         """The process ends by itself."""
         task = self._tasks[container_id]
         exit_ = Exit(code, FINISHED_AT)
-        self._tasks[container_id] = replace(task, status=TaskStatus.STOPPED, exit=exit_)
+        self._tasks[container_id] = task._replace(status=TaskStatus.STOPPED, exit=exit_)
         if oom:
             self._events.put_nowait(TaskOOM(container_id))
         self._events.put_nowait(TaskExited(container_id, task.pid, exit_))
@@ -303,10 +303,10 @@ class FakeRuntime:
         self.end(container_id, 128 + number)
 
     async def pause(self, container_id: str) -> None:
-        self._tasks[container_id] = replace(self._tasks[container_id], status=TaskStatus.PAUSED)
+        self._tasks[container_id] = self._tasks[container_id]._replace(status=TaskStatus.PAUSED)
 
     async def resume(self, container_id: str) -> None:
-        self._tasks[container_id] = replace(self._tasks[container_id], status=TaskStatus.RUNNING)
+        self._tasks[container_id] = self._tasks[container_id]._replace(status=TaskStatus.RUNNING)
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None: ...
 

@@ -10,7 +10,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pycm.containers import host_mounts
 from pycm.containers.settings import PARALLEL
 from pycm.errors import (
     ConflictError,
@@ -34,7 +33,7 @@ from pycm.storage.mounts import see_as_server
 from pycm.waiting import LOOK, apart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pycm.containers.settings import Settings
     from pycm.oci.devices import Device
@@ -43,6 +42,15 @@ if TYPE_CHECKING:
 MAX_USER_FILE = 1024 * 1024
 #: Below this limit a failed start may be for want of memory: runc takes 4 to 6 MiB.
 RUNTIME_MEMORY = 16 * 1024 * 1024
+#: Paths of the machine that a container may mount as in the original; the log says what they give away.
+_HOST_PATHS = {
+    "/": "the whole file system of the machine",
+    "/proc": "the kernel's view of all processes",
+    "/sys": "the kernel's settings",
+    "/dev": "all devices",
+    "/etc": "the machine's configuration",
+    "/boot": "what the machine boots",
+}
 _SYSTEMD = "/run/systemd/system"
 log = logging.getLogger("pycm.containers")
 
@@ -76,7 +84,7 @@ class Launcher:
                     container.id,
                     shorten(hook.path),
                 )
-        for mount in host_mounts.told(container, self._settings.sockets, self._settings.state):
+        for mount in describe_mounts(container, self._settings.sockets, self._settings.state):
             log.warning("container %s mounts %s", container.id, mount)
 
     def check_policy(self, container: Container) -> None:
@@ -230,3 +238,22 @@ def _check_user_files(mount: MountPoint) -> None:
                 raise InvalidInputError(
                     f"mount source {shorten(source)} would be the container's {name}, which must be a regular file"
                 )
+
+
+def describe_mounts(container: Container, sockets: Iterable[str], state: Iterable[str]) -> Iterator[str]:
+    """A phrase for each such mount. *sockets*: who speaks there rules all containers; *state*: directories of the agent's own."""
+    for mount in container.mount_points:
+        source = "/" + os.path.normpath(mount.source).lstrip("/")
+        if what := _HOST_PATHS.get(source):
+            yield f"{source} ({what})"
+            continue
+        for path in sockets:
+            if _within(path, source):
+                yield f"{source} (with {path}, by which all containers can be commanded)"
+        for path in state:
+            if _within(path, source) or _within(source, path):
+                yield f"{source} (state of the agent: {path})"
+
+
+def _within(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -14,7 +14,7 @@ class Settings:
 
     runc_binary: program of the runc runtimes, "" for runc itself. seccomp: whether containers get the default profile.
 
-    sockets, state: places of the agent's own that a mount into a container is told of (see host_mounts).
+    sockets, state: places of the agent's own that a mount into a container is told of (see launch.describe_mounts).
 
     live_restore: containers outlive the agent. image_verifier, image_decryption: set where the configuration asks for what this
     version cannot do; create and start are refused then, since unverified content must never run.

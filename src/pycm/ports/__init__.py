@@ -8,8 +8,7 @@ cross are frozen. Every coroutine here may raise the errors of `pycm.errors` and
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pycm.ports.core import Action as Action
 from pycm.ports.core import Command as Command
@@ -17,14 +16,9 @@ from pycm.ports.core import Containers as Containers
 from pycm.ports.core import Event as Event
 from pycm.ports.core import Session as Session
 from pycm.ports.core import Sessions as Sessions
-from pycm.ports.metrics import ContainerMeasurements as ContainerMeasurements
-from pycm.ports.metrics import HostMeasurements as HostMeasurements
-from pycm.ports.metrics import Measurement as Measurement
-from pycm.ports.metrics import Meter as Meter
-from pycm.ports.metrics import Metrics as Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pycm.model.container import Container, LogConfiguration
@@ -32,8 +26,7 @@ if TYPE_CHECKING:
 # ── the runtime: containerd ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class ImageConfig:
+class ImageConfig(NamedTuple):
     """What an image's configuration says about the process to run (OCI image specification, "config")."""
 
     entrypoint: tuple[str, ...] = ()
@@ -43,8 +36,7 @@ class ImageConfig:
     working_dir: str = ""
 
 
-@dataclass(frozen=True)
-class TaskIO:
+class TaskIO(NamedTuple):
     """Paths of the FIFOs that containerd's shim writes to and reads from; "" where there is none. With a terminal, no stderr."""
 
     stdin: str = ""
@@ -61,16 +53,14 @@ class TaskStatus(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(NamedTuple):
     """End of a container's first process: exit code 0 to 255 and the time as RFC 3339 UTC."""
 
     code: int
     at: str
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A container's task as containerd reports it; `exit` is set when it is STOPPED."""
 
     id: str
@@ -80,27 +70,23 @@ class Task:
     exit: Exit | None = None
 
 
-@dataclass(frozen=True)
-class TaskExited:
+class TaskExited(NamedTuple):
     id: str
     pid: int
     exit: Exit
 
 
-@dataclass(frozen=True)
-class TaskOOM:
+class TaskOOM(NamedTuple):
     id: str
 
 
-@dataclass(frozen=True)
-class RuntimeConnected:
+class RuntimeConnected(NamedTuple):
     """Sent after every (re)subscription, when events flow again: all tasks there are, so that nothing that happened meanwhile is missed."""
 
     tasks: tuple[Task, ...]
 
 
-@dataclass(frozen=True)
-class RuntimeLost:
+class RuntimeLost(NamedTuple):
     """containerd does not answer; the client keeps trying with back-off."""
 
     reason: str
@@ -109,8 +95,7 @@ class RuntimeLost:
 RuntimeEvent = TaskExited | TaskOOM | RuntimeConnected | RuntimeLost
 
 
-@dataclass(frozen=True)
-class TaskRequest:
+class TaskRequest(NamedTuple):
     """Everything to start a container's task. `spec`: the OCI runtime spec as a JSON-able dict.
 
     runtime_binary: the OCI runtime that a runc shim calls, by name or path; "" for runc.
@@ -125,8 +110,7 @@ class TaskRequest:
     runtime_binary: str = ""
 
 
-@dataclass(frozen=True)
-class ExecRequest:
+class ExecRequest(NamedTuple):
     """A command to run beside a container's first process: as its user, in its environment, with its rights and limits.
 
     id: the container's. io: FIFOs for the command's streams, none by default (without a terminal stdout and stderr go together).
@@ -235,8 +219,7 @@ class PullStep(enum.Enum):
     DONE = "done"
 
 
-@dataclass(frozen=True)
-class PullProgress:
+class PullProgress(NamedTuple):
     """Where a pull stands. DOWNLOADING counts bytes, those that are here already included; UNPACKING counts layers."""
 
     reference: str
@@ -245,8 +228,7 @@ class PullProgress:
     total: int = 0
 
 
-@dataclass(frozen=True)
-class ImageInfo:
+class ImageInfo(NamedTuple):
     """An image in containerd. `size`: bytes of its content for this machine, compressed, as far as it is here. `created`: when this
     machine got it (RFC 3339, UTC). `containers`: ids of the containers that use it; it is not removed while there are any.
     """
@@ -393,6 +375,64 @@ class Network(Protocol):
 
     async def clear(self, kept: Collection[str]) -> None:
         """Release what earlier agents made for any container but these; those that run learn which peers there are."""
+
+
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Measurement(NamedTuple):
+    """A named tuple, since nine of these a container and sweep are made: half the time of a frozen dataclass."""
+
+    id: str
+    value: float
+
+
+class ContainerMeasurements(NamedTuple):
+    container_id: str
+    measurements: tuple[Measurement, ...]
+
+
+class HostMeasurements(NamedTuple):
+    """Of the machine, whose originator is SYSTEM, or of the process of that name."""
+
+    originator: str
+    measurements: tuple[Measurement, ...]
+
+
+class Meter(Protocol):
+    """One consumer's view of the figures, with CPU shares since its own last sample."""
+
+    def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
+        """One sweep, all standard figures; the first one of a container has no CPU share. What is not open is left out."""
+
+
+class Metrics(Protocol):
+    """Figures of running containers from their cgroups and /proc."""
+
+    def open(self, container_id: str, pid: int) -> None:
+        """The container runs: open its files once. A container that cannot be measured is logged and skipped, never an error."""
+
+    def close(self, container_id: str) -> None: ...
+
+    def limits_changed(self, container_id: str) -> None: ...
+
+    def oom_kills(self, container_id: str) -> int:
+        """How often the kernel killed in the container's cgroup for want of memory; 0 if not known."""
+
+    def baseline(self, container_ids: Iterable[str]) -> None:
+        """Remember CPU times, so that the next sample of these has a utilization."""
+
+    def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
+        """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
+
+    def meter(self) -> Meter:
+        """For a consumer beside the one of `baseline` and `sample`."""
+
+    def host_baseline(self, reader: str) -> None:
+        """Remember the machine's CPU times, so that the next `host` of the same reader has a utilization."""
+
+    def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
+        """Figures of the machine and of processes. *wanted*: originator to measurement ids, in the order of output."""
 
 
 # ── downloads ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +30,7 @@ class Action(enum.Enum):
     HEALTH = "health"
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One change; `container` is the container as it was right after it."""
 
     action: Action
@@ -69,8 +67,7 @@ class Containers(Protocol):
         """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command for `Sessions.exec`. *user* as in images; sizes in characters, 0 for none."""
 
     container_id: str

@@ -239,7 +239,7 @@ async def test_a_list_of_tasks_that_is_older_than_the_record_does_not_count(stal
         if stale == "running":
             await w.manager.stop("c1")
         if stale == "ended":
-            old = replace(old, status=TaskStatus.STOPPED)
+            old = old._replace(status=TaskStatus.STOPPED)
         before = w.state("c1")
         w.runtime.emit(RuntimeConnected(() if stale == () else (old,)))
         await w.until(lambda: w.runtime._events.empty() and not w.manager._tasks)

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from pycm.containers import exec_session, sessions
+from pycm.containers import sessions
 from pycm.containers.sessions import Sessions
 from pycm.errors import (
     BusyError,
@@ -162,8 +162,8 @@ async def test_a_client_that_goes_away_twice_leaves_no_pipes_open(room: Room) ->
 async def test_output_that_was_not_read_yet_holds_up_the_end(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exec_session, "QUIET", 0.002)
-    monkeypatch.setattr(exec_session, "STEP", 0.001)
+    monkeypatch.setattr(sessions, "QUIET", 0.002)
+    monkeypatch.setattr(sessions, "STEP", 0.001)
     async with room.sessions.exec(command()) as session:
         room.runtime.codes.put_nowait(0)
         code = asyncio.ensure_future(session.exit_code())
@@ -177,7 +177,7 @@ async def test_output_that_was_not_read_yet_holds_up_the_end(
 async def test_what_a_command_left_running_does_not_hold_up_its_end(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exec_session, "QUIET", 3 * exec_session.STEP)
+    monkeypatch.setattr(sessions, "QUIET", 3 * sessions.STEP)
     async with room.sessions.exec(command()) as session:
         room.logs.made[0].idle = True  # all was read, and somebody still has the output open
         room.runtime.codes.put_nowait(3)
@@ -215,8 +215,8 @@ async def test_commands_run_in_running_containers_only(room: Room, status: Statu
         (Command("a", ()), "the command is missing"),
         (Command("a", ("",)), "the command is missing"),
         (command("x\0y"), "cannot be part of a command"),
-        (command("x" * (exec_session.LONGEST_WORD + 1)), "cannot be part of a command"),
-        (command(*["x"] * (exec_session.MOST_WORDS + 1)), "words and variables: 4096 are allowed"),
+        (command("x" * (sessions.LONGEST_WORD + 1)), "cannot be part of a command"),
+        (command(*["x"] * (sessions.MOST_WORDS + 1)), "words and variables: 4096 are allowed"),
         (command(env=("A",)), "the variable 'A' is not NAME=value"),
         (command(env=("=secret",)), "the variable '' is not NAME=value"),
         (command(cwd="rel"), "the working directory 'rel' is not an absolute path"),
