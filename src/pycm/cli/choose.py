@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from pycm.config.flags import quote
 from pycm.errors import InvalidInputError, NotFoundError
+from pycm.flags import quote
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:

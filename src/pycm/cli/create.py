@@ -7,7 +7,7 @@ import contextlib
 import sys
 from dataclasses import replace
 
-from pycm.config.flags import Flag
+from pycm.cli.line import Command
 from pycm.errors import (
     InvalidInputError,
     NotFoundError,
@@ -16,6 +16,7 @@ from pycm.errors import (
     UnavailableError,
     shorten,
 )
+from pycm.flags import Flag
 from pycm.model.container import (
     NANOSECONDS,
     Container,
@@ -44,12 +45,6 @@ if TYPE_CHECKING:
     from pycm.api.calls import Agent
     from pycm.cli.line import Line
 
-USAGE = "create [flags] <image> [command] [argument]..."
-EXAMPLES = (
-    "create --network host -n databroker --rp on-failure --rp-cnt 3 -m 64M registry.test/demo/app:1.0",
-    "create -n seat --ports 30051:50051 --mp /srv:/data --e LEVEL=info registry.test/demo/app:1.0 /bin/app --verbose",
-    "create --file /etc/container-management/seat.json",
-)
 FLAGS = (
     Flag("name", "n", about="name; default: the id"),
     Flag("t", kind="bool", about="give it a terminal"),
@@ -104,15 +99,12 @@ FLAGS = (
     Flag("cap-add", kind="strings", about="further capabilities, such as CAP_NET_ADMIN"),
     Flag("file", "f", about="descriptor: the container as JSON; no other flags with it"),
 )
-MOST_ARGUMENTS = None
-#: What follows the image is the container's command, flags of its own included.
-INTERSPERSED = False
 #: A descriptor longer than this is none.
 MAX_DESCRIPTOR = 1024 * 1024
 MOST_WARNINGS = 20
 
 
-def run(line: Line) -> None:
+def create(line: Line) -> None:
     container = _from_file(line) if line.values["file"] else _from_flags(line)
     # checked as the agent will see it, sent as it was written: defaults are the agent's to choose
     validate(fill_defaults(container, new_id=_any_id))
@@ -127,7 +119,7 @@ def _any_id() -> str:
 
 def _pull(agent: Agent, reference: str) -> None:
     """Fetch an image that is missing and show how far it is. If that fails, the create says why, as it does without a terminal."""
-    from pycm.cli.pull import followed
+    from pycm.cli.image import follow
 
     try:
         present = any(image.reference == reference for image in agent.own.images())
@@ -137,7 +129,7 @@ def _pull(agent: Agent, reference: str) -> None:
         return
     if not present:
         with contextlib.suppress(PycmError):
-            for _ in followed(agent, reference, live=True):
+            for _ in follow(agent, reference, live=True):
                 pass
 
 
@@ -289,3 +281,18 @@ def _health_check(values: dict[str, Any]) -> HealthCheck | None:
         start_period=values["health-start-period"],
     )
     return wanted if wanted != HealthCheck() else None
+
+
+COMMANDS = {
+    "create": Command(
+        create,
+        "create [flags] <image> [command] [argument]...",
+        (
+            "create --network host -n databroker --rp on-failure --rp-cnt 3 -m 64M registry.test/demo/app:1.0",
+            "create -n seat --ports 30051:50051 --mp /srv:/data --e LEVEL=info registry.test/demo/app:1.0 /bin/app --verbose",
+            "create --file /etc/container-management/seat.json",
+        ),
+        flags=FLAGS,
+        interspersed=False,
+    )
+}

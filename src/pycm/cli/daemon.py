@@ -11,11 +11,11 @@ import signal
 import sys
 
 from pycm import __version__
-from pycm.config.flags import Flag, Parsed, render_help
 from pycm.config.keys import FLAGS
 from pycm.config.load import ETC, load_parsed, parse_line, source_of
 from pycm.config.render import render_effective
 from pycm.errors import PycmError
+from pycm.flags import Flag, Parsed, render_help
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:

@@ -7,23 +7,21 @@ import sys
 
 from pycm.cli import tables
 from pycm.cli.choose import by_word
-from pycm.config.flags import Flag
+from pycm.cli.line import Command
+from pycm.flags import Flag
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
     from pycm.api.proto.pycm.v1.agent_pb2 import Event
     from pycm.cli.line import Line
 
-USAGE = "events [<container>...] [flags]"
-EXAMPLES = ("events", "events --action exited,stopped --format json databroker")
 FLAGS = (
     tables.FORMAT,
     Flag("action", kind="strings", about="only these: created, running, stopped, exited, removed, ..."),
 )
-MOST_ARGUMENTS = None
 
 
-def run(line: Line) -> None:
+def events(line: Line) -> None:
     as_json = tables.wants_json(line.values["format"])
     ids = [by_word(line.agent, word).id for word in line.rest]
     for event in line.agent.own.events(ids, line.values["action"]):
@@ -43,3 +41,13 @@ def _text(event: Event) -> str:
     if event.action in ("exited", "stopped"):
         text += f" exit code {event.exit_code}"
     return (f"{text}: {event.error}" if event.error else text) + "\n"
+
+
+COMMANDS = {
+    "events": Command(
+        events,
+        "events [<container>...] [flags]",
+        ("events", "events --action exited,stopped --format json databroker"),
+        flags=FLAGS,
+    )
+}

@@ -5,44 +5,64 @@ from __future__ import annotations
 
 import sys
 
-from pycm.config.flags import HELP, Flag, parse, quote
 from pycm.errors import InvalidInputError
+from pycm.flags import HELP, Flag, parse, quote
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
 
     from pycm.api.calls import Agent
-    from pycm.config.flags import Parsed
+    from pycm.flags import Parsed
 
 DEFAULT_HOST = "/run/container-management/container-management.sock"
 
-#: Taken before and after the command.
+#: Accepted before and after the command.
 GLOBAL_FLAGS = (
-    Flag("debug", kind="bool", about="say on stderr what is done"),
-    Flag(
-        "host", default=DEFAULT_HOST, about="where the agent listens: a path, unix://path or tcp://host:port"
-    ),
-    Flag(
-        "timeout",
-        kind="int",
-        default=30,
-        about="seconds to wait for the agent to answer; not a limit for the command",
-    ),
-)
+    Flag("debug", kind="bool", about="log each call to the agent on stderr"),
+    Flag("host", default=DEFAULT_HOST, about="where the agent listens: a path, unix://path or tcp://host:port"),
+    Flag("timeout", kind="int", default=30, about="seconds to wait for the agent to accept the connection; commands may take longer"),
+)  # fmt: skip
 _GLOBAL_NAMES = frozenset(flag.name for flag in GLOBAL_FLAGS)
 
 #: The flag of every command that works on one container.
-NAME = Flag("name", "n", about="name of the container, instead of its id")
+NAME = Flag("name", "n", about="name of the container, instead of its ID")
+
+
+class Command:
+    """What one command accepts, and its code: `run` returns the exit code, or None for 0.
+
+    arguments: the maximum, None for any number. interspersed: flags may follow the first argument. usage_code: the exit code of a
+    command line that cannot be parsed, 0 for the general one.
+    """
+
+    __slots__ = ("arguments", "examples", "flags", "interspersed", "run", "usage", "usage_code")
+
+    def __init__(
+        self,
+        run: Callable[[Line], int | None],
+        usage: str,
+        examples: tuple[str, ...],
+        *,
+        flags: tuple[Flag, ...] = (),
+        arguments: int | None = None,
+        interspersed: bool = True,
+        usage_code: int = 0,
+    ) -> None:
+        self.run = run
+        self.usage = usage
+        self.examples = examples
+        self.flags = flags
+        self.arguments = arguments
+        self.interspersed = interspersed
+        self.usage_code = usage_code
 
 
 class Line:
-    """program: `pycm` or `kanto-cm`; values: of every flag; given: names of this command's own flags that were used; rest: the other words."""
+    """program: `pycm` or `kanto-cm`; values: of all flags; given: the command's own flags on the line; rest: the other words."""
 
-    def __init__(self, program: str, command: Any, parsed: Parsed) -> None:
+    def __init__(self, program: str, parsed: Parsed) -> None:
         self.program = program
-        self.command = command
         self.values = parsed.values
         self.given = parsed.given - _GLOBAL_NAMES
         self.rest = parsed.rest
@@ -69,21 +89,20 @@ class Line:
             self._agent.close()
 
 
-def parse_command(program: str, name: str, command: Any, words: Sequence[str]) -> Line:
+def parse_command(program: str, name: str, command: Command, words: Sequence[str]) -> Line:
     """Errors: InvalidInputError, in the order of the original: flags first, then the number of words."""
-    flags = (*command.FLAGS, *GLOBAL_FLAGS, HELP)
-    line = Line(program, command, parse(flags, words, interspersed=getattr(command, "INTERSPERSED", True)))
-    most: int | None = command.MOST_ARGUMENTS
-    count = len(line.rest)
+    flags = (*command.flags, *GLOBAL_FLAGS, HELP)
+    line = Line(program, parse(flags, words, interspersed=command.interspersed))
+    most, count = command.arguments, len(line.rest)
     if line.values["help"] or most is None or count <= most:
         return line
     if most == 0:
-        raise InvalidInputError(f'unknown command {quote(line.rest[0])} for "{program} {name}"')
-    raise InvalidInputError(f"accepts at most {most} arg(s), received {count}")
+        raise InvalidInputError(f'unknown command {quote(line.rest[0])} for "{program} {name}"')  # compat
+    raise InvalidInputError(f"accepts at most {most} arg(s), received {count}")  # compat
 
 
 def still_waiting(method: str, seconds: float) -> None:
-    sys.stderr.write(f"still waiting for the agent: {method} takes more than {seconds:g} s\n")
+    sys.stderr.write(f"still waiting for the agent: {method} has taken more than {seconds:g} s\n")
     sys.stderr.flush()
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 
-from pycm.config.flags import Flag, read_int
+from pycm.cli.line import Command
 from pycm.errors import InvalidInputError
+from pycm.flags import Flag, read_int
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from pycm.api.proto.api.types.containers.types_pb2 import Container
     from pycm.cli.line import Line
 
-USAGE = "list [flags]"
-EXAMPLES = (
-    "list",
-    "list --filter status=running,exitcode=0",
-    "list -q --filter image=ghcr.io/eclipse/kuksa.val/databroker:0.4.1",
-)
 FLAGS = (
     Flag(
         "filter",
@@ -34,7 +29,6 @@ FLAGS = (
     Flag("name", "n", about="only containers with this name"),
     Flag("quiet", "q", kind="bool", about="print ids only"),
 )
-MOST_ARGUMENTS = 0
 
 #: Title, blanks that a cell is padded to, dashes below the title.
 COLUMNS = (
@@ -50,7 +44,7 @@ TAB = 8
 ANY_EXIT_CODE = -1
 
 
-def run(line: Line) -> None:
+def list_containers(line: Line) -> None:
     wanted = _filter(line.values["name"], line.values["filter"])
     containers = [container for container in line.agent.list() if wanted(container)]
     sys.stdout.write(
@@ -140,3 +134,18 @@ def _exit_code(text: str) -> int:
         return read_int(text)
     except InvalidInputError as error:
         raise InvalidInputError(str(error).replace("ParseInt", "Atoi")) from None
+
+
+COMMANDS = {
+    "list": Command(
+        list_containers,
+        "list [flags]",
+        (
+            "list",
+            "list --filter status=running,exitcode=0",
+            "list -q --filter image=ghcr.io/eclipse/kuksa.val/databroker:0.4.1",
+        ),
+        flags=FLAGS,
+        arguments=0,
+    )
+}

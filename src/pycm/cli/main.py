@@ -13,43 +13,47 @@ import os
 import sys
 
 from pycm import __version__
-from pycm.cli.line import GLOBAL_FLAGS, Line, parse_command
-from pycm.config.flags import HELP, command_index, parse, printable, quote, render_help
+from pycm.cli.line import GLOBAL_FLAGS, parse_command
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError, UnavailableError
+from pycm.flags import HELP, command_index, parse, printable, quote, render_help
 
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, TextIO
+    from typing import TextIO
 
-#: Every command has a file of its name in this package.
-COMMANDS = {
-    "create": "Create a container",
-    "get": "Print all that is known of a container as JSON",
-    "list": "List containers",
-    "logs": "Print the output of a container",
-    "pause": "Freeze all processes of a container",
-    "remove": "Remove containers",
-    "rename": "Give a container another name",
-    "restart": "Stop a container and start it again",
-    "start": "Start a container",
-    "stop": "Stop a container",
-    "sysinfo": "Print the versions of agent and command line",
-    "unpause": "Let a paused container go on",
-    "update": "Change restart policy and limits of a container",
+    from pycm.cli.line import Command
+
+# fmt: off
+#: Command: the file of this package that has it, and its summary (here, so that the root help imports no command).
+KANTO_COMMANDS = {
+    "create":  ("create",  "Create a container"),
+    "get":     ("inspect", "Print everything about a container as JSON"),
+    "list":    ("list",    "List containers"),
+    "logs":    ("inspect", "Print the output of a container"),
+    "pause":   ("state",   "Freeze all processes of a container"),
+    "remove":  ("state",   "Remove containers"),
+    "rename":  ("state",   "Rename a container"),
+    "restart": ("state",   "Stop a container and start it again"),
+    "start":   ("state",   "Start a container"),
+    "stop":    ("state",   "Stop a container"),
+    "sysinfo": ("inspect", "Print the versions of the agent and of this program"),
+    "unpause": ("state",   "Resume a paused container"),
+    "update":  ("update",  "Change the restart policy and limits of a container"),
 }
-#: Commands that Kanto lacks; taken by `pycm` only, as is DAEMON.
+#: Commands that Kanto lacks: `pycm` has them, `kanto-cm` does not. The same holds for DAEMON.
 OWN_COMMANDS = {
-    "attach": "Join the terminal with a running container",
-    "exec": "Run a command in a running container",
-    "events": "Print what happens to containers, as it happens",
-    "image": "List, pull and remove images",
-    "pull": "Fetch images from their registries",
-    "stats": "Show what running containers use",
-    "wait": "Wait until containers end, and print their exit codes",
+    "attach":  ("exec",    "Attach the terminal to a running container"),
+    "events":  ("events",  "Print events of containers as they happen"),
+    "exec":    ("exec",    "Run a command in a running container"),
+    "image":   ("image",   "List, pull and remove images"),
+    "pull":    ("image",   "Pull images from their registries"),
+    "stats":   ("stats",   "Show the resource usage of running containers"),
+    "wait":    ("wait",    "Wait until containers exit, and print their exit codes"),
 }
+# fmt: on
 DAEMON = "daemon"
-DAEMON_HELP = "Run the agent in the foreground"
+DAEMON_SUMMARY = "Run the agent in the foreground"
 
 #: Exit codes. `kanto-cm` knows FAILED only, as the original.
 FAILED, USAGE, UNREACHABLE, NOT_FOUND, CONFLICT, EXPIRED = 1, 2, 3, 4, 5, 6
@@ -125,18 +129,21 @@ def _dispatch(program: str, argv: Sequence[str]) -> int:
         return 0
     if name == DAEMON and program == "pycm":
         return _daemon(rest)
-    command = _command(program, name)
+    command = find_command(program, name)
     try:
         line = parse_command(program, name, command, rest)
     except InvalidInputError as error:
-        if not hasattr(command, "ENGINE_FAILED"):
+        if not command.usage_code:
             raise
         sys.stderr.write(f"Error: {error}\n")
-        return int(command.ENGINE_FAILED)
+        return command.usage_code
     if line.values["help"]:
-        sys.stdout.write(_command_help(program, name, line.command))
+        sys.stdout.write(_command_help(program, name, command))
         return 0
-    return _run(line)
+    try:
+        return command.run(line) or 0
+    finally:
+        line.close()
 
 
 def _check_encoding(argv: Sequence[str]) -> None:
@@ -145,28 +152,23 @@ def _check_encoding(argv: Sequence[str]) -> None:
             raise InvalidInputError(f"the argument {printable(word)} is not valid UTF-8")
 
 
-def _run(line: Line) -> int:
-    """Most commands return nothing: they fail by an error."""
-    try:
-        return line.command.run(line) or 0
-    finally:
-        line.close()
-
-
 def _daemon(argv: list[str]) -> int:
     from pycm.cli.daemon import main
 
     return main(argv)
 
 
-def commands(program: str) -> dict[str, str]:
-    return {**COMMANDS, **OWN_COMMANDS} if program == "pycm" else COMMANDS
+def commands(program: str) -> dict[str, tuple[str, str]]:
+    return {**KANTO_COMMANDS, **OWN_COMMANDS} if program == "pycm" else KANTO_COMMANDS
 
 
-def _command(program: str, name: str) -> Any:
-    if name not in commands(program):
+def find_command(program: str, name: str) -> Command:
+    """Import the file of a command. Errors: InvalidInputError."""
+    found = commands(program).get(name)
+    if found is None:
         raise InvalidInputError(f'unknown command {quote(name)} for "{program}"' + _suggestion(program, name))
-    return getattr(__import__(f"pycm.cli.{name}").cli, name)
+    module = getattr(__import__(f"pycm.cli.{found[0]}").cli, found[0])
+    return module.COMMANDS[name]  # type: ignore[no-any-return]
 
 
 def _suggestion(program: str, name: str) -> str:
@@ -199,13 +201,14 @@ def _help(program: str, words: list[str]) -> str:
         from pycm.cli.daemon import help_text
 
         return help_text()
-    return _command_help(program, topics[0], _command(program, topics[0]))
+    return _command_help(program, topics[0], find_command(program, topics[0]))
 
 
 def root_help(program: str) -> str:
-    listed = {**commands(program), "help": "Print the help of a command"}
+    listed = {name: summary for name, (_, summary) in commands(program).items()}
+    listed["help"] = "Print the help of a command"
     if program == "pycm":
-        listed[DAEMON] = DAEMON_HELP
+        listed[DAEMON] = DAEMON_SUMMARY
     return render_help(
         f"Manages the containers of this device.\n{program} {__version__}",
         f"{program} [command] [flags]",
@@ -215,11 +218,11 @@ def root_help(program: str) -> str:
     )
 
 
-def _command_help(program: str, name: str, command: Any) -> str:
+def _command_help(program: str, name: str, command: Command) -> str:
     return render_help(
-        f"{commands(program)[name]}.",
-        f"{program} {command.USAGE}",
-        (*command.FLAGS, HELP),
-        examples="\n".join(f"  {program} {example}" for example in command.EXAMPLES),
+        f"{commands(program)[name][1]}.",
+        f"{program} {command.usage}",
+        (*command.flags, HELP),
+        examples="\n".join(f"  {program} {example}" for example in command.examples),
         global_flags=GLOBAL_FLAGS,
     )

@@ -8,8 +8,9 @@ import sys
 
 from pycm.cli import tables
 from pycm.cli.choose import by_word
-from pycm.config.flags import Flag
+from pycm.cli.line import Command
 from pycm.errors import InvalidInputError
+from pycm.flags import Flag
 from pycm.model.durations import MILLISECOND, format_duration
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
@@ -19,15 +20,12 @@ if TYPE_CHECKING:
     from pycm.api.proto.pycm.v1.agent_pb2 import ContainerStats, StatsResponse
     from pycm.cli.line import Line
 
-USAGE = "stats [<container>...] [flags]"
-EXAMPLES = ("stats", "stats --no-stream --format json databroker")
 FLAGS = (
     tables.FORMAT,
     tables.NO_TRUNC,
     Flag("interval", "i", kind="duration", default=1000 * MILLISECOND, about="between two samples"),
     Flag("no-stream", kind="bool", about="one sample, then end"),
 )
-MOST_ARGUMENTS = None
 
 TITLES = ("NAME", "CPU %", "MEMORY", "LIMIT", "MEM %", "NET IN", "NET OUT", "READ", "WRITTEN", "PIDS")
 FIELDS = (
@@ -37,7 +35,7 @@ FIELDS = (
 _HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 
-def run(line: Line) -> None:
+def stats(line: Line) -> None:
     as_json = tables.wants_json(line.values["format"])
     interval = line.values["interval"] // MILLISECOND
     if interval <= 0:  # 0 is the agent's default
@@ -92,3 +90,13 @@ def _row(one: ContainerStats) -> list[str]:
 def _known(one: ContainerStats, name: str, show: Callable[[float], str]) -> str:
     """A figure that this machine cannot measure is a "-"."""
     return show(getattr(one, name)) if one.HasField(name) else "-"
+
+
+COMMANDS = {
+    "stats": Command(
+        stats,
+        "stats [<container>...] [flags]",
+        ("stats", "stats --no-stream --format json databroker"),
+        flags=FLAGS,
+    )
+}

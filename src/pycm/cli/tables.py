@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 import sys
 
-from pycm.config.flags import Flag, quote
 from pycm.errors import InvalidInputError
+from pycm.flags import Flag, quote
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:

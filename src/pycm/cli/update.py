@@ -6,19 +6,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pycm.cli.choose import check_choice, chosen
-from pycm.cli.line import NAME, Line
-from pycm.config.flags import Flag
+from pycm.cli.line import NAME, Command, Line
 from pycm.errors import InvalidInputError
+from pycm.flags import Flag
 from pycm.model import wire
 from pycm.model.container import NANOSECONDS, Container, HostConfig, Resources, RestartPolicy, UpdateOptions
 from pycm.model.validation import check_resources, check_restart_policy
 
-USAGE = "update [<container-id>] [flags]"
-EXAMPLES = (
-    "update -n databroker --rp on-failure --rp-cnt 5 --rp-to 60",
-    "update -n databroker -m 96M",
-    "update -n databroker --memory-reservation -1 --cpus 0.5",
-)
 FLAGS = (
     NAME,
     Flag("rp", about="restart policy: no, always, unless-stopped, on-failure"),
@@ -32,7 +26,6 @@ FLAGS = (
     Flag("cpuset-cpus", about="CPUs it may run on, such as 0-2,5; -1 for all"),
     Flag("pids-limit", kind="int", about="processes and threads at most; -1 for no limit"),
 )
-MOST_ARGUMENTS = 1
 #: What can be changed: name of the flag -> the flag. A dict keeps the order.
 CHANGES = {flag.name: f"--{flag.name}" for flag in FLAGS if flag is not NAME}
 LIMITS = ("memory", "memory-reservation", "memory-swap", "cpus", "cpu-shares", "cpuset-cpus", "pids-limit")
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def run(line: Line) -> None:
+def update(line: Line) -> None:
     check_choice(line.rest, line.values["name"])
     container = wire.from_message(Container, chosen(line))
     if not line.given & CHANGES.keys():
@@ -88,3 +81,18 @@ def _resources(line: Line, host: HostConfig) -> Resources | None:
 def _lifted(value: Any) -> Any:
     """Not set, for a limit that shall go."""
     return type(value)() if value in (-1, "-1") else value
+
+
+COMMANDS = {
+    "update": Command(
+        update,
+        "update [<container-id>] [flags]",
+        (
+            "update -n databroker --rp on-failure --rp-cnt 5 --rp-to 60",
+            "update -n databroker -m 96M",
+            "update -n databroker --memory-reservation -1 --cpus 0.5",
+        ),
+        flags=FLAGS,
+        arguments=1,
+    )
+}

@@ -7,26 +7,24 @@ import sys
 import time
 
 from pycm.cli.choose import by_word
-from pycm.config.flags import Flag, quote
+from pycm.cli.line import Command
 from pycm.errors import InvalidInputError
+from pycm.flags import Flag, quote
 from pycm.model.durations import SECOND, format_duration
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
     from pycm.cli.line import Line
 
-USAGE = "wait <container>... [flags]"
-EXAMPLES = ("wait databroker", "wait --for running --within 30s databroker seat")
 FLAGS = (
     Flag("for", default="stopped", about="stopped, next-exit, removed or running", word="condition"),
     Flag("within", kind="duration", about="give up after this time, with exit code 6"),
 )
-MOST_ARGUMENTS = None
 #: Numbers of pycm.v1.WaitCondition.
 CONDITIONS = {"stopped": 0, "next-exit": 1, "removed": 2, "running": 3}
 
 
-def run(line: Line) -> None:
+def wait(line: Line) -> None:
     condition = CONDITIONS.get(line.values["for"])
     if condition is None:
         raise InvalidInputError(f"--for: {quote(line.values['for'])} is none of {', '.join(CONDITIONS)}")
@@ -48,3 +46,13 @@ def run(line: Line) -> None:
         answer = line.agent.own.wait(container_id, condition, seconds=left)
         sys.stdout.write(f"{answer.exit_code}\n")
         sys.stdout.flush()
+
+
+COMMANDS = {
+    "wait": Command(
+        wait,
+        "wait <container>... [flags]",
+        ("wait databroker", "wait --for running --within 30s databroker seat"),
+        flags=FLAGS,
+    )
+}

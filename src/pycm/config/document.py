@@ -12,8 +12,8 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pycm.config.flags import printable
 from pycm.errors import ConfigError
+from pycm.flags import printable
 from pycm.model.gojson import without_surrogates
 
 if TYPE_CHECKING:

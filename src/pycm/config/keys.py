@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pycm.config.flags import HELP, Flag
 from pycm.config.types import Config, Connection, Option
+from pycm.flags import HELP, Flag
 from pycm.model.durations import SECOND, format_duration
 
 if TYPE_CHECKING:

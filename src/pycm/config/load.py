@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 
 from pycm.config.bridge import check_network
 from pycm.config.document import parse as parse_document
-from pycm.config.flags import parse as parse_flags
-from pycm.config.flags import printable, quote
 from pycm.config.keys import CFG_FILE, CHECK, FLAGS
 from pycm.config.merge import Note, degraded, merge
 from pycm.errors import ConfigError, InvalidInputError
+from pycm.flags import parse as parse_flags
+from pycm.flags import printable, quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pycm.config.document import Document
-    from pycm.config.flags import Parsed
     from pycm.config.types import Config, Containers
+    from pycm.flags import Parsed
 
 __all__ = ["ETC", "Loaded", "Note", "load", "load_parsed", "parse_line"]
 

@@ -16,8 +16,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from pycm.config.flags import quote
 from pycm.config.rotation import RotatingFile
+from pycm.flags import quote
 
 if TYPE_CHECKING:
     from pycm.config.types import Log

@@ -12,17 +12,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.document import Document, located, merged_values
-from pycm.config.flags import printable
 from pycm.config.keys import ALIASES, BY_FLAG, DEPRECATED, Key, build, keys, members
 from pycm.config.types import MOST_ENTRIES, SOCKET, Config, DefaultBridge, Registry, Things
 from pycm.config.values import read, show_raw
 from pycm.errors import ConfigError, InvalidInputError
+from pycm.flags import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pycm.config.flags import Parsed
     from pycm.config.keys import Path
+    from pycm.flags import Parsed
 
 _MOST_NOTES = 20  # lines about one file, of warnings and of errors; what is beyond is counted
 

@@ -11,10 +11,10 @@ from os.path import isabs
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pycm.config.flags import printable, read_bool, read_int
 from pycm.config.keys import Key, plain
 from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES
 from pycm.errors import InvalidInputError, shorten
+from pycm.flags import printable, read_bool, read_int
 from pycm.model.durations import SECOND, parse_duration
 from pycm.model.sizes import size_to_bytes
 from pycm.model.validation import is_identifier

@@ -134,3 +134,21 @@ def test_errors_go_to_stderr_and_leave_stdout_clean(agent: ServedAgent) -> None:
     result = program("--host", agent.path, "get", "nope")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "Error: The requested container with ID = nope was not found.\n"
+
+
+ALL_HELP = """
+from pycm.cli import main
+codes = {main.run("kanto-cm", words) for words in (["--help"], *([name, "--help"] for name in main.KANTO_COMMANDS))}
+codes |= {main.run("pycm", words) for words in (["--help"], *([name, "--help"] for name in main.commands("pycm")))}
+codes |= {main.run("pycm", ["daemon", "--help"])}
+assert codes == {0}
+"""
+
+
+def test_help_is_the_same_in_byte_code_without_docstrings_and_asserts() -> None:
+    plain, stripped = (
+        subprocess.run([sys.executable, *level, "-c", ALL_HELP], capture_output=True, text=True, check=False)
+        for level in ([], ["-OO"])
+    )
+    assert (plain.returncode, plain.stderr, plain.stdout.count("Usage:")) == (0, "", 36)
+    assert (stripped.returncode, stripped.stderr, stripped.stdout) == (0, "", plain.stdout)

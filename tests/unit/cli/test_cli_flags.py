@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycm.config.flags import HELP, Flag, command_index, parse, quote, read_csv, read_int, render_help
 from pycm.errors import InvalidInputError
+from pycm.flags import HELP, Flag, command_index, parse, quote, read_csv, read_int, render_help
 
 TABLE = (
     HELP,
@@ -246,7 +246,7 @@ Global Flags:
 
 
 def test_nothing_slow_is_imported():
-    code = "import sys; import pycm.config.flags; print(*sys.modules)"
+    code = "import sys; import pycm.flags; print(*sys.modules)"
     command = [sys.executable, "-S", "-c", code]
     paths = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
     loaded = subprocess.run(command, env=paths, capture_output=True, text=True, check=True).stdout.split()
