@@ -138,3 +138,10 @@ def test_no_merge_was_left_half_done() -> None:
 def test_scripts_are_executable_and_modules_are_not() -> None:
     wrong = [path for path in tracked() if is_script(path) != bool(path.stat().st_mode & 0o100)]
     assert names(wrong) == []
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Collect the whole of tests/ at once, as `pytest` without arguments does: two modules of one name cannot be imported."""
+    files = [path for path in tracked() if re.fullmatch(r"test_\w+\.py", path.name)]
+    seen = [path.name for path in files]
+    assert names([path for path in files if seen.count(path.name) > 1]) == []

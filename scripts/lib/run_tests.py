@@ -29,10 +29,10 @@ from environment import REPOSITORY, Python, SetupError
 
 PARTS = ("lint", "unit", "yocto", "integration", "vm")
 SEPARATE = {
-    "lint": "tests/test_linters.py",
-    "yocto": "tests/yocto",
-    "integration": "tests/integration",
-    "vm": "tests/vm",
+    "lint": ("tests/test_linters.py", "tests/test_style.py", "tests/test_commits.py"),
+    "yocto": ("tests/yocto",),
+    "integration": ("tests/integration",),
+    "vm": ("tests/vm",),
 }
 """What runs once; every other test under tests/ is a unit test and runs with each Python."""
 MOSTLY_WAITING = ("tests/integration/test_twin_vectors_live.py", "tests/integration/test_network_killed.py")
@@ -64,13 +64,13 @@ class Run:
 
 
 def unit_paths() -> tuple[str, ...]:
-    return ("tests", *(f"--ignore={path}" for path in SEPARATE.values()))
+    return ("tests", *(f"--ignore={path}" for paths in SEPARATE.values() for path in paths))
 
 
 def plan(parts: list[str], found: list[Python]) -> list[Run]:
     """All runs, in the order in which a person wants to hear of failures."""
     newest = found[-1]
-    once = {part: Run(part, newest, (path,)) for part, path in SEPARATE.items() if part in parts}
+    once = {part: Run(part, newest, paths) for part, paths in SEPARATE.items() if part in parts}
     waiting: list[Run] = []
     if "integration" in once:
         once["integration"].paths += tuple(f"--ignore={path}" for path in MOSTLY_WAITING)

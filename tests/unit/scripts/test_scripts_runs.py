@@ -78,7 +78,7 @@ def test_every_python_and_both_pinned_sets_get_a_unit_run(run_tests: Any) -> Non
 def test_unit_runs_leave_out_only_what_runs_on_its_own(run_tests: Any) -> None:
     ignored = {path.removeprefix("--ignore=") for path in run_tests.unit_paths()[1:]}
     assert run_tests.unit_paths()[0] == "tests"
-    assert ignored == {"tests/test_linters.py", "tests/yocto", "tests/integration", "tests/vm"}
+    assert ignored == {*run_tests.SEPARATE["lint"], "tests/yocto", "tests/integration", "tests/vm"}
     assert all((run_tests.REPOSITORY / path).exists() for path in ignored)
 
 
