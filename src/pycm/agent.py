@@ -39,7 +39,7 @@ from pycm.model.sizes import size_to_bytes
 from pycm.model.states import ALIVE
 from pycm.network.modes import Networks
 from pycm.ports import Action
-from pycm.registry.access import Access
+from pycm.registry.job import Access
 from pycm.registry.service import ImageService
 from pycm.registry.service import Settings as ImageSettings
 from pycm.storage import take_over

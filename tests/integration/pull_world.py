@@ -12,8 +12,7 @@ import pytest
 from images import Image, base_layer, layer
 
 from pycm.errors import PycmError
-from pycm.registry.access import Access
-from pycm.registry.job import Job, News
+from pycm.registry.job import Access, Job, News
 from pycm.registry.workers import Workers
 
 if TYPE_CHECKING:

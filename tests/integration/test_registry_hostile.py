@@ -14,7 +14,7 @@ from images import Image, document_and_blobs
 from pull_world import BASE, cut_each_after, fresh, images, leases, noise, puller, refused
 
 from pycm.errors import NotFoundError, OperationFailedError, PycmError, UnavailableError
-from pycm.registry.access import Access
+from pycm.registry.job import Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

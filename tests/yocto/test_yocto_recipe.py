@@ -124,7 +124,7 @@ def test_the_agent_starts_without_the_command_line(built: Built, tmp_path: Path)
             target = tmp_path / Path(name).relative_to(site)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((built.image / name).read_bytes())
-    for module in ("pycm.cli.main", "pycm.cli.daemon", "pycm.agent", "pycm.registry.__main__"):
+    for module in ("pycm.cli.main", "pycm.cli.daemon", "pycm.agent", "pycm.registry.worker"):
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         code = (
             f"import {module} as found; assert found.__file__.startswith({str(tmp_path)!r}), found.__file__"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import DecodeError
@@ -21,7 +22,6 @@ from h2.connection import H2Connection
 from h2.events import UnknownFrameReceived
 from h2.exceptions import H2Error
 
-from pycm.containerd.convert import failure
 from pycm.errors import (
     ConflictError,
     NotFoundError,
@@ -186,3 +186,32 @@ class Client:
             raise UnavailableError(
                 f"containerd at {self.address} does not answer ({call.name}): {error!r}"
             ) from None
+
+
+#: What containerd, its shim and runc put before a cause: what they were doing, without any detail of it.
+_LAYER = re.compile(
+    r"(rpc error|(code = \w+ desc = )?([\w ]+ (failed|caused)|failed to (create|start|exec) [\w ]+)"
+    r"|unable to start container process|error during container init|\w+\.go:\d+|\w+\.go:\d+ [\w ]+ caused)"
+)
+
+
+def failure(call: str, text: str, limit: int) -> str:
+    """What containerd says of a failed *call*, the cause first, so that whoever shortens the text keeps it.
+
+    Go puts the cause at the end, behind what each layer was doing. A text longer than *limit* is cut in its middle.
+    """
+    parts = text.removesuffix(": unknown").split(": ")
+    layers = next((n for n, part in enumerate(parts) if not _LAYER.fullmatch(part)), len(parts) - 1)
+    layers = min(layers, len(parts) - 1)
+    if not layers:
+        return f"containerd's {call} failed: {_without_middle(': '.join(parts), limit)}"
+    cause, context = ": ".join(parts[layers:]), ": ".join(parts[:layers])
+    rest = max(limit - len(cause), limit // 4)
+    return f"{_without_middle(cause, limit - limit // 4)} (containerd's {call}: {_without_middle(context, rest)})"
+
+
+def _without_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    head = limit // 2
+    return f"{text[:head]}…{text[head + 1 - limit :]}"

@@ -8,21 +8,25 @@ with the lease, expires. It hashes what it gets, and a blob whose digest is not 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import time
 from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpclib.exceptions import StreamTerminatedError
 
 from pycm.containerd import image_format, rpc
-from pycm.containerd.proto import content_pb2
+from pycm.containerd.proto import content_pb2, leases_pb2
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from grpclib.client import Stream
 
     from pycm.containerd.client import Client
+
 
 _INGEST = "pycm-"
 
@@ -157,3 +161,112 @@ class Content:
         """Forget the beginning of a blob."""
         with contextlib.suppress(NotFoundError):
             await self._client.call(rpc.CONTENT_ABORT, content_pb2.AbortRequest(ref=_INGEST + digest))
+
+
+KEPT = 24 * 3600.0
+_EXPIRES = "containerd.io/gc.expire"
+_OWNER = "pycm.pull"
+
+
+class PullLease:
+    """*owner*: names the pull; attempts with the same owner take over from each other. `id` is set by `take`."""
+
+    def __init__(self, client: Client, prefix: str, owner: str) -> None:
+        self._client = client
+        self._owner = owner
+        self.id = f"{prefix}.pull.{os.urandom(8).hex()}"
+
+    async def take(self, kept: float = KEPT) -> None:
+        earlier = await self._earlier()
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + kept))
+        labels = {_EXPIRES: until, _OWNER: self._owner}
+        await self._client.call(rpc.LEASE_CREATE, leases_pb2.CreateRequest(id=self.id, labels=labels))
+        for lease in earlier:
+            await self._take_over(lease)
+
+    async def keep(self, kind: str, name: str) -> None:
+        """Hold a resource that is there: kind "content" and a digest, for instance."""
+        resource = leases_pb2.Resource(id=name, type=kind)
+        await self._client.call(rpc.LEASE_ADD, leases_pb2.AddResourceRequest(id=self.id, resource=resource))
+
+    async def end(self) -> None:
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self.id))
+
+    async def end_if_empty(self) -> None:
+        """What failed before anything came leaves nothing."""
+        request = leases_pb2.ListResourcesRequest(id=self.id)
+        with contextlib.suppress(NotFoundError):
+            if not (await self._client.call(rpc.LEASE_RESOURCES, request)).resources:
+                await self.end()
+
+    async def end_and_collect(self) -> None:
+        """The same, and wait until the room of all that nobody holds any more is free: containerd itself may take its time."""
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=self.id, sync=True))
+
+    async def collect(self) -> None:
+        """Wait until the room of all that nobody holds any more is free."""
+        request = leases_pb2.CreateRequest(id=f"{self.id}.collect")
+        await self._client.call(rpc.LEASE_CREATE, request)
+        await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=request.id, sync=True))
+
+    async def _earlier(self) -> Sequence[str]:
+        request = leases_pb2.ListRequest(filters=[f'labels."{_OWNER}"=="{self._owner}"'])
+        return [lease.id for lease in (await self._client.call(rpc.LEASE_LIST, request)).leases]
+
+    async def _take_over(self, lease: str) -> None:
+        with contextlib.suppress(NotFoundError):  # it ended meanwhile
+            request = leases_pb2.ListResourcesRequest(id=lease)
+            for resource in (await self._client.call(rpc.LEASE_RESOURCES, request)).resources:
+                if "/" not in resource.type or not resource.id.startswith(
+                    "extract-"
+                ):  # half-unpacked: begun anew
+                    await self.keep(resource.type, resource.id)
+            await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=lease))
+
+
+_PREFIX = "pycm.mark."
+
+
+class Marks:
+    """*lease*: its name."""
+
+    def __init__(self, client: Client, lease: str) -> None:
+        self._client = client
+        self._lease = lease
+        self._labels: dict[str, str] = {}
+
+    async def read(self) -> Marked:
+        found = await self._client.call(
+            rpc.LEASE_LIST, leases_pb2.ListRequest(filters=[f'id=="{self._lease}"'])
+        )
+        self._labels = dict(found.leases[0].labels) if found.leases else {}
+        return Marked(self._labels)
+
+    async def add(self, name: str, value: str, among: Iterable[str]) -> None:
+        """Note *value* (at most some hundred characters) of *name*, and forget names that are not *among* those that still count.
+
+        A crash in between loses notes, never makes wrong ones.
+        """
+        kept = set(map(_key, among))
+        self._labels = {key: text for key, text in self._labels.items() if key in kept}
+        self._labels[_key(name)] = value
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self._lease))
+        await self._client.call(
+            rpc.LEASE_CREATE, leases_pb2.CreateRequest(id=self._lease, labels=self._labels)
+        )
+
+
+class Marked:
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = labels
+
+    def get(self, name: str) -> str | None:
+        return self._labels.get(_key(name))
+
+
+def _key(name: str) -> str:
+    """Labels have 4096 characters, key and value together."""
+    return _PREFIX + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]

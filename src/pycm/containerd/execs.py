@@ -17,7 +17,7 @@ import secrets
 import signal
 from typing import TYPE_CHECKING, Any
 
-from pycm.containerd import convert, rootfs, rpc
+from pycm.containerd import rootfs, rpc
 from pycm.containerd.proto import containers_pb2, tasks_pb2
 from pycm.errors import (
     ConflictError,
@@ -115,7 +115,7 @@ class Execs:
     async def _check_user_files(self, container_id: str) -> None:
         """The runtime reads them inside the container, however the command's user is given, and would wait at a FIFO for ever."""
         found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
-        pid = convert.task(found.process).pid
+        pid = rpc.task(found.process).pid
         try:
             await apart(f"exec in {container_id}", lambda: _refuse_special(pid))
         except asyncio.TimeoutError:
@@ -134,7 +134,7 @@ class Execs:
                 stdout=io.stdout,
                 stderr=io.stderr,
                 terminal=io.terminal,
-                spec=convert.spec_any("Process", process),
+                spec=rpc.spec_any("Process", process),
             ),
         )
         fail_point("containerd.exec-made")
@@ -191,7 +191,7 @@ class Execs:
         of a health check's shell, would add up in the container.
         """
         request = tasks_pb2.GetRequest(container_id=container_id, exec_id=exec_id)
-        found = convert.task((await self._call(rpc.TASK_GET, request)).process)
+        found = rpc.task((await self._call(rpc.TASK_GET, request)).process)
         if found.status is TaskStatus.RUNNING and found.pid > 1:
             with contextlib.suppress(OSError):  # it has ended just now
                 if os.getpgid(found.pid) == found.pid:

@@ -13,11 +13,13 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import OperationFailedError, shorten
+from pycm.errors import NotFoundError, OperationFailedError, shorten
 from pycm.ports import ImageConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
 
 #: Bounds of what is believed, all of them far beyond real images (docs/images.md). Bytes of a document: registries refuse more, too.
 DOCUMENT_LIMIT = 4 << 20
@@ -276,3 +278,109 @@ def _text(value: Any, what: str, limit: int = TEXT) -> str:
 
 def _texts(value: Any, what: str, count: int, limit: int = TEXT) -> tuple[str, ...]:
     return tuple(_text(item, what, limit) for item in _list(value, what, count))
+
+
+#: An index may point to an index; containerd's tools never make more levels than this. Entries of an index without a platform that are
+#: looked at for theirs; manifests, indexes and configurations that are read for one image.
+INDEX_DEPTH, NAMELESS, DOCUMENTS = 3, 8, 32
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """`path`: the documents from the root to the manifest, each with the number of the entry that was chosen (-1: the manifest)."""
+
+    manifest: Manifest
+    config: Config
+    path: tuple[tuple[Descriptor, bytes, int], ...]
+
+
+class Resolver:
+    """Finds what an index or manifest holds for *machine*, in at most DOCUMENTS documents. *nothing*: how the error begins if it is
+    nothing. *document* and *config* read a document, the latter, *document* unless given, a configuration.
+    """
+
+    def __init__(
+        self,
+        nothing: str,
+        machine: str,
+        document: Callable[[Descriptor], Awaitable[bytes]],
+        config: Callable[[Descriptor], Awaitable[bytes]] | None = None,
+    ) -> None:
+        self._nothing = nothing
+        self._machine = machine
+        self._document = document
+        self._config = config or document
+        self._left = DOCUMENTS
+
+    async def resolve(self, root: Descriptor, data: bytes | None = None) -> Resolved:
+        """*data*: the root's document, if it is at hand."""
+        return await self._resolve(root, data, INDEX_DEPTH)
+
+    async def _resolve(self, root: Descriptor, data: bytes | None, depth: int) -> Resolved:
+        what = f"manifest {shorten(root.digest)[1:-1]}"
+        if data is None:
+            data = await self._read(self._document, root, what)
+        found = index_or_manifest(parse(data, what), what)
+        if isinstance(found, Manifest):
+            config = await self._configuration(found.config, what)
+            check_layers(found, config)
+            return Resolved(found, config, ((root, data, -1),))
+        if depth == 0:
+            raise OperationFailedError(f"{what}: indexes are nested more than {INDEX_DEPTH} deep")
+        number, below = await self._best(found, depth - 1)
+        below = below or await self._resolve(found[number], None, depth - 1)
+        return Resolved(below.manifest, below.config, ((root, data, number), *below.path))
+
+    async def _configuration(self, descriptor: Descriptor, whose: str) -> Config:
+        if descriptor.size > DOCUMENT_LIMIT:
+            raise OperationFailedError(
+                f"{whose} has a configuration of {descriptor.size} bytes, more than {DOCUMENT_LIMIT}"
+            )
+        what = f"configuration {descriptor.digest}"
+        data = await self._read(self._config, descriptor, what)
+        return config(parse(data, what), what)
+
+    async def _read(
+        self, read: Callable[[Descriptor], Awaitable[bytes]], descriptor: Descriptor, what: str
+    ) -> bytes:
+        if self._left == 0:
+            raise OperationFailedError(f"{what}: more than {DOCUMENTS} documents to read for one image")
+        self._left -= 1
+        return await read(descriptor)
+
+    async def _best(self, entries: Sequence[Descriptor], depth: int) -> tuple[int, Resolved | None]:
+        """The number of the entry that fits the machine best, and what was found below it if that was looked at."""
+        best: tuple[int, int, Resolved | None] | None = None
+        nameless: set[str] = set()
+        for number, entry in enumerate(entries):
+            platform, below = entry.platform, None
+            if platform is None and entry.digest not in nameless and len(nameless) < NAMELESS:
+                nameless.add(entry.digest)
+                below = await self._look(entry, depth)
+                platform = below.config.platform if below else None
+            fit = rank(platform, self._machine) if platform else None
+            if fit is not None and (best is None or fit < best[0]):
+                best = fit, number, below
+        if best is None:
+            offered = ", ".join(show_platform(entry.platform) for entry in entries[:10]) or "nothing"
+            raise OperationFailedError(f"{self._nothing} for this machine ({self._machine}), only {offered}")
+        return best[1], best[2]
+
+    async def _look(self, entry: Descriptor, depth: int) -> Resolved | None:
+        """Below an entry that names no platform. None if it is not here, or is no image (a signature, a list of contents)."""
+        try:
+            return await self._resolve(entry, None, depth)
+        except (NotFoundError, OperationFailedError):
+            if self._left == 0:
+                raise
+            return None
+
+
+#: How much bigger a layer is once unpacked. No more than a guess for compressed ones; while unpacking, free space is watched.
+_GROWTH = (("zstd", 3.0), ("gzip", 2.5))
+
+
+def unpacked(layer: Descriptor) -> int:
+    """Bytes that *layer* probably takes unpacked."""
+    factor = next((factor for ending, factor in _GROWTH if layer.media_type.endswith(ending)), 1.0)
+    return int(layer.size * factor)

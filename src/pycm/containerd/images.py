@@ -17,16 +17,23 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from pycm.containerd import image_format, rpc
 from pycm.containerd.content import Content
-from pycm.containerd.durable import sync_file_system
-from pycm.containerd.image_format import Config, Descriptor, Manifest, show_platform
-from pycm.containerd.image_store import ImageStore
-from pycm.containerd.proto import diff_pb2, leases_pb2, snapshots_pb2, types_pb2
-from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, shorten
+from pycm.containerd.image_format import Descriptor, Resolver
+from pycm.containerd.proto import (
+    diff_pb2,
+    images_pb2,
+    introspection_pb2,
+    leases_pb2,
+    snapshots_pb2,
+    types_pb2,
+)
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
     from typing import Any
 
     from pycm.containerd.client import Client
@@ -34,9 +41,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pycm.containerd")
 
-#: An index may point to an index; containerd's tools never make more levels than this. Entries of an index without a platform that are
-#: looked at for theirs; manifests, indexes and configurations that are read for one image.
-INDEX_DEPTH, NAMELESS, DOCUMENTS = 3, 8, 32
 REFERENCE_LIMIT = 200  # characters of a reference in a message
 _GC_LABEL = "containerd.io/gc.ref.snapshot."
 
@@ -80,97 +84,6 @@ def unresolved(reference: str, namespace: str) -> NotFoundError:
     return NotFoundError(
         f"{start}not found in containerd's namespace {namespace}: fetch it with pycm pull, or import it with ctr"
     )
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """`path`: the documents from the root to the manifest, each with the number of the entry that was chosen (-1: the manifest)."""
-
-    manifest: Manifest
-    config: Config
-    path: tuple[tuple[Descriptor, bytes, int], ...]
-
-
-class Resolver:
-    """Finds what an index or manifest holds for *machine*, in at most DOCUMENTS documents. *nothing*: how the error begins if it is
-    nothing. *document* and *config* read a document, the latter, *document* unless given, a configuration.
-    """
-
-    def __init__(
-        self,
-        nothing: str,
-        machine: str,
-        document: Callable[[Descriptor], Awaitable[bytes]],
-        config: Callable[[Descriptor], Awaitable[bytes]] | None = None,
-    ) -> None:
-        self._nothing = nothing
-        self._machine = machine
-        self._document = document
-        self._config = config or document
-        self._left = DOCUMENTS
-
-    async def resolve(self, root: Descriptor, data: bytes | None = None) -> Resolved:
-        """*data*: the root's document, if it is at hand."""
-        return await self._resolve(root, data, INDEX_DEPTH)
-
-    async def _resolve(self, root: Descriptor, data: bytes | None, depth: int) -> Resolved:
-        what = f"manifest {shorten(root.digest)[1:-1]}"
-        if data is None:
-            data = await self._read(self._document, root, what)
-        found = image_format.index_or_manifest(image_format.parse(data, what), what)
-        if isinstance(found, Manifest):
-            config = await self._configuration(found.config, what)
-            image_format.check_layers(found, config)
-            return Resolved(found, config, ((root, data, -1),))
-        if depth == 0:
-            raise OperationFailedError(f"{what}: indexes are nested more than {INDEX_DEPTH} deep")
-        number, below = await self._best(found, depth - 1)
-        below = below or await self._resolve(found[number], None, depth - 1)
-        return Resolved(below.manifest, below.config, ((root, data, number), *below.path))
-
-    async def _configuration(self, descriptor: Descriptor, whose: str) -> Config:
-        if descriptor.size > image_format.DOCUMENT_LIMIT:
-            raise OperationFailedError(
-                f"{whose} has a configuration of {descriptor.size} bytes, more than {image_format.DOCUMENT_LIMIT}"
-            )
-        what = f"configuration {descriptor.digest}"
-        data = await self._read(self._config, descriptor, what)
-        return image_format.config(image_format.parse(data, what), what)
-
-    async def _read(
-        self, read: Callable[[Descriptor], Awaitable[bytes]], descriptor: Descriptor, what: str
-    ) -> bytes:
-        if self._left == 0:
-            raise OperationFailedError(f"{what}: more than {DOCUMENTS} documents to read for one image")
-        self._left -= 1
-        return await read(descriptor)
-
-    async def _best(self, entries: Sequence[Descriptor], depth: int) -> tuple[int, Resolved | None]:
-        """The number of the entry that fits the machine best, and what was found below it if that was looked at."""
-        best: tuple[int, int, Resolved | None] | None = None
-        nameless: set[str] = set()
-        for number, entry in enumerate(entries):
-            platform, below = entry.platform, None
-            if platform is None and entry.digest not in nameless and len(nameless) < NAMELESS:
-                nameless.add(entry.digest)
-                below = await self._look(entry, depth)
-                platform = below.config.platform if below else None
-            rank = image_format.rank(platform, self._machine) if platform else None
-            if rank is not None and (best is None or rank < best[0]):
-                best = rank, number, below
-        if best is None:
-            offered = ", ".join(show_platform(entry.platform) for entry in entries[:10]) or "nothing"
-            raise OperationFailedError(f"{self._nothing} for this machine ({self._machine}), only {offered}")
-        return best[1], best[2]
-
-    async def _look(self, entry: Descriptor, depth: int) -> Resolved | None:
-        """Below an entry that names no platform. None if it is not here, or is no image (a signature, a list of contents)."""
-        try:
-            return await self._resolve(entry, None, depth)
-        except (NotFoundError, OperationFailedError):
-            if self._left == 0:
-                raise
-            return None
 
 
 class Images:
@@ -342,3 +255,100 @@ def _apply(layer: Descriptor, mounts: Any) -> diff_pb2.ApplyRequest:
         annotations=layer.annotations,
     )
     return diff_pb2.ApplyRequest(diff=descriptor, mounts=mounts)
+
+
+_PRELOADED = "pycm.preloaded"
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image as containerd knows it. `created_ns`: nanoseconds since 1970. `preloaded`: it came from the preload directory."""
+
+    reference: str
+    target: Descriptor
+    created_ns: int
+    preloaded: bool = False
+
+
+class ImageStore:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def get(self, reference: str) -> Record | None:
+        if not reference.isprintable():  # lone surrogates too, which protobuf cannot send
+            return None
+        try:
+            found = await self._client.call(rpc.IMAGE_GET, images_pb2.GetImageRequest(name=reference))
+        except NotFoundError:
+            return None
+        return _record(found.image)
+
+    async def all(self) -> tuple[Record, ...]:
+        found = await self._client.call(rpc.IMAGE_LIST, images_pb2.ListImagesRequest())
+        return tuple(_record(image) for image in found.images)
+
+    async def put(self, reference: str, target: Descriptor, *, lease: str, preloaded: bool = False) -> None:
+        """Name *target*; a name that is taken moves."""
+        image = images_pb2.Image(
+            name=reference,
+            labels={_PRELOADED: "true"} if preloaded else {},
+            target=types_pb2.Descriptor(media_type=target.media_type, digest=target.digest, size=target.size),
+        )
+        try:
+            await self._client.call(rpc.IMAGE_CREATE, images_pb2.CreateImageRequest(image=image), lease=lease)
+        except ConflictError:
+            mask = FieldMask(paths=["target", *([f"labels.{_PRELOADED}"] if preloaded else [])])
+            request = images_pb2.UpdateImageRequest(image=image, update_mask=mask)
+            await self._client.call(rpc.IMAGE_UPDATE, request, lease=lease)
+
+    async def remove(self, reference: str) -> None:
+        """And wait until its room is free. NotFoundError if it is not there."""
+        await self._client.call(rpc.IMAGE_DELETE, images_pb2.DeleteImageRequest(name=reference, sync=True))
+
+    async def parents(self, snapshotter: str) -> dict[str, list[str]]:
+        """Snapshots that containers write to, by the snapshot that they stand on. Layers on layers are not among them."""
+        found: dict[str, list[str]] = {}
+        request = snapshots_pb2.ListSnapshotsRequest(snapshotter=snapshotter)
+        async with contextlib.aclosing(self._client.stream(rpc.SNAPSHOT_LIST, request)) as answers:
+            async for answer in answers:
+                for info in answer.info:
+                    if info.kind != snapshots_pb2.COMMITTED and not info.name.startswith("extract-"):
+                        found.setdefault(info.parent, []).append(info.name)
+        return found
+
+    async def roots(self, snapshotter: str) -> tuple[str, str]:
+        """Directories of containerd's content and snapshots on this machine; "" where containerd does not tell."""
+        filters = ["type==io.containerd.content.v1", f"type==io.containerd.snapshotter.v1,id=={snapshotter}"]
+        answer = await self._client.call(rpc.PLUGINS, introspection_pb2.PluginsRequest(filters=filters))
+        found = {plugin.type: plugin.exports.get("root", "") for plugin in answer.plugins}
+        return found.get("io.containerd.content.v1", ""), found.get("io.containerd.snapshotter.v1", "")
+
+
+def _record(image: images_pb2.Image) -> Record:
+    target = Descriptor(image.target.digest, image.target.size, image.target.media_type)
+    created = image.created_at.seconds * 1_000_000_000 + image.created_at.nanos
+    return Record(image.name, target, created, _PRELOADED in image.labels)
+
+
+def sync_file_system(directory: str) -> None:
+    """Wait until all that was written to the file system of *directory* is on the disk. Without a directory: of all file systems.
+
+    Blocks for as long as the disk needs: for a worker thread.
+    """
+    if not directory:
+        os.sync()
+        return
+    import ctypes  # half a MiB, for those who unpack
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # containerd lives in another mount namespace
+        os.sync()
+        return
+    try:
+        if libc.syncfs(descriptor) != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise OperationFailedError(f"the file system of {directory} cannot be written out: {reason}")
+    finally:
+        os.close(descriptor)

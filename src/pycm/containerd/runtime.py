@@ -4,7 +4,7 @@
 What stays in containerd between calls, and who cleans up after a crash at any instant:
 
 - a snapshot "<id>-snapshot" for each container, from `prepare` to `remove`, kept by the lease;
-- a container record, a sandbox record (`retention.ShimRecords`) and a task, from `start` to `delete_task`. What an interrupted start
+- a container record, a sandbox record (`events.ShimRecords`) and a task, from `start` to `delete_task`. What an interrupted start
   left (a record without a task, a task that was created and never ran) is replaced by the next `start` or deleted by `remove`. A
   sandbox record without a task, and with it a shim that never got one, goes with the next connection.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from pycm.containerd import convert, retention, rootfs, rpc
+from pycm.containerd import events, rootfs, rpc
 from pycm.containerd.client import Client
 from pycm.containerd.events import EventStream, delays
 from pycm.containerd.execs import Execs
@@ -68,7 +68,7 @@ class ContainerdRuntime:
         self._snapshotter = snapshotter
         self._images = Images(self._client, snapshotter, f"{lease}.unpack")
         self._execs = Execs(self._client, lease, exec_dir)
-        self._records = retention.ShimRecords(self._client)
+        self._records = events.ShimRecords(self._client)
         self._alignment: asyncio.Task[None] | None = None
         #: Ids of containers whose start is under way; and, while records are brought in line, those whose start has begun meanwhile.
         self._starting: set[str] = set()
@@ -101,7 +101,7 @@ class ContainerdRuntime:
         self._client.close()
 
     async def _ensure_lease(self) -> None:
-        await retention.ensure_lease(self._client, self._lease)
+        await events.ensure_lease(self._client, self._lease)
 
     async def _prepare_session(self) -> None:
         """containerd is there, or there again."""
@@ -245,7 +245,7 @@ class ContainerdRuntime:
         await self._call(rpc.TASK_RESUME, tasks_pb2.ResumeTaskRequest(container_id=container_id))
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        value = convert.spec_any("LinuxResources", resources)
+        value = rpc.spec_any("LinuxResources", resources)
         await self._call(
             rpc.TASK_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=container_id, resources=value)
         )
@@ -281,7 +281,7 @@ class ContainerdRuntime:
 
     async def tasks(self) -> tuple[Task, ...]:
         found = await self._call(rpc.TASK_LIST, tasks_pb2.ListTasksRequest())
-        return tuple(convert.task(process) for process in found.tasks)
+        return tuple(rpc.task(process) for process in found.tasks)
 
     # ── steps ──
 
@@ -329,12 +329,12 @@ class ContainerdRuntime:
         """As Kanto writes it: no labels and no image, so that either of the two can take the container over."""
         container = containers_pb2.Container(
             id=request.id,
-            spec=convert.spec_any("Spec", request.spec),
+            spec=rpc.spec_any("Spec", request.spec),
             snapshotter=self._snapshotter,
             snapshot_key=_key(request.id),
         )
         container.runtime.name = request.runtime
-        options = convert.runtime_options(
+        options = rpc.runtime_options(
             request.runtime, systemd_cgroup=request.systemd_cgroup, binary=request.runtime_binary
         )
         if options is not None:
@@ -381,7 +381,7 @@ class ContainerdRuntime:
             found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
         except NotFoundError:
             return None
-        return convert.task(found.process)
+        return rpc.task(found.process)
 
     async def _clear(self, container_id: str) -> None:
         """Make way for a start: end what is dead, refuse if something lives."""

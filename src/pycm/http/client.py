@@ -7,19 +7,26 @@ Passwords and tokens go to the server that they were given for; a redirect to an
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
+import os
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
-from pycm.errors import OperationFailedError, UnavailableError, shorten
-from pycm.http import proxies, tls
-from pycm.http.addresses import REDIRECTS, Address, is_public, redirected
+from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError, shorten
+from pycm.http.rules import REDIRECTS, Address, is_public, redirected
+from pycm.storage.files import check_regular
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
+
+    from pycm.http.rules import Address
 
 HOPS = 5
 CONNECT = 30.0  # seconds
@@ -263,8 +270,8 @@ class Http:
     Without *private* only public addresses are connected to, at each redirect again. Proxies are not used then: they resolve names.
     """
 
-    def __init__(self, files: tls.Tls | None = None, home: str = "", *, private: bool = True) -> None:
-        self._files = files or tls.Tls()
+    def __init__(self, files: Tls | None = None, home: str = "", *, private: bool = True) -> None:
+        self._files = files or Tls()
         self._home = home
         self._private = private
         self._contexts: dict[bool, Any] = {}
@@ -290,7 +297,7 @@ class Http:
             if not self._private:
                 connection.sock = self._public_socket(address)
             path = address.path
-            if isinstance(connection, proxies.PlainProxyConnection):
+            if isinstance(connection, PlainProxyConnection):
                 path = f"http://{address.netloc}{address.path}"
             connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
             sent = {
@@ -299,7 +306,7 @@ class Http:
                 "Connection": "close",
                 "Accept-Encoding": "identity",
             }
-            for name, value in {**sent, **proxies.headers(connection), **headers}.items():
+            for name, value in {**sent, **proxy_headers(connection), **headers}.items():
                 connection.putheader(name, value)
             connection.endheaders()
             assert connection.sock is not None
@@ -317,14 +324,14 @@ class Http:
             raise
 
     def _connection(self, address: Address) -> http.client.HTTPConnection:
-        proxy = proxies.proxy_of(address) if self._private else None
+        proxy = proxy_of(address) if self._private else None
         if address.scheme == "http":
             if proxy:
-                return proxies.PlainProxyConnection(proxy, CONNECT)
+                return PlainProxyConnection(proxy, CONNECT)
             return http.client.HTTPConnection(address.host, address.port, timeout=CONNECT)
         context = self._context(client=address.host == self._home)
         if proxy:
-            return proxies.tunnel(proxy, address, context, CONNECT)
+            return tunnel(proxy, address, context, CONNECT)
         return http.client.HTTPSConnection(address.host, address.port, timeout=CONNECT, context=context)
 
     def _public_socket(self, address: Address) -> socket.socket:
@@ -353,5 +360,105 @@ class Http:
 
     def _context(self, *, client: bool) -> Any:
         if client not in self._contexts:
-            self._contexts[client] = tls.context(self._files, client=client)
+            self._contexts[client] = make_context(self._files, client=client)
         return self._contexts[client]
+
+
+_NAMES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+class Proxy:
+    """host, port and, where the variable holds a login, the header that shows it."""
+
+    def __init__(self, variable: str, text: str) -> None:
+        try:
+            parts = urlsplit(text if "//" in text else f"//{text}")
+            host, port = parts.hostname, parts.port or 3128
+        except ValueError:
+            host, port = None, 0
+        if not host or parts.scheme not in ("", "http"):
+            raise InvalidInputError(
+                f"{variable} in the environment of the agent is no proxy's address (http://host:port)"
+            )
+        self.host, self.port = host, port
+        self.headers: dict[str, str] = {}
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self.headers["Proxy-Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+
+
+class PlainProxyConnection(http.client.HTTPConnection):
+    """To a proxy that is asked for whole addresses."""
+
+    def __init__(self, proxy: Proxy, timeout: float) -> None:
+        super().__init__(proxy.host, proxy.port, timeout=timeout)
+        self.headers = proxy.headers
+
+
+def proxy_headers(connection: http.client.HTTPConnection) -> dict[str, str]:
+    """What the proxy itself wants to see in each request."""
+    return connection.headers if isinstance(connection, PlainProxyConnection) else {}
+
+
+def tunnel(proxy: Proxy, address: Address, context: Any, timeout: float) -> http.client.HTTPSConnection:
+    connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=context)
+    connection.set_tunnel(address.host, address.port, headers=proxy.headers)
+    return connection
+
+
+def proxy_of(address: Address) -> Proxy | None:
+    if not any(os.environ.get(name) for name in _NAMES):
+        return None
+    from urllib import request  # 1 MiB: only where there is a proxy
+
+    if request.proxy_bypass(f"{address.host}:{address.port}"):
+        return None
+    text = request.getproxies_environment().get(address.scheme)
+    return Proxy(f"{address.scheme}_proxy", text) if text else None
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files: root_ca beside the machine's authorities; client_cert and client_key together. verify false: anybody is believed."""
+
+    root_ca: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    verify: bool = True
+
+
+def make_context(tls: Tls, *, client: bool) -> ssl.SSLContext:
+    """*client*: show the client certificate. InvalidInputError names the file that cannot be used; TLS 1.2 is the least."""
+    import ssl  # 3 MiB: only for those who use it
+
+    made = ssl.create_default_context()
+    # from Python 3.13 on, authorities without all extensions of RFC 5280 are refused: many that devices were given lack one
+    made.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not tls.verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+        return made
+    if tls.root_ca:
+        try:
+            check_regular(tls.root_ca)
+            made.load_verify_locations(tls.root_ca)
+        except (OSError, ValueError) as error:  # SSLError is an OSError
+            raise InvalidInputError(
+                f"root_ca {shorten(tls.root_ca)} cannot be used: {_reason(error)}"
+            ) from None
+    if bool(tls.client_cert) != bool(tls.client_key):
+        raise InvalidInputError("client_cert and client_key are needed both, only one is set")
+    if client and tls.client_cert:
+        try:
+            for path in (tls.client_cert, tls.client_key):
+                check_regular(path)
+            # a key that asks for a passphrase must not wait for a terminal
+            made.load_cert_chain(tls.client_cert, tls.client_key, password=lambda: b"")
+        except (OSError, ValueError) as error:
+            files = f"{shorten(tls.client_cert)} with client_key {shorten(tls.client_key)}"
+            raise InvalidInputError(f"client_cert {files} cannot be used: {_reason(error)}") from None
+    return made
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or getattr(error, "reason", None) or "no PEM file"

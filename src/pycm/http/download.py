@@ -19,8 +19,8 @@ from pycm.waiting import within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycm.http.addresses import Address
     from pycm.http.client import Response
+    from pycm.http.rules import Address
 
 log = logging.getLogger("pycm.http")
 
@@ -100,8 +100,8 @@ class Download:
     def run(self, url: str) -> bytes:
         """Errors: OperationFailedError; UnavailableError if it could not be had in time or after some attempts."""
         # http.client and ssl are only paid for by those who download
-        from pycm.http import retry
-        from pycm.http.addresses import parse_address
+        from pycm.http import rules
+        from pycm.http.rules import parse_address
 
         address = parse_address(url)
         self._until = self._clock() + TOTAL
@@ -117,21 +117,21 @@ class Download:
             except UnavailableError as error:
                 failure = error
             fruitless = 1 if len(self._data) > before else fruitless + 1
-            pause = retry.delay(fruitless, wanted_pause)
-            too_long = pause > retry.LONGEST_WAIT or self._clock() + pause > self._until
-            if fruitless >= retry.ATTEMPTS or too_long or self.given_up.wait(pause):
+            pause = rules.delay(fruitless, wanted_pause)
+            too_long = pause > rules.LONGEST_WAIT or self._clock() + pause > self._until
+            if fruitless >= rules.ATTEMPTS or too_long or self.given_up.wait(pause):
                 raise failure
 
     def _attempt(self, address: Address) -> tuple[bool, float | None]:
         """(whole, seconds that the server wants to be left alone)."""
-        from pycm.http import retry
+        from pycm.http import rules
         from pycm.http.client import Http
 
         with contextlib.closing(Http(private=self._private).get(address, self._headers())) as response:
-            if response.status in retry.PASSING:
+            if response.status in rules.PASSING:
                 error = UnavailableError(f"{address} answers {response.status}")
-                asked = retry.retry_after(response.headers.get("Retry-After"))
-                if asked is not None and asked > retry.LONGEST_WAIT:
+                asked = rules.retry_after(response.headers.get("Retry-After"))
+                if asked is not None and asked > rules.LONGEST_WAIT:
                     raise OperationFailedError(f"{error}, and asks to come back in {asked:g} s")
                 if asked is None:
                     raise error
@@ -140,7 +140,7 @@ class Download:
             return self._read(response), None
 
     def _headers(self) -> dict[str, str]:
-        from pycm.http.ranges import range_header
+        from pycm.http.rules import range_header
 
         if not self._data or not self._validator or self._size is None:
             return {}
@@ -148,7 +148,7 @@ class Download:
 
     def _begin(self, response: Response) -> None:
         """Keep what has come if the answer is the rest of it; else begin anew."""
-        from pycm.http.ranges import begins_at
+        from pycm.http.rules import begins_at
 
         if response.status == 206 and self._size is not None:
             placed = {"Content-Range": response.headers.get("Content-Range") or ""}

@@ -11,19 +11,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pycm.containerd import image_format
-from pycm.containerd.image_format import Descriptor, Manifest, is_digest
-from pycm.containerd.images import Resolver
+from pycm.containerd.image_format import Descriptor, Manifest, Resolver, is_digest
 from pycm.errors import ConflictError, OperationFailedError, UnavailableError, shorten
 from pycm.failpoints import fail_point
-from pycm.http import retry
+from pycm.http import rules
 from pycm.registry.remote import TryLaterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pycm.containerd.content import Content, Writer
-    from pycm.containerd.pull_lease import PullLease
-    from pycm.registry.sources import Source
+    from pycm.containerd.content import Content, PullLease, Writer
+    from pycm.registry.remote import Source
 
 PARALLEL = 3
 CHUNK = 256 << 10
@@ -224,9 +222,9 @@ class Fetch:
                 attempt = 1 if now - before >= PROGRESS else attempt + 1
                 before = now
                 silent = first and not getattr(error, "answered", False)
-                if attempt >= (UNREACHED if silent else retry.ATTEMPTS) or (after or 0) > retry.LONGEST_WAIT:
+                if attempt >= (UNREACHED if silent else rules.ATTEMPTS) or (after or 0) > rules.LONGEST_WAIT:
                     raise
-                await asyncio.sleep(retry.delay(attempt, after))
+                await asyncio.sleep(rules.delay(attempt, after))
 
 
 class _Pace:

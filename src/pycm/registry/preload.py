@@ -13,22 +13,25 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from pycm.containerd import image_format
 from pycm.containerd.client import Client
-from pycm.containerd.marks import Marks
-from pycm.containerd.pull_lease import PullLease
-from pycm.errors import OperationFailedError, PycmError, UnavailableError, shorten
+from pycm.containerd.content import Marks, PullLease
+from pycm.containerd.image_format import is_digest
+from pycm.errors import NotFoundError, OperationFailedError, PycmError, UnavailableError, shorten
 from pycm.failpoints import fail_point
 from pycm.ports import PullStep
-from pycm.registry.archive import INDEX, Layout, image_name
-from pycm.registry.job import News
+from pycm.registry.job import News, parse_reference
 from pycm.registry.pull import Pull
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pycm.containerd.image_format import Descriptor
     from pycm.registry.job import Job
+    from pycm.registry.remote import Reader
     from pycm.registry.worker import Reporter
 
 #: Archives in the directory, images in an archive.
@@ -130,3 +133,199 @@ def _named(layout: Layout, index: bytes) -> list[tuple[str, Descriptor]]:
     if len(nameless) == len(named):
         raise OperationFailedError(f"{what} gives no image a full name such as registry.example/app:1.0")
     return [(name, entry) for name, entry in named if name]
+
+
+INDEX = "index.json"
+#: Headers in an archive, of which a file has one or two (images have some dozens); bytes of a header that gives a long name.
+MOST_MEMBERS, HEADER_LIMIT = 20_000, 64 << 10
+#: Characters of the name of a file that can be a blob.
+NAME_LIMIT = 200
+_BLOCK = 512
+#: Types of tar's headers: files, and what comes before a file with a name or a size that the format of 1988 has no room for.
+_FILE, _PAX, _LONG_NAME = b"0\0007", b"x", b"L"
+#: Where tools write the name of an image; the second one may be a tag alone.
+NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+class Layout:
+    """A layout directory or archive at *path*, as a registry.sources.Source. OperationFailedError if it is none."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = f"archive {shorten(path)}"
+        self._members = None if os.path.isdir(path) else self._read_members()
+
+    def index(self) -> bytes:
+        """Its index.json."""
+        reader = self._reader(INDEX, 0)
+        try:
+            data = reader.read(image_format.DOCUMENT_LIMIT + 1)
+        finally:
+            reader.close()
+        if len(data) > image_format.DOCUMENT_LIMIT:
+            raise OperationFailedError(
+                f"{self.name}: its {INDEX} has more than {image_format.DOCUMENT_LIMIT} bytes"
+            )
+        return data
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        reader = self.open(descriptor, 0)
+        try:
+            return reader.read(descriptor.size)
+        finally:
+            reader.close()
+
+    def open(self, descriptor: Descriptor, offset: int) -> Reader:
+        algorithm, _, value = descriptor.digest.partition(":")
+        if not is_digest(descriptor.digest):
+            raise OperationFailedError(f"{self.name}: {shorten(descriptor.digest)} is no digest")
+        reader = self._reader(f"blobs/{algorithm}/{value}", offset)
+        if reader.size != descriptor.size:
+            reader.close()
+            raise OperationFailedError(
+                f"{self.name}: {descriptor.digest} has {reader.size} bytes, it should have {descriptor.size}"
+            )
+        return reader
+
+    def _reader(self, name: str, offset: int) -> FileReader:
+        if self._members is None:
+            path = os.path.join(self.path, name)
+            descriptor, size = self._open(path, name)
+            return FileReader(self.name, descriptor, 0, size, offset)
+        if name not in self._members:
+            raise NotFoundError(f"{self.name}: there is no {name} in it")
+        start, size = self._members[name]
+        return FileReader(self.name, self._open(self.path, name)[0], start, size, offset)
+
+    def _open(self, path: str, name: str) -> tuple[int, int]:
+        """Descriptor and size of a regular file."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except FileNotFoundError:
+            raise NotFoundError(f"{self.name}: there is no {name} in it") from None
+        except OSError as error:
+            raise OperationFailedError(f"{self.name}: {name} cannot be read: {error.strerror}") from None
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise OperationFailedError(f"{self.name}: {name} is no regular file")
+        return descriptor, found.st_size
+
+    def _read_members(self) -> dict[str, tuple[int, int]]:
+        """Names of the index and of what may be blobs, with offset and size."""
+        descriptor, size = self._open(self.path, "it")
+        try:
+            members = {}
+            for number, (name, place, length) in enumerate(_members(descriptor, size)):
+                if number >= MOST_MEMBERS:
+                    raise OperationFailedError(f"{self.name} has more than {MOST_MEMBERS} files")
+                name = name.removeprefix("./")  # noqa: PLW2901
+                if name == INDEX or (name.startswith("blobs/") and len(name) <= NAME_LIMIT):
+                    members[name] = place, length
+            return members
+        except (ValueError, OSError) as error:
+            raise OperationFailedError(
+                f"{self.name} is no tar archive, or is cut short (a compressed one has to be unpacked first): {shorten(str(error))[1:-1]}"
+            ) from None
+        finally:
+            os.close(descriptor)
+
+
+def _members(descriptor: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of what follows each header of a tar archive of *end* bytes; the name is "" unless it is a file. ValueError.
+
+    Python's tarfile reads headers of any size into memory, and some of its versions in a time that grows with the square of it.
+    """
+    place = 0
+    given: dict[bytes, bytes] = {}  # by the headers before a file's own
+    while place < end:
+        header = os.pread(descriptor, _BLOCK, place)
+        if place and not any(header):
+            return
+        kind, size = header[156:157], _size_of(header)
+        is_file = kind in _FILE
+        if is_file:
+            size = int(given.get(b"size", size))
+        place += _BLOCK
+        if not 0 <= size <= end - place:
+            raise ValueError(f"{size} bytes at offset {place} of {end}")
+        yield os.fsdecode(given.get(b"path") or _short_name(header)) if is_file else "", place, size
+        if is_file:
+            given = {}
+        elif kind in (_PAX, _LONG_NAME):
+            if size > HEADER_LIMIT:
+                raise ValueError(f"a header of {size} bytes at offset {place}, more than {HEADER_LIMIT}")
+            given.update(_given(kind, os.pread(descriptor, size, place)))
+        place += -(-size // _BLOCK) * _BLOCK
+
+
+def _size_of(header: bytes) -> int:
+    if len(header) < _BLOCK:
+        raise ValueError("cut in a header")
+    if int(_field(header, 148, 8), 8) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        raise ValueError("a header's checksum does not match")
+    if header[124] == 0x80:  # not octal digits: too large for them
+        return int.from_bytes(header[125:136], "big")
+    return int(_field(header, 124, 12) or b"0", 8)
+
+
+def _short_name(header: bytes) -> bytes:
+    prefix = _field(header, 345, 155) if header[257:263] == b"ustar\0" else b""
+    return b"/".join(filter(None, (prefix, _field(header, 0, 100))))
+
+
+def _field(header: bytes, start: int, size: int) -> bytes:
+    return header[start : start + size].partition(b"\0")[0].strip(b" ")
+
+
+def _given(kind: bytes, data: bytes) -> dict[bytes, bytes]:
+    """Path and size, as far as an extended header holds them: records of LENGTH KEY=VALUE, each with a newline."""
+    if kind == _LONG_NAME:
+        return {b"path": data.partition(b"\0")[0]}
+    found, place = {}, 0
+    while place < len(data):
+        space = data.index(b" ", place, place + 8)
+        length = int(data[place:space])
+        if not space - place < length <= len(data) - place:
+            raise ValueError("an extended header that cannot be read")
+        key, _, value = data[space + 1 : place + length - 1].partition(b"=")
+        if key in (b"path", b"size"):
+            found[key] = value
+        place += length
+    return found
+
+
+class FileReader:
+    """A stretch of a file, from *offset* in it on; closes *descriptor*."""
+
+    def __init__(self, name: str, descriptor: int, start: int, size: int, offset: int) -> None:
+        self._name = name
+        self._descriptor = descriptor
+        self._place = start + offset
+        self._left = size - offset
+        self.size = size
+
+    def read(self, limit: int) -> bytes:
+        if self._left <= 0:
+            return b""
+        try:
+            data = os.pread(self._descriptor, min(limit, self._left), self._place)
+        except OSError as error:
+            raise OperationFailedError(f"{self._name} cannot be read: {error.strerror}") from None
+        if not data:
+            raise OperationFailedError(f"{self._name} is cut short: {self._left} bytes are missing")
+        self._place += len(data)
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def image_name(entry: Descriptor) -> str:
+    """Under which name an entry of an index.json is meant to be used; "" if none is given, or no full one."""
+    for key in NAMES:
+        name = entry.annotations.get(key, "")
+        if "/" in name:
+            return parse_reference(name).text
+    return ""

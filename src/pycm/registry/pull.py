@@ -10,29 +10,22 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pycm.containerd.client import Client
-from pycm.containerd.content import Content
-from pycm.containerd.durable import sync_file_system
-from pycm.containerd.image_format import Descriptor, is_digest, media_type, parse, verify
-from pycm.containerd.image_store import ImageStore
-from pycm.containerd.images import Images
-from pycm.containerd.pull_lease import PullLease
+from pycm.containerd.content import Content, PullLease
+from pycm.containerd.image_format import Descriptor, is_digest, media_type, parse, unpacked, verify
+from pycm.containerd.images import Images, ImageStore, sync_file_system
 from pycm.errors import OperationFailedError, PycmError
 from pycm.failpoints import fail_point
 from pycm.ports import PullStep
-from pycm.registry import space
 from pycm.registry.fetch import Fetch
-from pycm.registry.job import News, NoRoomError
-from pycm.registry.reference import parse_reference, quote
-from pycm.registry.remote import Repository
-from pycm.registry.sources import RegistrySource
+from pycm.registry.job import News, NoRoomError, parse_reference, quote
+from pycm.registry.remote import RegistrySource, Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
 
     from pycm.containerd.image_format import Manifest
-    from pycm.registry.job import Job
-    from pycm.registry.reference import Reference
-    from pycm.registry.sources import Source
+    from pycm.registry.job import Job, Reference
+    from pycm.registry.remote import Source
     from pycm.registry.worker import Reporter
 
 #: Seconds between looks at the free space while a layer is unpacked.
@@ -131,14 +124,14 @@ class Pull:
         content, snapshots = self._roots
         needs = [
             (content, sum(layer.size for layer in missing)),
-            (snapshots, sum(space.unpacked(layer) for layer in missing)),
+            (snapshots, sum(unpacked(layer) for layer in missing)),
         ]
         what = f"image {quote(self._name)}"
         try:
-            space.check(what, needs, self._job.reserve)
+            check_room(what, needs, self._job.reserve)
         except NoRoomError:
             await self._lease.collect()
-            space.check(what, needs, self._job.reserve)
+            check_room(what, needs, self._job.reserve)
 
     async def _unpack(self, root: Descriptor) -> None:
         image = await self._images.read(self._name, root)
@@ -158,7 +151,7 @@ class Pull:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=WATCH)
-                left = space.used_up(self._roots[1], self._job.reserve // 2)
+                left = used_up(self._roots[1], self._job.reserve // 2)
                 if left and not task.done():
                     what = f"image {quote(self._name)} (a layer unpacks to more than was expected)"
                     self._swollen = NoRoomError(f"no room for {what}: only {left}", 0)
@@ -172,8 +165,8 @@ class Pull:
         """containerd says that its disk is full. Where there was room before, no removal of images is known to be enough."""
         if _FULL not in str(error):
             return None
-        seen = space.free(self._roots[1]) is not None
-        missing = 0 if seen else sum(space.unpacked(layer) for layer in manifest.layers)
+        seen = free(self._roots[1]) is not None
+        missing = 0 if seen else sum(unpacked(layer) for layer in manifest.layers)
         return NoRoomError(f"no room for image {quote(self._name)}: {error}", missing)
 
 
@@ -191,3 +184,59 @@ def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descript
             ) from None
     document = parse(data, f"manifest {digest}")
     return data, Descriptor(digest, len(data), media_type(document, type_claimed))
+
+
+MB = 1_000_000
+#: Of the files that a file system can have one part in as many stays free while a layer is unpacked, but no more than MOST_FILES.
+FILES_PART, MOST_FILES = 16, 16_384
+
+
+def free(directory: str) -> int | None:
+    """Bytes that may still be written under *directory*; None if it cannot be seen from here."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def used_up(directory: str, reserve: int) -> str:
+    """What the file system of *directory* is about to run out of: bytes, less than *reserve*, or files; "" if of nothing, or unseen."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return ""
+    if (room := found.f_bavail * found.f_frsize) < reserve:
+        return f"{_mb(room)} are free under {directory}"
+    if found.f_favail < min(found.f_files // FILES_PART, MOST_FILES):
+        return f"{found.f_favail} of {found.f_files} files are free under {directory}"
+    return ""
+
+
+def check_room(what: str, needs: Iterable[tuple[str, int]], reserve: int) -> None:
+    """NoRoomError unless every (directory, bytes) of *needs* fits, what shares a file system added up, and *reserve* is left."""
+    by_device: dict[int, tuple[str, int]] = {}
+    for directory, size in needs:
+        try:
+            device = os.stat(directory).st_dev
+        except OSError:
+            continue  # containerd lives elsewhere: it will say itself when it is full
+        first, sum_ = by_device.get(device, (directory, 0))
+        by_device[device] = (first, sum_ + size)
+    for directory, size in by_device.values():
+        room = free(directory)
+        if size and room is not None and room < size + reserve:
+            raise no_room(what, directory, size, reserve, room)
+
+
+def no_room(what: str, directory: str, size: int, reserve: int, room: int) -> NoRoomError:
+    missing = size + reserve - room
+    return NoRoomError(
+        f"no room for {what}: it needs {_mb(size)} under {directory}, where {_mb(room)} are free and {_mb(reserve)} are kept as"
+        f" a reserve: {_mb(missing)} are missing",
+        missing,
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / MB:.1f} MB"

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pycm.containerd.image_format import MANIFEST_TYPES
-from pycm.errors import InvalidInputError, NotFoundError, OperationFailedError, PycmError, UnavailableError
-from pycm.http import auth, retry
-from pycm.http.addresses import Address, parse_address
-from pycm.http.client import Http, Response
-from pycm.http.tls import Tls
-from pycm.registry.reference import quote
+from pycm.errors import (
+    InvalidInputError,
+    NotFoundError,
+    OperationFailedError,
+    PycmError,
+    UnavailableError,
+    shorten,
+)
+from pycm.http import rules
+from pycm.http.client import Http, Response, Tls
+from pycm.http.rules import Address, begins_at, parse_address, range_header
+from pycm.registry.job import quote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pycm.registry.access import Access
-    from pycm.registry.reference import Reference
+    from pycm.containerd.image_format import Descriptor
+    from pycm.http.client import Response
+    from pycm.registry.job import Access, Reference
 
 #: Registries refuse manifests beyond 4 MiB; tokens are a few KiB.
 DOCUMENT_LIMIT, TOKEN_LIMIT, ERROR_LIMIT = 4 << 20, 256 << 10, 64 << 10
@@ -50,7 +57,7 @@ class Repository:
 
     def __init__(self, reference: Reference, access: Access) -> None:
         self._reference = reference
-        self._login = auth.Login(access.user, access.password)
+        self._login = rules.Login(access.user, access.password)
         self._insecure = access.insecure
         home = parse_address(f"https://{reference.registry}").host
         files = Tls(access.root_ca, access.client_cert, access.client_key)
@@ -133,7 +140,7 @@ class Repository:
 
     def _log_in(self, response: Response, used: str) -> str:
         """A new Authorization header, "" if there is none to be had. One thread asks, the others take what it got."""
-        offers = auth.challenges(response.headers.get_all("WWW-Authenticate") or ())
+        offers = rules.challenges(response.headers.get_all("WWW-Authenticate") or ())
         with self._lock:
             if self._authorization != used:
                 return self._authorization
@@ -142,22 +149,22 @@ class Repository:
                     self._authorization = self._token(offer, response.address)
                     return self._authorization
             if self._login and any(offer.scheme == "basic" for offer in offers):
-                fresh = auth.basic(self._login)
+                fresh = rules.basic(self._login)
                 if fresh != used:
                     self._authorization = fresh
                     return fresh
         return ""
 
-    def _token(self, offer: auth.Challenge, asked: Address) -> str:
+    def _token(self, offer: rules.Challenge, asked: Address) -> str:
         scope = offer.parameters.get("scope") or f"repository:{self._reference.path}:pull"
         # a token for everybody is no secret on its way here
         secure = self._scheme == "https" and not self._insecure and bool(self._login)
-        address = auth.token_address(offer, scope, asked, secure=secure)
-        login = {"Authorization": auth.basic(self._login)} if self._login else {}
+        address = rules.token_address(offer, scope, asked, secure=secure)
+        login = {"Authorization": rules.basic(self._login)} if self._login else {}
         with contextlib.closing(self._http.get(address, login)) as response:
             if not _is_whole(response):
                 raise self._refused(response, "token")
-            return auth.token(response.whole(TOKEN_LIMIT))
+            return rules.token(response.whole(TOKEN_LIMIT))
 
     # ── refusals ──
 
@@ -167,8 +174,8 @@ class Repository:
     def _refused(self, response: Response, what: str) -> PycmError:
         status, words = response.status, self._said(response)
         said = f": server message: {words}" if words else ""
-        if status in retry.PASSING:
-            after = retry.retry_after(response.headers.get("Retry-After"))
+        if status in rules.PASSING:
+            after = rules.retry_after(response.headers.get("Retry-After"))
             wait = f"; it wants to be left alone for {after:g} s" if after else ""
             text = f"{self._prefix()}{response.address} answers {status}{said}{wait}"
             return TryLaterError(text, after, answered=True)
@@ -188,7 +195,7 @@ class Repository:
     @staticmethod
     def _said(response: Response) -> str:
         try:
-            return auth.server_message(response.whole(ERROR_LIMIT))
+            return rules.server_message(response.whole(ERROR_LIMIT))
         except PycmError:
             return ""
 
@@ -204,3 +211,91 @@ def _authorized(value: str) -> dict[str, str]:
 
 def _tls_port(registry: str) -> int:
     return parse_address(f"https://{registry}").port
+
+
+class Reader(Protocol):
+    """The rest of a blob. Both calls block."""
+
+    def read(self, limit: int) -> bytes:
+        """At least one byte, or b"" where it ends."""
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Documents and blobs by digest. The calls block and may come from several threads."""
+
+    #: Who is to blame, for messages.
+    name: str
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """A manifest or index; digest and size are checked by the caller."""
+
+    def open(self, descriptor: Descriptor, offset: int) -> Reader:
+        """The blob from *offset* on. TryLaterError where a repetition may help."""
+
+
+class RegistrySource:
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self.name = f"registry {repository.host}"
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        return self._repository.manifest(descriptor.digest)[0]
+
+    def open(self, descriptor: Descriptor, offset: int) -> Reader:
+        response = self._repository.blob(descriptor.digest, range_header(offset))
+        if (
+            response.status == 206 and response.encoded
+        ):  # a part of what it is encoded to: nothing can be done with it
+            response.close()
+            response = self._repository.blob(descriptor.digest, {})
+        try:
+            if response.sent == descriptor.size:
+                response.take_as_sent()
+            if response.status == 416:
+                raise OperationFailedError(f"there is nothing after byte {offset} of it")
+            start = begins_at(response.status, response.headers, offset, descriptor.size)
+            reader = BlobReader(response, descriptor.size - start)
+            reader.skip(offset - start)
+        except OperationFailedError as error:
+            response.close()
+            raise OperationFailedError(f"{self.name}, blob {descriptor.digest}: {error}") from None
+        except BaseException:
+            response.close()
+            raise
+        return reader
+
+
+class BlobReader:
+    """An answer's body of which *size* bytes are expected: fewer are a cut, more are a lie."""
+
+    def __init__(self, response: Response, size: int) -> None:
+        self._response = response
+        self._left = size
+
+    def read(self, limit: int) -> bytes:
+        if self._left == 0:
+            self._expect_end()
+            return b""
+        data = self._response.read(min(limit, self._left))
+        if not data:
+            raise TryLaterError(f"{self._response.address} ended {self._left} bytes too early")
+        self._left -= len(data)
+        return data
+
+    def skip(self, size: int) -> None:
+        """Read over what is here already: for servers that do not send parts."""
+        while size:
+            size -= len(self.read(min(size, 1 << 20)))
+
+    def _expect_end(self) -> None:
+        if self._response.headers.get("Content-Length") is None:
+            more = self._response.read(1, 0)
+            if more:
+                raise OperationFailedError(
+                    f"{self._response.address} sends more than it should: {shorten(more)} follows"
+                )
+
+    def close(self) -> None:
+        self._response.close()

@@ -17,20 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pycm.containerd.client import Client
-from pycm.containerd.content import Content
-from pycm.containerd.image_store import ImageStore
-from pycm.containerd.images import Images
-from pycm.containerd.pull_lease import PullLease
+from pycm.containerd.content import Content, PullLease
+from pycm.containerd.images import Images, ImageStore
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.model import times
 from pycm.ports import ImageInfo, PullProgress, PullStep
-from pycm.registry.access import Access, access_to
-from pycm.registry.ages import Ages
-from pycm.registry.job import Job, NoRoomError
-from pycm.registry.pulls import Pulls
-from pycm.registry.reference import parse_reference, quote
-from pycm.registry.usage import Usage, expired, to_make_room
-from pycm.registry.workers import WorkerKilledError, Workers
+from pycm.registry.job import Access, Job, NoRoomError, access_to, parse_reference, quote
+from pycm.registry.usage import Ages, Usage, expired, to_make_room
+from pycm.registry.workers import Pulls, WorkerKilledError, Workers
 from pycm.waiting import LOOK, apart, within
 
 if TYPE_CHECKING:

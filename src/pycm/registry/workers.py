@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import pycm
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
-from pycm.ports import PullStep
+from pycm.ports import PullProgress, PullStep
 from pycm.registry.job import LINE_LIMIT, LINES_LIMIT, Job, News, parse_news
 from pycm.waiting import within
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    Listener = Callable[[PullProgress], None]
+    Work = Callable[[str, Listener], Awaitable[None]]
 
 #: Workers at one time; further jobs wait. Each is 45 MiB at most.
 PARALLEL = 2
@@ -28,7 +31,7 @@ SILENCE, END = 60.0, 10.0
 #: pycm itself comes from where the agent has it; the directory around it (its argument) is searched last, for libraries beside it.
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); import pycm; sys.path.append(sys.path.pop(0)); "
-    "from pycm.registry.__main__ import main; main()"
+    "from pycm.registry.worker import main; main()"
 )
 _AROUND_PYCM = os.path.dirname(os.path.dirname(os.path.abspath(pycm.__file__)))
 
@@ -130,3 +133,68 @@ async def _end(process: Process) -> None:
     # what is left of its output is read: asyncio counts it as ended only then
     with contextlib.suppress(asyncio.TimeoutError):
         await within(END, process.communicate())
+
+
+class _Pull:
+    def __init__(self, reference: str, work: Work) -> None:
+        self.last = PullProgress(reference, PullStep.QUEUED)
+        self.listeners: list[Listener] = []
+        self.waiting = 0
+        self.task = asyncio.ensure_future(work(reference, self._tell))
+
+    def _tell(self, progress: PullProgress) -> None:
+        self.last = progress
+        for listener in tuple(self.listeners):
+            listener(progress)
+
+
+class Pulls:
+    """*work*: pulls a reference and tells how it goes."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._running: dict[str, _Pull] = {}
+        self._closed = False
+
+    async def pull(self, reference: str, listener: Listener | None = None) -> None:
+        pull = self._running.get(reference)
+        while pull is not None and not pull.waiting:  # it was given up and is about to end
+            await asyncio.wait({pull.task})
+            pull = self._running.get(reference)
+        if self._closed:
+            raise self._ending(reference)
+        if pull is None:
+            pull = self._running[reference] = _Pull(reference, self._work)
+            pull.task.add_done_callback(lambda _: self._running.pop(reference))
+        await self._wait(pull, listener)
+
+    async def _wait(self, pull: _Pull, listener: Listener | None) -> None:
+        pull.waiting += 1
+        if listener is not None:
+            listener(pull.last)
+            pull.listeners.append(listener)
+        try:
+            await asyncio.shield(pull.task)
+        except asyncio.CancelledError:
+            if self._closed and pull.task.cancelled():
+                raise self._ending(pull.last.reference) from None
+            raise
+        finally:
+            pull.waiting -= 1
+            if listener is not None:
+                pull.listeners.remove(listener)
+            if not pull.waiting:
+                pull.task.cancel()
+
+    @staticmethod
+    def _ending(reference: str) -> UnavailableError:
+        return UnavailableError(
+            f"the agent ends: the pull of {reference} is given up, the next one goes on from there"
+        )
+
+    async def close(self) -> None:
+        self._closed = True
+        tasks = [pull.task for pull in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from pycm.containerd import images
-from pycm.containerd.image_format import Descriptor
-from pycm.containerd.images import Resolver
+from pycm.containerd import image_format
+from pycm.containerd.image_format import Descriptor, Resolver
 from pycm.errors import NotFoundError, OperationFailedError
 
 MACHINE = "x86_64"
@@ -46,7 +45,7 @@ class Documents:
         except KeyError:
             raise NotFoundError("not here") from None
 
-    async def resolve(self, root: Descriptor) -> images.Resolved:
+    async def resolve(self, root: Descriptor) -> image_format.Resolved:
         return await Resolver("nothing is", MACHINE, self.document).resolve(root)
 
 
@@ -80,7 +79,7 @@ async def test_resolver_reads_equal_entries_once() -> None:
 
 async def test_resolver_looks_at_a_bounded_number_of_nameless_entries() -> None:
     store = Documents()
-    others = [as_entry(store.image("arm64", str(number))) for number in range(images.NAMELESS)]
+    others = [as_entry(store.image("arm64", str(number))) for number in range(image_format.NAMELESS)]
     mine = as_entry(store.image())
     await store.resolve(store.index(*others[1:], mine))
     with pytest.raises(
@@ -93,10 +92,10 @@ async def test_resolver_reads_a_bounded_number_of_documents(monkeypatch: pytest.
     store = Documents()
     others = [as_entry(store.image("arm64", str(number))) for number in range(2)]
     root = store.index(*others, as_entry(store.image(), "amd64"))
-    monkeypatch.setattr(images, "DOCUMENTS", 7)  # index, three manifests, three configurations
+    monkeypatch.setattr(image_format, "DOCUMENTS", 7)  # index, three manifests, three configurations
     await store.resolve(root)
     for bound in (6, 4, 1):
-        monkeypatch.setattr(images, "DOCUMENTS", bound)
+        monkeypatch.setattr(image_format, "DOCUMENTS", bound)
         store.read.clear()
         with pytest.raises(OperationFailedError, match=f"more than {bound} documents to read for one image"):
             await store.resolve(root)
@@ -113,7 +112,7 @@ async def test_resolver_of_nested_nameless_indexes_stays_within_the_bound() -> N
 
     with pytest.raises(OperationFailedError, match="more than 32 documents to read for one image"):
         await store.resolve(tree(3, ""))
-    assert len(store.read) == images.DOCUMENTS
+    assert len(store.read) == image_format.DOCUMENTS
 
 
 async def test_resolver_follows_three_nested_indexes_and_no_more() -> None:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
-from pycm.http import download, retry
+from pycm.http import download, rules
 from pycm.http.download import Download, WebDownloads
 
 BODY = bytes(range(256)) * 40
@@ -44,8 +44,8 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(retry, "LAST_DELAY", 0.01)
+    monkeypatch.setattr(rules, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(rules, "LAST_DELAY", 0.01)
     made = Server()
     yield made
     made.close()
@@ -141,7 +141,7 @@ def test_a_server_that_stays_in_trouble_is_given_up_with_its_answer(server):
     server.plays = [answer(503)]
     with pytest.raises(UnavailableError, match="503"):
         fetch(server)
-    assert len(server.asked) == retry.ATTEMPTS
+    assert len(server.asked) == rules.ATTEMPTS
 
 
 def test_a_server_that_wants_to_be_left_alone_for_long_is_taken_at_its_word(server):

@@ -13,8 +13,8 @@ import pytest
 
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
 from pycm.http import client
-from pycm.http.addresses import parse_address
 from pycm.http.client import Response
+from pycm.http.rules import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
-from pycm.http import client, download, retry
+from pycm.http import client, download, rules
 from pycm.http.download import Download, WebDownloads
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -48,8 +48,8 @@ class RawServer:
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    monkeypatch.setattr(retry, "LAST_DELAY", 0.001)
+    monkeypatch.setattr(rules, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(rules, "LAST_DELAY", 0.001)
     monkeypatch.setattr(client, "IDLE", 1.0)
     made = RawServer()
     yield made
@@ -82,10 +82,10 @@ HOSTILE = {
     "not HTTP": [b"\x00\x01\x02\xff" * 100],
     "HTTP/0.9": [b"abc"],
     "nothing": [b""],
-    "retry after 5000 digits": [
+    "rules after 5000 digits": [
         b"HTTP/1.1 503 no\r\nRetry-After: " + b"9" * 5000 + b"\r\nContent-Length: 0\r\n\r\n"
     ],
-    "retry after the year 99999": [
+    "rules after the year 99999": [
         b"HTTP/1.1 503 no\r\nRetry-After: Fri, 31 Dec 99999 23:59:59 +9999\r\nContent-Length: 0\r\n\r\n"
     ],
     "part of a range of 5000 digits": [

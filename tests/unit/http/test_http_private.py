@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from pycm.errors import OperationFailedError, UnavailableError
-from pycm.http.addresses import is_public, parse_address
 from pycm.http.client import Http
+from pycm.http.rules import is_public, parse_address
 
 PUBLIC = "93.184.216.34"
 

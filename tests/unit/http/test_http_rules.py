@@ -10,11 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycm.errors import InvalidInputError, OperationFailedError
-from pycm.http import auth, retry
-from pycm.http.addresses import Address, is_loopback, parse_address, redirected
-from pycm.http.auth import Challenge, Login, basic, challenges, server_message, token, token_address
-from pycm.http.ranges import begins_at
-from pycm.http.tls import Tls, context
+from pycm.http import rules
+from pycm.http.client import Tls, make_context
+from pycm.http.rules import (
+    Address,
+    Challenge,
+    Login,
+    basic,
+    begins_at,
+    challenges,
+    is_loopback,
+    parse_address,
+    redirected,
+    server_message,
+    token,
+    token_address,
+)
 
 HERE = parse_address("https://r.test/v2/a")
 
@@ -115,7 +126,7 @@ def test_any_header_is_read_or_left_out(header: str) -> None:
 def test_challenges_take_time_in_step_with_their_length(piece: str) -> None:
     """Counted in steps of the pattern matcher's work that cannot be seen from here: at a square, these headers would take hours."""
     long = piece * (100_000 // len(piece)) + "x"
-    for pattern in (auth._SCHEME, auth._PARAMETER, auth._UNREADABLE):
+    for pattern in (rules._SCHEME, rules._PARAMETER, rules._UNREADABLE):
         pattern.match(long * 10)
     assert isinstance(challenges([long] * 100), list)
 
@@ -139,9 +150,9 @@ def test_where_the_token_is() -> None:
         ("/token", "https://r.test/token"),
         ("token", "https://r.test/v2/token"),
         ("../token", "https://r.test/token"),
-        ("//auth.test/token", "https://auth.test/token"),
-        (" https://auth.test/to ken ", "https://auth.test/to%20ken"),
-        ("HTTPS://auth.test:443/token", "https://auth.test/token"),
+        ("//rules.test/token", "https://rules.test/token"),
+        (" https://rules.test/to ken ", "https://rules.test/to%20ken"),
+        ("HTTPS://rules.test:443/token", "https://rules.test/token"),
     ],
 )
 def test_realm_may_be_relative_or_in_need_of_escapes(realm: str, expected: str) -> None:
@@ -207,12 +218,12 @@ def test_what_a_server_says_is_on_one_line() -> None:
 
 
 def test_when_to_ask_again() -> None:
-    assert all(0.25 <= retry.delay(1) <= 0.5 for _ in range(20))
-    assert all(retry.delay(50) <= retry.LAST_DELAY for _ in range(20))
-    assert retry.delay(1, 7) == 7
-    assert retry.retry_after("120") == 120
-    assert retry.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert [retry.retry_after(text) for text in (None, "", "soon", "-1", "1e9", "9999 y")] == [None] * 6
+    assert all(0.25 <= rules.delay(1) <= 0.5 for _ in range(20))
+    assert all(rules.delay(50) <= rules.LAST_DELAY for _ in range(20))
+    assert rules.delay(1, 7) == 7
+    assert rules.retry_after("120") == 120
+    assert rules.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert [rules.retry_after(text) for text in (None, "", "soon", "-1", "1e9", "9999 y")] == [None] * 6
 
 
 @pytest.mark.parametrize(
@@ -249,4 +260,4 @@ def test_context_refuses_a_fifo_in_place_of_a_tls_file(tmp_path: Path, key: str)
     (tmp_path / "file").write_text("")
     files = {"client_cert": str(tmp_path / "file"), "client_key": str(tmp_path / "file")}
     with pytest.raises(InvalidInputError, match="cannot be used: not a regular file"):
-        context(Tls(**{**files, key: str(tmp_path / "fifo")}), client=True)
+        make_context(Tls(**{**files, key: str(tmp_path / "fifo")}), client=True)

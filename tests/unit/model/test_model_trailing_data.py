@@ -10,7 +10,7 @@ import pytest
 from pycm.config.document import parse as parse_configuration
 from pycm.containerd.image_format import parse as parse_image_document
 from pycm.errors import PycmError
-from pycm.http.auth import server_message, token
+from pycm.http.rules import server_message, token
 from pycm.model.container import Container, Image
 from pycm.model.json_form import parse, stored
 from pycm.network.conf import parse_result

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pycm.containerd.image_format import Descriptor
-from pycm.containerd.image_store import Record
+from pycm.containerd.images import Record
 from pycm.errors import OperationFailedError
-from pycm.registry import ages as rules
-from pycm.registry.ages import Ages, Clocks, Count, count, is_plausible, parse, see
+from pycm.registry import usage as rules
+from pycm.registry.usage import Ages, Clocks, Count, count, is_plausible, parse, see
 
 if TYPE_CHECKING:
     from pathlib import Path

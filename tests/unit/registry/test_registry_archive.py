@@ -15,13 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pycm.containerd.content import Marks
 from pycm.containerd.image_format import Descriptor
-from pycm.containerd.marks import Marks
 from pycm.errors import PycmError
-from pycm.registry import archive, preload
-from pycm.registry.archive import Layout
+from pycm.registry import preload
 from pycm.registry.job import LINE_LIMIT, Job, News
-from pycm.registry.preload import MOST_ARCHIVES, archives
+from pycm.registry.preload import MOST_ARCHIVES, Layout, archives
 
 BLOB = b"blob" * 100
 DIGEST = "sha256:" + hashlib.sha256(BLOB).hexdigest()
@@ -80,7 +79,7 @@ def test_what_is_no_regular_file_is_not_opened_or_waited_for(tmp_path: Path) -> 
 
 def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tar(tmp_path / "a.tar", files())
-    monkeypatch.setattr(archive, "MOST_MEMBERS", 1)
+    monkeypatch.setattr(preload, "MOST_MEMBERS", 1)
     with pytest.raises(PycmError, match="more than 1 files"):
         Layout(str(path))
     for number in range(MOST_ARCHIVES):
@@ -142,9 +141,9 @@ INDEX_FILE = header(b"index.json", 2) + block(b"{}")
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (extended(archive.HEADER_LIMIT) + INDEX_FILE, ""),
-        (extended(archive.HEADER_LIMIT + 1) + INDEX_FILE, "a header of 65537 bytes"),
-        (header(b"x", archive.HEADER_LIMIT + 1, b"L") + block(b"n" * 65537) + INDEX_FILE, "a header of 65537 bytes"),
+        (extended(preload.HEADER_LIMIT) + INDEX_FILE, ""),
+        (extended(preload.HEADER_LIMIT + 1) + INDEX_FILE, "a header of 65537 bytes"),
+        (header(b"x", preload.HEADER_LIMIT + 1, b"L") + block(b"n" * 65537) + INDEX_FILE, "a header of 65537 bytes"),
         (header(b"x", 10**6, b"g") + bytes(10**6 + 448) + INDEX_FILE, ""),  # a global one is passed over
         (header(b"x", 1, b"x") + block(b"9" * 1), "not found"),
         (header(b"x", 20, b"x") + block(b"1 size=12345678901\n"), "cannot be read"),
@@ -175,7 +174,7 @@ def test_layout_reads_headers_within_bounds(tmp_path: Path, data: bytes, why: st
 
 
 def test_layout_counts_every_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(preload, "MOST_MEMBERS", 3)
     path = tmp_path / "a.tar"
     path.write_bytes(extended(100) * 2 + INDEX_FILE)
     assert Layout(str(path)).index() == b"{}"
@@ -186,7 +185,7 @@ def test_layout_counts_every_header(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_layout_keeps_only_names_of_blobs(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
-    longest = b"blobs/" + b"n" * (archive.NAME_LIMIT - 6)
+    longest = b"blobs/" + b"n" * (preload.NAME_LIMIT - 6)
     members = b"".join(
         header(b"x", len(name), b"L") + block(name) + header()
         for name in (longest, longest + b"n", b"elsewhere/" * 20)

@@ -16,8 +16,7 @@ from pycm.errors import NotFoundError, OperationFailedError, PycmError, Unavaila
 from pycm.ports import PullProgress, PullStep
 from pycm.registry import workers
 from pycm.registry.job import Job, News
-from pycm.registry.pulls import Pulls
-from pycm.registry.workers import Workers
+from pycm.registry.workers import Pulls, Workers
 from support.waiting import until
 
 JOB = Job("/s", "ns", "overlayfs", "lease", "r.test/a:1")
@@ -177,7 +176,7 @@ def test_worker_finds_pycm_where_the_agent_has_it(form: str, tmp_path: Path) -> 
     """Here the agent knows pycm by its path only, as it does an unpacked tree or a user's site directory."""
     site = tmp_path / "site"
     shutil.copytree(Path(pycm.__file__).parent, site / "pycm", ignore=shutil.ignore_patterns("__pycache__"))
-    (site / "pycm" / "registry" / "__main__.py").write_text(TELL_ORIGINS)
+    (site / "pycm" / "registry" / "worker.py").write_text(TELL_ORIGINS)
     if form == "sourceless":
         compileall.compile_dir(site, quiet=2, legacy=True)
         for source in site.rglob("*.py"):

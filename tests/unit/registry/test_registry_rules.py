@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycm.containerd.image_format import Descriptor, is_digest
-from pycm.containerd.image_store import Record
+from pycm.containerd.images import Record
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -20,11 +20,21 @@ from pycm.errors import (
     PycmError,
     UnavailableError,
 )
-from pycm.registry import space
-from pycm.registry.access import Access, access_to
-from pycm.registry.archive import image_name
-from pycm.registry.job import Job, News, NoRoomError, error_line, parse_job, parse_news
-from pycm.registry.reference import REFERENCE_LIMIT, Reference, parse_reference
+from pycm.registry import pull
+from pycm.registry.job import (
+    REFERENCE_LIMIT,
+    Access,
+    Job,
+    News,
+    NoRoomError,
+    Reference,
+    access_to,
+    error_line,
+    parse_job,
+    parse_news,
+    parse_reference,
+)
+from pycm.registry.preload import image_name
 from pycm.registry.remote import TryLaterError
 from pycm.registry.usage import Usage, Used, expired, to_make_room
 
@@ -191,21 +201,21 @@ def layer(size: int, kind: str = "tar+gzip") -> Descriptor:
 
 
 def test_compressed_layers_are_bigger_unpacked() -> None:
-    assert [space.unpacked(layer(100, kind)) for kind in ("tar", "tar+gzip", "tar+zstd")] == [100, 250, 300]
+    assert [pull.unpacked(layer(100, kind)) for kind in ("tar", "tar+gzip", "tar+zstd")] == [100, 250, 300]
 
 
 def test_sizes_on_one_file_system_add_up(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
     here = str(tmp_path)
-    monkeypatch.setattr(space, "free", lambda _: 1_000_000)
-    space.check("image x", [(here, 400_000), (here, 500_000)], 100_000)
+    monkeypatch.setattr(pull, "free", lambda _: 1_000_000)
+    pull.check_room("image x", [(here, 400_000), (here, 500_000)], 100_000)
     with pytest.raises(NoRoomError) as caught:
-        space.check("image x", [(here, 400_000), (here, 500_000)], 200_000)
+        pull.check_room("image x", [(here, 400_000), (here, 500_000)], 200_000)
     assert caught.value.missing == 100_000
     assert str(caught.value) == (
         f"no room for image x: it needs 0.9 MB under {here}, where 1.0 MB are free and 0.2 MB are kept as a reserve: 0.1 MB are missing"
     )
-    space.check("image x", [(here, 0)], 10_000_000)  # all of it is here: nothing is written
-    space.check("image x", [("/nowhere/at/all", 10**12)], 0)  # containerd is in another mount namespace
+    pull.check_room("image x", [(here, 0)], 10_000_000)  # all of it is here: nothing is written
+    pull.check_room("image x", [("/nowhere/at/all", 10**12)], 0)  # containerd is in another mount namespace
 
 
 @pytest.mark.parametrize(
@@ -224,11 +234,11 @@ def test_bytes_and_files_may_be_used_up(
 ) -> None:
     found = SimpleNamespace(f_bavail=room, f_frsize=1, f_files=files, f_favail=free_files)
     monkeypatch.setattr(os, "statvfs", lambda _: found)
-    assert space.used_up("/x", 10) == left
+    assert pull.used_up("/x", 10) == left
 
 
 def test_file_system_that_is_not_seen_from_here_is_not_used_up() -> None:
-    assert space.used_up("/nowhere/at/all", 10) == ""
+    assert pull.used_up("/nowhere/at/all", 10) == ""
 
 
 # ── which images go ──
