@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of running containers, read straight from their cgroups and /proc."""
+"""Measurements of running containers, read from their cgroups and /proc."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are read again and again: opened once, then read from their start with pread.
+"""Files of the kernel that are opened once and read with pread at every sample.
 
-That is what makes a sample cheap: opening and closing a kernel file costs more than twice of what reading it does. If the process has
-no descriptor to spare, a file is opened for each read instead.
+This makes a sample cheap: opening and closing a kernel file costs more than twice as much as reading it. If the process has no free
+descriptor, a file is opened for each read instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -19,29 +18,31 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("pycm.metrics")
 T = TypeVar("T")
 
-#: Largest part of a file that is looked at: ten times of a memory.stat, an io.stat of 150 devices.
+#: Bytes that are read of a file: ten times the size of a memory.stat, or an io.stat of 150 devices.
 READ_SIZE = 16 * 1024
-#: The kernel hands out /proc/PID/net/dev in pages; less than a page minus one line of it is the end of the file.
+#: The kernel returns /proc/PID/net/dev page by page. A read shorter than a page minus one line is the last one.
 _FULL_PAGE = 4096 - 512
-#: Pages of such a file that are looked at: a thousand interfaces.
+#: Pages of it that are read: a thousand interfaces.
 _PAGES = 32
 _NO_DESCRIPTOR = -1
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
-#: A removed cgroup answers ENODEV, files of an ended process ESRCH; opened by name both are just not there.
+#: Errors of a removed cgroup (ENODEV) and of an ended process (ESRCH). Opened by name, both give ENOENT.
 GONE = frozenset({errno.ENODEV, errno.ESRCH, errno.ENOENT})
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC
 
 
-@dataclass(frozen=True)
 class Source(Generic[T]):
-    """Where a figure can be read and how."""
+    """A file that may hold a figure, and its parser."""
 
-    path: str
-    parse: Callable[[bytes], T]
+    __slots__ = ("parse", "path")
+
+    def __init__(self, path: str, parse: Callable[[bytes], T]) -> None:
+        self.path = path
+        self.parse = parse
 
 
 class Probe(Generic[T]):
-    """One figure's open file."""
+    """The open file of one figure."""
 
     __slots__ = ("_descriptor", "_parse", "_path")
 
@@ -52,24 +53,24 @@ class Probe(Generic[T]):
 
     @property
     def descriptor(self) -> int:
-        """The kept descriptor, -1 if the file is opened for each read."""
+        """The open descriptor, -1 if the file is opened for each read."""
         return self._descriptor
 
     def value(self) -> T:
-        """The figure now. Raises OSError (errno in GONE: the cgroup or process has ended) and ValueError."""
+        """The current figure. Errors: OSError (with an errno in GONE if the cgroup or process has ended), ValueError."""
         if self._descriptor < 0:
             return self._parse(read_once(self._path))
         return self._parse(os.pread(self._descriptor, READ_SIZE, 0))
 
     def close(self) -> None:
-        """Give the descriptor back. A `value` after this opens the file for itself."""
+        """Close the descriptor. Later calls of `value` open the file each time."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = _NO_DESCRIPTOR
 
 
 class PagedProbe(Probe[T]):
-    """The same for a file of /proc that comes a page at a time."""
+    """A Probe for a file of /proc that the kernel returns page by page."""
 
     __slots__ = ()
 
@@ -91,7 +92,7 @@ class PagedProbe(Probe[T]):
 
 
 def read_once(path: str, limit: int = READ_SIZE * 8) -> bytes:
-    """A whole small file, at most *limit* bytes of it."""
+    """The content of a small file, at most *limit* bytes."""
     descriptor = os.open(path, _FLAGS)
     try:
         parts = []
@@ -104,33 +105,33 @@ def read_once(path: str, limit: int = READ_SIZE * 8) -> bytes:
 
 
 class Descriptors:
-    """Whether the process has descriptors to spare for kept files; told once when it has not."""
+    """Whether the process has run out of descriptors for kept files. Logged once."""
 
     def __init__(self) -> None:
         self.spent = False
-        self._told = False
+        self._logged = False
 
     def exhausted(self) -> None:
         self.spent = True
-        if not self._told:
-            self._told = True
+        if not self._logged:
+            self._logged = True
             LOG.warning(
-                "no file descriptors left: files of further containers are opened for each sample, which costs twice as much;"
-                " raise LimitNOFILE of the agent's unit"
+                "metrics: no free file descriptor (files of further containers are opened for each sample, at twice the cost;"
+                " raise LimitNOFILE of the agent's unit)"
             )
 
 
 def open_probe(
     sources: Iterable[Source[T]], descriptors: Descriptors, kind: type[Probe[T]] = Probe
 ) -> Probe[T] | None:
-    """The first of *sources* that this machine has; None if it has none."""
+    """A probe of the first of *sources* that this machine has. None if it has none."""
     for source in sources:
         try:
             if not descriptors.spent:
                 return kind(source, os.open(source.path, _FLAGS))
         except OSError as error:
             if error.errno not in _EXHAUSTED:
-                LOG.debug("not available: %s", error)
+                LOG.debug("metrics: file unavailable: %s", error)
                 continue
             descriptors.exhausted()
         if os.path.exists(source.path):

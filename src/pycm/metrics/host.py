@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the machine and of its processes, as Kanto's system-metrics measures them. Imported, with psutil, by the first request.
+"""Figures of the machine and its processes, as Kanto's system-metrics measures them. Imported with psutil by the first request.
 
-CPU utilization of the machine is that since the same reader's last look, so that two requests do not disturb each other.
+The machine's CPU utilization covers the time since the last sample of the same reader, so that two requests do not disturb each other.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("pycm.metrics")
 
-#: Seconds until a name that no process had is looked for again: a look goes through all processes.
+#: Seconds until a process name that was not found is searched again: a search reads all processes.
 LOOK_AGAIN = 10.0
-#: Names that are remembered, found or not.
+#: Process names of a request that are searched, found or not.
 MAX_NAMES = 1024
-#: Bytes of a name that the kernel keeps.
+#: Bytes of a process name that the kernel keeps.
 _COMM = 15
 _GONE = (psutil.Error, OSError, ValueError)
 
 
 class Host:
-    """*proc*: where /proc is; psutil looks at the real one, so that another is for tests of the search for names."""
+    """*proc* is where the search for process names looks (psutil always reads the real /proc)."""
 
     def __init__(self, proc: str = "/proc", clock: Callable[[], float] = time.monotonic) -> None:
         self._proc = proc
@@ -42,19 +42,19 @@ class Host:
         self._missing: dict[str, float] = {}
 
     def baseline(self, reader: str) -> None:
-        """Remember CPU times, so that the reader's next sample has a utilization."""
+        """Read CPU times now, so that the reader's next sample has a utilization."""
         self._times[reader] = _cpu_times()
 
     def sample(self, wanted: Mapping[str, frozenset[str]], reader: str) -> list[HostMeasurements]:
-        """*wanted*: originator to ids. What does not exist, or cannot be read, is left out."""
-        self._look_for([name for name in wanted if name != ids.SYSTEM])
+        """*wanted* maps originators to ids. Figures that do not exist or cannot be read are left out."""
+        self._find_processes([name for name in wanted if name != ids.SYSTEM])
         result = []
         for originator, accepted in wanted.items():
             figures = self._system(reader) if originator == ids.SYSTEM else self._process(originator)
             try:
                 found = tuple(Measurement(name, value) for name, value in figures if name in accepted)
             except _GONE as error:
-                LOG.debug("no figures of %s: %s", shorten(originator), error)
+                LOG.debug("system metrics: cannot measure process %s: %s", shorten(originator), error)
                 self._processes.pop(originator, None)
                 continue
             if found:
@@ -98,8 +98,8 @@ class Host:
             yield ids.IO_READ_BYTES, io.read_bytes
             yield ids.IO_WRITE_BYTES, io.write_bytes
 
-    def _look_for(self, names: list[str]) -> None:
-        """The first process of each name. One that is known is kept while it lives."""
+    def _find_processes(self, names: list[str]) -> None:
+        """Find the first process of each name. A process that was found is used as long as it lives."""
         self._processes = {name: found for name, found in self._processes.items() if found.is_running()}
         now = self._clock()
         wanted = {
@@ -134,7 +134,7 @@ class Host:
 
 
 def _cpu_times() -> tuple[float, float]:
-    """(busy, all) seconds of all cores since the machine's start. Time of guests is in that of the users already."""
+    """(busy, all) seconds of all cores since the machine's start. User time includes the time of guests."""
     times = psutil.cpu_times()
     total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return total - times.idle - getattr(times, "iowait", 0.0), total

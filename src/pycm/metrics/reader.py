@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running container: its open files, and a sample of them.
 
-A sample is a list of steps, one a group of files, made once for the predicate that says which measurements are wanted: files whose
-figures nobody wants are not read. Each step appends its measurements; one that fails is taken out and the others go on.
+A sample is a list of steps, one for each group of files. The list is made once for the predicate that selects the measurements, so
+that files with no wanted figure are not read. Each step appends its measurements. A step that fails is dropped; the others continue.
 """
 
 from __future__ import annotations
@@ -13,55 +13,56 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import shorten
-from pycm.metrics import cgroup1, cgroup2, formulas
-from pycm.metrics.files import GONE, Descriptors, Probe, Source, open_probe
-from pycm.metrics.parse import MALFORMED, Pair
+from pycm.metrics import counters
+from pycm.metrics.cgroups import find_sources, read_memory_limit
+from pycm.metrics.counters import MALFORMED, Pair
+from pycm.metrics.files import GONE, Descriptors, Probe, open_probe
 from pycm.model import measurements as ids
 from pycm.ports import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycm.metrics.locate import Places
-
 LOG = logging.getLogger("pycm.metrics")
 
-#: The groups of standard measurements in the order of output, and the figures each reads.
+# fmt: off
+#: The groups of Kanto's measurements in the order of output, and the figures that each one reads.
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "cpu": ((ids.CPU_UTILIZATION,), ("cpu",)),
+    "cpu":    ((ids.CPU_UTILIZATION,), ("cpu",)),
     "memory": ((ids.MEMORY_TOTAL, ids.MEMORY_USED, ids.MEMORY_UTILIZATION), ("memory", "cache")),
-    "io": ((ids.IO_READ_BYTES, ids.IO_WRITE_BYTES), ("io",)),
-    "net": ((ids.NET_READ_BYTES, ids.NET_WRITE_BYTES), ()),
-    "pids": ((ids.PIDS,), ("pids",)),
+    "io":     ((ids.IO_READ_BYTES, ids.IO_WRITE_BYTES), ("io",)),
+    "net":    ((ids.NET_READ_BYTES, ids.NET_WRITE_BYTES), ()),
+    "pids":   ((ids.PIDS,), ("pids",)),
 }
+# fmt: on
 #: A container in the host's network has no traffic of its own.
 _NO_TRAFFIC: Pair = (0, 0)
 
 
 class Reader:
-    """The files of one container's cgroup and network."""
+    """The files of one container's cgroup (*directories*, by hierarchy) and network."""
 
     def __init__(
         self,
         container_id: str,
-        where: Places,
+        directories: dict[str, str],
         network: Probe[Pair] | None,
         descriptors: Descriptors,
         *,
         host_network: bool = False,
     ) -> None:
         self._id = container_id
-        self._where = where
+        self._directories = directories
         self._descriptors = descriptors
         self._probes: dict[str, Probe[Any] | None] = {}
         self._network = network
         self._host_network = host_network
         self._memory_bytes = 0
         self._memory_total = Measurement(ids.MEMORY_TOTAL, 0)
-        self._times: formulas.CpuTimes | None = None
+        self._times: counters.CpuTimes | None = None
         self._broken: set[str] = set()
         self._closed = False
-        self._predicate: Any = self  # nothing planned yet; None is a predicate
+        self._predicate: Any = self  # no plan yet; None is a predicate
         self._steps: list[tuple[str, Callable[[list[Measurement], int], None]]] = []
         self._only: frozenset[str] | None = None
         self._needs_cpu = False
@@ -71,21 +72,21 @@ class Reader:
         if descriptors.spent:  # the agent needs some for itself
             self._release()
 
-    # ── what is measured ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the plan ──
 
-    def needs_system_time(self, predicate: Callable[[str], bool] | None) -> bool:
-        """Make ready for a sample with this predicate, which is asked once an id and then kept; True if CPU time is wanted."""
+    def plan(self, predicate: Callable[[str], bool] | None) -> bool:
+        """Prepare `sample` for *predicate*, which is asked once for each id. Return whether the sample needs the system time."""
         if predicate != self._predicate:  # not "is not": a bound method is a new object each time
-            self._plan(predicate)
+            self._make_steps(predicate)
         return self._needs_cpu
 
-    def _plan(self, predicate: Callable[[str], bool] | None) -> None:
+    def _make_steps(self, predicate: Callable[[str], bool] | None) -> None:
         self._predicate = predicate
         wanted = set(ids.STANDARD_IDS if predicate is None else filter(predicate, ids.ALL_IDS))
         self._steps = [
             (group, getattr(self, f"_{group}"))
             for group, (names, _) in GROUPS.items()
-            if wanted.intersection(names) and self._available(group)
+            if wanted.intersection(names) and self._is_available(group)
         ]
         covered = {name for group, _ in self._steps for name in GROUPS[group][0]}
         self._only = None if covered <= wanted else frozenset(wanted)
@@ -93,10 +94,10 @@ class Reader:
         self._steps += [
             (extra, partial(self._extra, extra))
             for extra in ids.EXTRA_IDS
-            if extra in wanted and self._available(extra)
+            if extra in wanted and self._is_available(extra)
         ]
 
-    def _available(self, name: str) -> bool:
+    def _is_available(self, name: str) -> bool:
         if self._closed or name in self._broken:
             return False
         if name == "net":
@@ -105,69 +106,60 @@ class Reader:
         return all(self._probe(figure) for figure in figures)
 
     def _probe(self, figure: str) -> Probe[Any] | None:
-        """The figure's open file, opened the first time it is asked for; None if this machine does not have it."""
+        """The open file of *figure*, opened on first use. None if this machine does not have it."""
         if figure not in self._probes:
-            self._probes[figure] = open_probe(self._sources(figure), self._descriptors)
+            self._probes[figure] = open_probe(find_sources(self._directories, figure), self._descriptors)
         return self._probes[figure]
 
-    def _sources(self, figure: str) -> list[Source[Any]]:
-        """Where v1 has the controller, it counts; v2 beside it only adds what v1 does not know."""
-        unified = self._where.unified
-        first = cgroup1.sources(self._where.controllers, figure)
-        return first + (cgroup2.sources(unified, figure) if unified else [])
-
-    # ── the sample ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── the sample ──
 
     def sample(self, system_time: int) -> list[Measurement]:
-        """The measurements that the last `needs_system_time` made ready."""
+        """The measurements that the last `plan` selected."""
         out: list[Measurement] = []
         for name, step in self._steps:
             try:
                 step(out, system_time)
             except (OSError, *MALFORMED) as error:
-                self._lost(name, error)
+                self._drop(name, error)
                 if self._closed:
                     return []
         only = self._only
         return out if only is None else [item for item in out if item.id in only]
 
-    def _lost(self, name: str, error: Exception) -> None:
-        """A step failed: quietly end everything if the cgroup has vanished, else say what is broken and go on with the rest."""
+    def _drop(self, name: str, error: Exception) -> None:
+        """Stop measuring *name*. Where the cgroup is gone, the container has ended: stop everything without a warning."""
         gone = isinstance(error, OSError) and error.errno in GONE
-        if gone and not self._exists():
-            LOG.debug("container %s: its cgroup has ended", self._id)
+        if gone and not any(map(os.path.isdir, self._directories.values())):
+            LOG.debug("container %s: cgroup is gone", self._id)
             self.close()
             return
         level = logging.DEBUG if gone else logging.WARNING
-        LOG.log(level, "container %s: no %s from now on: %s", self._id, name, shorten(str(error)))
+        text = "container %s: cannot read %s: %s (not measured until the container restarts)"
+        LOG.log(level, text, self._id, name, shorten(str(error)))
         self._broken.add(name)
-        self._predicate = self  # plan anew at the next sweep
-
-    def _exists(self) -> bool:
-        directories = (self._where.unified, *self._where.controllers.values())
-        return any(directory and os.path.isdir(directory) for directory in directories)
+        self._predicate = self  # the next sweep makes a new plan
 
     def remember_cpu(self, system_time: int) -> None:
-        """Take the CPU times that the next sample compares with."""
+        """Read the CPU times that the next sample is compared with."""
         self._times = self.cpu_times(system_time) or self._times
 
-    def cpu_times(self, system_time: int) -> formulas.CpuTimes | None:
-        """For a consumer that compares on its own account; None if they cannot be read."""
+    def cpu_times(self, system_time: int) -> counters.CpuTimes | None:
+        """For a consumer that compares by itself. None if they cannot be read."""
         probe = self._probes.get("cpu")
-        if probe is None or not system_time or not self._available("cpu"):
+        if probe is None or not system_time or not self._is_available("cpu"):
             return None
         try:
-            return formulas.CpuTimes(probe.value(), system_time)
+            return counters.CpuTimes(probe.value(), system_time)
         except (OSError, *MALFORMED) as error:
-            self._lost("cpu", error)
+            self._drop("cpu", error)
             return None
 
     def _cpu(self, out: list[Measurement], system_time: int) -> None:
         probe = self._probes["cpu"]
         assert probe
         if system_time:
-            before, self._times = self._times, formulas.CpuTimes(probe.value(), system_time)
-            value = formulas.cpu_utilization(before, self._times)
+            before, self._times = self._times, counters.CpuTimes(probe.value(), system_time)
+            value = counters.cpu_utilization(before, self._times)
             if value is not None:
                 out.append(Measurement(ids.CPU_UTILIZATION, value))
 
@@ -175,10 +167,10 @@ class Reader:
         usage, cache = self._probes["memory"], self._probes["cache"]
         assert usage
         assert cache
-        used = formulas.memory_used(usage.value(), cache.value() or 0)
+        used = counters.memory_used(usage.value(), cache.value() or 0)
         out.append(self._memory_total)
         out.append(Measurement(ids.MEMORY_USED, used))
-        share = formulas.memory_utilization(used, self._memory_bytes)
+        share = counters.memory_utilization(used, self._memory_bytes)
         if share is not None:
             out.append(Measurement(ids.MEMORY_UTILIZATION, share))
 
@@ -209,33 +201,29 @@ class Reader:
         if value is not None:
             out.append(Measurement(name, value))
 
-    # ── what is asked once ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── outside a sweep ──
 
     def read_limit(self, machine: int) -> None:
-        """The container's memory: its limit, but not more than the machine has."""
-        self._memory_bytes = formulas.memory_total(self._limit(), machine)
+        """Read the container's memory limit. It counts only below *machine*, the bytes that the machine has."""
+        try:
+            limit = read_memory_limit(self._directories)
+        except (OSError, *MALFORMED) as error:
+            LOG.debug("container %s: cannot read the memory limit: %s", self._id, error)
+            limit = None
+        self._memory_bytes = counters.memory_total(limit, machine)
         self._memory_total = Measurement(ids.MEMORY_TOTAL, self._memory_bytes)
 
-    def _limit(self) -> int | None:
-        unified, first = self._where.unified, self._where.controllers.get("memory")
-        try:
-            if first:
-                return cgroup1.memory_limit(first)
-            return cgroup2.memory_limit(unified) if unified else None
-        except (OSError, *MALFORMED) as error:
-            LOG.debug("container %s: memory limit not known: %s", self._id, error)
-            return None
-
     def oom_kills(self) -> int:
+        """Number of OOM kills in the container's cgroup, 0 if unknown."""
         probe = None if self._closed else self._probe(ids.MEMORY_OOM_KILLS)
         try:
             return (probe.value() or 0) if probe else 0
         except (OSError, *MALFORMED) as error:
-            LOG.debug("container %s: OOM kills not known: %s", self._id, error)
+            LOG.debug("container %s: cannot read the OOM kills: %s", self._id, error)
             return 0
 
     def close(self) -> None:
-        """Nothing is measured from here on."""
+        """Release all files. Later samples are empty."""
         self._release()
         self._closed = True
         self._steps = []

@@ -105,5 +105,5 @@ def test_without_psutil_only_the_figures_of_the_machine_are_missing(monkeypatch,
     assert sampler.host({SYSTEM: frozenset({"cpu.load1"})}, "r") == ()
     assert sampler.sample({}) == []
     assert [record.message for record in caplog.records] == [
-        "no figures of the machine: import of psutil halted; None in sys.modules; install psutil"
+        "system metrics: unavailable: import of psutil halted; None in sys.modules (install psutil)"
     ]

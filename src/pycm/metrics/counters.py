@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts of cgroup and /proc files to numbers: pure, and only the keys that are needed.
+"""The texts of cgroup and /proc files as counters, and counters as the values that are reported (pure).
 
-All of these run once a container and sweep: they search in the bytes as the kernel gave them instead of splitting whole files.
-Each returns None where the file says nothing about the figure, and raises ValueError or IndexError (`MALFORMED`) where the file is
-not what the kernel writes.
+The parsers run once for each container and sweep: they search in the bytes of the kernel instead of splitting whole files. A parser
+returns None where the file does not contain the figure, and raises ValueError or IndexError (`MALFORMED`) for a text that the
+kernel does not write. A formula returns None where the value has to be left out.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,7 @@ def usage_nanoseconds(data: bytes) -> int:
 
 
 def scaled(parse: Callable[[bytes], int | None], factor: float) -> Callable[[bytes], float | None]:
-    """*parse*, with its number in another unit."""
+    """A parser that multiplies the number of *parse* by *factor*."""
 
     def convert(data: bytes) -> float | None:
         value = parse(data)
@@ -67,7 +67,7 @@ def limit(data: bytes) -> int | None:
 
 
 def io_stat(data: bytes) -> Pair | None:
-    """Bytes read and written, summed over the devices of a cgroup v2 io.stat; None if no device has an entry."""
+    """Bytes read and written on all devices of a cgroup v2 io.stat. None if no device has an entry."""
     devices = _IO_DEVICES(data)
     if not devices:
         return None
@@ -79,7 +79,7 @@ def io_stat(data: bytes) -> Pair | None:
 
 
 def io_service_bytes(data: bytes) -> Pair | None:
-    """The same from a cgroup v1 blkio file, with its "8:0 Read 4096" lines."""
+    """Bytes read and written on all devices of a cgroup v1 blkio file, whose lines are like "8:0 Read 4096"."""
     read = written = 0
     found = False
     for line in data.splitlines():
@@ -95,7 +95,7 @@ def io_service_bytes(data: bytes) -> Pair | None:
 
 
 def net_dev(data: bytes) -> Pair:
-    """Bytes received and sent over all interfaces but the loop-back one, from /proc/PID/net/dev."""
+    """Bytes received and sent over all interfaces except the loopback, from /proc/PID/net/dev."""
     received = sent = 0
     for line in data.split(b"\n")[_NET_HEADER_LINES:]:
         name, colon, counters = line.partition(b":")
@@ -107,14 +107,14 @@ def net_dev(data: bytes) -> Pair:
 
 
 def pressure(data: bytes) -> float | None:
-    """Share of the last ten seconds in which some task waited, in percent, from a PSI file."""
+    """Percentage of the last ten seconds in which at least one task waited, from a PSI file."""
     if not data.startswith(_PSI_START):
         return None
     return float(data[len(_PSI_START) : data.index(b" ", len(_PSI_START))])
 
 
 def system_ticks(data: bytes) -> int:
-    """CPU time of the whole machine in clock ticks since its start, idle time included: the first line of /proc/stat."""
+    """CPU time of the whole machine in clock ticks since its start, idle time included, from /proc/stat."""
     fields = data[: data.index(b"\n")].split()
     if fields[0] != b"cpu":
         raise ValueError("the first line does not begin with cpu")
@@ -127,3 +127,40 @@ def memory_of_machine(data: bytes) -> int:
         if line.startswith(b"MemTotal:"):
             return int(line.split()[1]) * 1024
     raise ValueError("no MemTotal line")
+
+
+# ── from counters to values ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class CpuTimes(NamedTuple):
+    """CPU time of a container and of the whole machine at one moment, both in the same unit."""
+
+    container: int
+    system: int
+
+
+def cpu_utilization(before: CpuTimes | None, now: CpuTimes) -> float | None:
+    """Percentage of all cores. None without an earlier sample, or if the machine's CPU time did not advance."""
+    if before is None or now.system <= before.system:
+        return None
+    return _percent(now.container - before.container, now.system - before.system)
+
+
+def memory_total(limit: int | None, machine: int) -> int:
+    """A container's memory: its limit, at most the memory of the *machine*. 0 if neither is known."""
+    if limit is None:
+        return machine
+    return min(limit, machine) if machine else limit
+
+
+def memory_used(usage: int, inactive_file: int) -> int:
+    """Usage without the file cache that the kernel reclaims first. The two are read one after the other, so the minimum is 0."""
+    return max(usage - inactive_file, 0)
+
+
+def memory_utilization(used: int, total: int) -> float | None:
+    return _percent(used, total) if total > 0 else None
+
+
+def _percent(part: int, whole: int) -> float:
+    return min(max(part / whole * 100, 0.0), 100.0)
