@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from containerd_server import wait_until
 
-from pycm.logs.keeper import end_all
+from pycm.logs.fifos import end_keepers
 
 if TYPE_CHECKING:
     from containerd_server import ContainerdServer
@@ -123,7 +123,7 @@ class AgentProcess:
         finally:
             if self.process and self.process.poll() is None:
                 self.kill()
-            end_all(str(self.run / "fifo"))
+            end_keepers(str(self.run / "fifo"))
 
     def start(self, *, program: str = "", **environment: str) -> None:
         """*program*: Python code that plays the agent, in place of its own."""

@@ -16,7 +16,7 @@ from gates import gated
 from images import IMAGE, Image, write_archive
 from network_world import private_network
 
-from pycm.logs.keeper import end_all
+from pycm.logs.fifos import end_keepers
 from support.closing_listener import closing_listener
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def power_cut(agent: AgentProcess, containerd: ContainerdServer) -> None:
     """Every process dies at once, and what lies under /run is gone."""
     agent.kill()
     containerd.power_off()
-    end_all(str(agent.run / "fifo"))
+    end_keepers(str(agent.run / "fifo"))
     for namespace in (agent.run / "netns").iterdir():
         subprocess.run(["umount", namespace], check=True)
     shutil.rmtree(agent.run)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pycm.logs.files import JsonFileLogs
+from pycm.logs.front import JsonFileLogs
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
 
 pytestmark = pytest.mark.integration

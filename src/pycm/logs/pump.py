@@ -23,8 +23,8 @@ from pycm.logs.sink import NullSink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pycm.logs.clients import Tap
     from pycm.logs.sink import Sink
-    from pycm.logs.taps import Tap
 
 #: How long output is awaited of a container whose task has been deleted.
 FINISH_LIMIT = 10.0

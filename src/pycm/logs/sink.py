@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pycm.failpoints import fail_point
+from pycm.logs.jsonlog import LogFile, Target
 from pycm.logs.records import Kind, Piece, cut, encode
-from pycm.logs.rotation import LogFile, Target
 from pycm.logs.spool import (
     STREAMS,
     USED_LIMIT,
@@ -40,7 +40,7 @@ from pycm.storage.files import open_regular
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycm.logs.quota import Quota
+    from pycm.logs.jsonlog import Quota
 
 #: Bytes that a turn takes from one FIFO: what keeps one noisy container from starving the others. More would cost more: bigger
 #: blocks come from the kernel page by page.

@@ -27,7 +27,7 @@ def config(max_size):
 
 async def agent(home, exec_root, max_size, *, finish):
     from pycm.logs import fifos
-    from pycm.logs.files import JsonFileLogs
+    from pycm.logs.front import JsonFileLogs
 
     logs = JsonFileLogs(home, exec_root)
     logs.attach(CONTAINER, fifos.find(f"{exec_root}/fifo/{CONTAINER}"), config(max_size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pycm.logs import files
+from pycm.logs import front
 from pycm.model.container import LogConfiguration, LogModeConfiguration
 
 
@@ -15,4 +15,4 @@ from pycm.model.container import LogConfiguration, LogModeConfiguration
 )
 def test_the_buffer_of_a_container_that_does_not_wait_is_bounded(size: str, expected: int) -> None:
     mode = LogModeConfiguration(mode="non-blocking", max_buffer_size=size)
-    assert files._buffer("c1", LogConfiguration(mode_config=mode)) == expected
+    assert front._buffer("c1", LogConfiguration(mode_config=mode)) == expected

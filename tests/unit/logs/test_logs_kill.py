@@ -16,7 +16,7 @@ import pytest
 from logs_agent import CONTAINER, config
 from logs_shim import output
 
-from pycm.logs.files import JsonFileLogs
+from pycm.logs.front import JsonFileLogs
 
 HERE = Path(__file__).parent
 LIMIT = 60.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pycm.errors import OperationFailedError
-from pycm.logs.files import JsonFileLogs
-from pycm.logs.pipes import ExecPipes
+from pycm.logs.clients import ExecPipes
+from pycm.logs.front import JsonFileLogs
 
 WAIT = 60.0
 

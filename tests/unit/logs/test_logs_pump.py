@@ -16,9 +16,9 @@ import pytest
 from logs_shim import Shim
 
 from pycm.errors import OperationFailedError
-from pycm.logs import files, keeper, pump
-from pycm.logs.fifos import PIPE_BYTES
-from pycm.logs.files import JsonFileLogs
+from pycm.logs import front, pump
+from pycm.logs.fifos import PIPE_BYTES, end_keepers
+from pycm.logs.front import JsonFileLogs
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
 from pycm.ports import TaskIO
 
@@ -330,11 +330,11 @@ async def test_all_keepers_can_be_ended_at_once(room):
     pids = [
         int(Path(os.path.dirname(room.start(name)[0].stdout), "keeper").read_text()) for name in ("a", "b")
     ]
-    keeper.end_all(str(room.run / "fifo"))
+    end_keepers(str(room.run / "fifo"))
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    keeper.end_all(str(room.run / "nowhere"))
+    end_keepers(str(room.run / "nowhere"))
 
 
 async def test_a_keeper_file_that_names_another_process_harms_nobody(room):
@@ -366,7 +366,7 @@ async def test_a_size_that_cannot_be_read_is_replaced_and_named(room, caplog):
     _, shim = room.start(config=config)
     shim.write(b"x\n")
     await room.until(room.lines)
-    assert files.DEFAULT_SIZE == 100 * 1024 * 1024
+    assert front.DEFAULT_SIZE == 100 * 1024 * 1024
     assert "invalid size 'lots'" in caplog.text
 
 

@@ -5,8 +5,7 @@ import os
 
 import pytest
 
-from pycm.logs.quota import AT_LEAST, LEAST_MINIMUM, Quota
-from pycm.logs.rotation import LogFile, Target
+from pycm.logs.jsonlog import AT_LEAST, LEAST_MINIMUM, LogFile, Quota, Target
 
 KIB = 1024
 

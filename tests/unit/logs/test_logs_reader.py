@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError
-from pycm.logs import reader
-from pycm.logs.files import JsonFileLogs
+from pycm.logs import jsonlog
+from pycm.logs.front import JsonFileLogs
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
 
 JSON = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file", max_files=2, max_size="1M"))
@@ -55,7 +55,7 @@ async def test_a_tail_of_nothing_is_no_message(logs, write):
 
 @pytest.mark.parametrize("tail", [1, 1000, 5000, 7000])
 async def test_a_tail_over_many_blocks_is_complete(logs, write, monkeypatch, tail):
-    monkeypatch.setattr(reader, "BLOCK", 1000)
+    monkeypatch.setattr(jsonlog, "BLOCK", 1000)
     write("\n".join(lines(7000)) + "\n")
     assert await read(logs, tail) == lines(7000)[-tail:]
 
@@ -74,7 +74,7 @@ async def test_the_whole_file_comes_in_messages_that_end_with_the_record_passing
     assert len(messages) == 3
     for message in messages[:-1]:
         size = len(message.encode())
-        assert size > reader.MESSAGE_BYTES >= size - len(everything[0].encode()) - 10
+        assert size > jsonlog.MESSAGE_BYTES >= size - len(everything[0].encode()) - 10
 
 
 async def test_an_empty_file_as_a_whole_is_one_empty_message(logs, write):

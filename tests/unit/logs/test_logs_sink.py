@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pycm.logs import rotation, spool
+from pycm.logs import jsonlog, spool
 from pycm.logs.fifos import waiting
-from pycm.logs.rotation import Target
+from pycm.logs.jsonlog import Target
 from pycm.logs.sink import BACKLOG_LIMIT, REPORT_EVERY, TURN_BYTES, JsonSink
 from pycm.logs.spool import STATE_BYTES, State
 
@@ -96,7 +96,7 @@ def make_bench(tmp_path):
 def full_disk(monkeypatch):
     """A switch: while on, an append writes a part and fails."""
     switch = {"on": True}
-    append = rotation.LogFile.append
+    append = jsonlog.LogFile.append
 
     def failing(self, records):
         if not switch["on"]:
@@ -104,7 +104,7 @@ def full_disk(monkeypatch):
         append(self, records[: len(records) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(rotation.LogFile, "append", failing)
+    monkeypatch.setattr(jsonlog.LogFile, "append", failing)
     return switch
 
 

@@ -10,9 +10,9 @@ import pytest
 from logs_shim import Shim
 
 from pycm.errors import ConflictError, OperationFailedError
-from pycm.logs import taps
-from pycm.logs.files import JsonFileLogs
-from pycm.logs.taps import Tap
+from pycm.logs import clients
+from pycm.logs.clients import Tap
+from pycm.logs.front import JsonFileLogs
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
 
 JSON = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file", max_files=2, max_size="100M"))
@@ -110,7 +110,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_neither_log_nor_others
     slow = await room.logs.connect("c1", next_run=False)
     quick = await room.logs.connect("c1", next_run=False)
     line = b"x" * 99 + b"\n"
-    count = taps.LIMIT // len(line) + 1000
+    count = clients.LIMIT // len(line) + 1000
     writer = threading.Thread(target=lambda: [shim.write(line * 100) for _ in range(count // 100 + 1)])
     writer.start()
     total = (count // 100 + 1) * 100 * len(line)
@@ -126,7 +126,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_neither_log_nor_others
 
 
 async def test_there_is_a_bound_of_clients_and_room_when_one_goes(room, monkeypatch):
-    monkeypatch.setattr("pycm.logs.files.MOST_CLIENTS", 2)
+    monkeypatch.setattr("pycm.logs.front.MOST_CLIENTS", 2)
     clients = [await room.logs.connect("c1", next_run=True) for _ in range(2)]
     with pytest.raises(ConflictError, match="2 clients are attached"):
         await room.logs.connect("c2", next_run=True)

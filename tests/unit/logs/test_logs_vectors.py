@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pycm.logs.jsonlog import LogFile, Target
 from pycm.logs.records import cut, encode
-from pycm.logs.rotation import LogFile, Target
 from pycm.model.sizes import size_to_bytes
 
 VECTORS = {

@@ -14,13 +14,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError, shorten
-from pycm.logs import fifos, keeper, reader
-from pycm.logs.pipes import ExecPipes
+from pycm.logs import fifos, jsonlog
+from pycm.logs.clients import MOST_CLIENTS, Attachment, ExecPipes, Tap
+from pycm.logs.jsonlog import Quota, Target
 from pycm.logs.pump import FINISH_LIMIT, Drain, Pump
-from pycm.logs.quota import Quota
-from pycm.logs.rotation import Target
 from pycm.logs.sink import JsonSink, NullSink, Sink
-from pycm.logs.taps import MOST_CLIENTS, Attachment, Tap
 from pycm.model.container import LogDriverConfiguration
 from pycm.model.sizes import size_to_bytes
 from pycm.storage.files import open_regular
@@ -86,7 +84,7 @@ class JsonFileLogs:
             opened.close()
             fifos.remove_all(directory)
             raise OperationFailedError(opened.error)
-        keeper.start(directory, (*opened.outputs.values(), *opened.held))
+        fifos.start_keeper(directory, (*opened.outputs.values(), *opened.held))
         self._prepared[container_id] = opened
         return io
 
@@ -274,7 +272,7 @@ class JsonFileLogs:
         drain = self._pump.drain(container_id)
         if drain is not None:
             drain.release_stdin()
-            keeper.renew(self._fifos(container_id), drain.outputs.values())
+            fifos.renew_keeper(self._fifos(container_id), drain.outputs.values())
 
     def _finish(self, container_id: str, done: Callable[[], None]) -> None:
         """Of a task that an agent before us served, take what that one left."""
@@ -314,7 +312,7 @@ class JsonFileLogs:
         opened = [await asyncio.to_thread(_open_log, path)]
         files = _newest_first(path, _driver(config).max_files or DEFAULT_FILES, opened)
         try:
-            messages = reader.last_records(files, tail) if tail >= 0 else reader.all_records(files)
+            messages = jsonlog.last_records(files, tail) if tail >= 0 else jsonlog.all_records(files)
             at_once = RECORDS_A_CALL if tail >= 0 else 1
             while batch := await asyncio.to_thread(_some, messages, at_once, path):
                 for message in batch:
