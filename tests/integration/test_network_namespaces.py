@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 
 from pycm.errors import OperationFailedError
-from pycm.network import namespaces
+from pycm.network import machine
 
 pytestmark = pytest.mark.integration
 
 #: Run as the agent's unit would run it: a mount namespace of its own, in which all is read-only but one directory.
 HARDENED = """\
 import json, os, subprocess, sys
-from pycm.network import namespaces
+from pycm.network import machine
 path = sys.argv[1]
 def kinds():
     views = {"own": [], "init": ["nsenter", "--mount=/proc/1/ns/mnt"]}
     stat = lambda view: subprocess.run([*view, "stat", "-f", "-c", "%T", path], capture_output=True, text=True)
     return {name: stat(view).stdout.strip() for name, view in views.items()}
 assert os.stat("/proc/1/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino
-namespaces.make(path)
+machine.make_namespace(path)
 seen = [kinds()]
-namespaces.remove(path)
+machine.remove_namespace(path)
 seen.append(kinds())
 assert os.stat("/proc/self/ns/mnt").st_ino == os.stat("/proc/thread-self/ns/mnt").st_ino
 print(json.dumps(seen))
@@ -40,9 +40,9 @@ def mounted(path: Path) -> bool:
 
 def test_a_namespace_lives_without_a_process_and_has_a_loopback(tmp_path: Path) -> None:
     path = tmp_path / "netns" / "one"
-    namespaces.make(str(path))
+    machine.make_namespace(str(path))
     try:
-        assert namespaces.names(str(tmp_path / "netns")) == ["one"]
+        assert machine.list_namespaces(str(tmp_path / "netns")) == ["one"]
         links = subprocess.run(
             ["nsenter", f"--net={path}", "ip", "-brief", "link"], capture_output=True, text=True, check=True
         )
@@ -53,20 +53,20 @@ def test_a_namespace_lives_without_a_process_and_has_a_loopback(tmp_path: Path) 
         assert path.stat().st_ino != own
         assert Path("/proc/thread-self/ns/net").stat().st_ino == own
     finally:
-        namespaces.remove(str(path))
+        machine.remove_namespace(str(path))
     assert not mounted(path)
-    assert namespaces.names(str(tmp_path / "netns")) == []
+    assert machine.list_namespaces(str(tmp_path / "netns")) == []
 
 
 def test_whatever_is_left_at_the_path_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "one"
-    namespaces.remove(str(path))
+    machine.remove_namespace(str(path))
     path.touch()  # made, and nothing bound to it
-    namespaces.remove(str(path))
+    machine.remove_namespace(str(path))
     assert not path.exists()
-    namespaces.make(str(path))
+    machine.make_namespace(str(path))
     subprocess.run(["mount", "--bind", "/proc/self/ns/net", path], check=True)  # one upon the other
-    namespaces.remove(str(path))
+    machine.remove_namespace(str(path))
     assert not path.exists()
     assert not mounted(path)
 
@@ -75,16 +75,16 @@ def test_a_path_that_is_taken_or_cannot_be_is_an_error_that_names_it(tmp_path: P
     path = tmp_path / "one"
     path.write_text("mine")
     with pytest.raises(OperationFailedError, match=r"cannot make .*/one: File exists"):
-        namespaces.make(str(path))
+        machine.make_namespace(str(path))
     assert path.read_text() == "mine"
     with pytest.raises(OperationFailedError, match=r"cannot make .*/one/two: File exists"):
-        namespaces.make(str(path / "two"))
+        machine.make_namespace(str(path / "two"))
     path.unlink()
     path.mkdir()
     with pytest.raises(
         OperationFailedError, match=r"cannot remove the network namespace .*/one: Is a directory"
     ):
-        namespaces.remove(str(path))
+        machine.remove_namespace(str(path))
 
 
 def test_process_1_sees_what_an_agent_with_a_hardened_view_makes(tmp_path: Path) -> None:

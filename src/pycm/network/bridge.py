@@ -19,11 +19,8 @@ from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
 from pycm.model.container import Container, EndpointSettings, HostConfig, NetworkSettings
 from pycm.model.defaults import BRIDGE
-from pycm.network import addresses, conf, hosts, machine, namespaces, publish
-from pycm.network.addresses import Taken
-from pycm.network.files import read, read_resolv_conf
-from pycm.network.plugins import Plugins, iptables
-from pycm.network.records import Records, Sandbox, find_address
+from pycm.network import conf, files, machine, publish
+from pycm.network.plugins import Plugins, Records, Sandbox, find_address, iptables
 from pycm.storage.files import open_regular
 from pycm.storage.store import identifier
 
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from pycm.config.types import Network as Options
-    from pycm.network.addresses import Addressing
+    from pycm.network.conf import Addressing
     from pycm.network.files import ContainerFiles
 
 log = logging.getLogger("pycm.network")
@@ -82,7 +79,7 @@ class BridgeNetwork:
         if options.ip4:
             wanted = bridge_address(options.ip4)
             if machine.interface_address(options.name) != wanted and not self._records.sandboxes:
-                addresses.check_free(wanted, machine.taken(options.name))
+                conf.check_free(wanted, machine.taken(options.name))
 
     def _guessed(self, container_id: str) -> Sandbox:
         """For a record that is damaged: enough to undo what plugins have done; they find it by the container's id and address."""
@@ -96,7 +93,7 @@ class BridgeNetwork:
             log.info("container %s: what is left of its network is removed", container_id)
             await self.disconnect(container_id)
         # in this order: what is made meanwhile is recorded before
-        there = await asyncio.to_thread(namespaces.names, self._namespaces)
+        there = await asyncio.to_thread(machine.list_namespaces, self._namespaces)
         known = {os.path.basename(sandbox.namespace) for sandbox in self._records.sandboxes.values()}
         for name in there:
             if name not in known:
@@ -105,7 +102,7 @@ class BridgeNetwork:
 
     async def _remove_unknown(self, path: str) -> None:
         try:
-            await asyncio.to_thread(namespaces.remove, path)
+            await asyncio.to_thread(machine.remove_namespace, path)
         except OperationFailedError as error:
             log.warning("%s", error)
 
@@ -132,7 +129,7 @@ class BridgeNetwork:
         await self._remove_rest(container.id)
         sandbox = await self._give(container)
         try:
-            await asyncio.to_thread(namespaces.make, sandbox.namespace)
+            await asyncio.to_thread(machine.make_namespace, sandbox.namespace)
             fail_point("network.namespace-made")
             sandbox = await self._connect(sandbox)
             container = await asyncio.to_thread(self._write_files, container, sandbox)
@@ -183,8 +180,11 @@ class BridgeNetwork:
         current = machine.interface_address(options.name)
         taken = machine.taken(options.name)
         if not options.ip4:  # else somebody wants it so: the name server may be on the bridge
-            taken += [Taken(server, "a name server") for server in hosts.servers(read_resolv_conf(self._etc))]
-        addressing = addresses.choose(options, current, taken, in_use=in_use)
+            taken += [
+                conf.Taken(server, "a name server")
+                for server in files.servers(files.read_resolv_conf(self._etc))
+            ]
+        addressing = conf.choose_network(options, current, taken, in_use=in_use)
         if options.ip4 and str(addressing.bridge) != options.ip4 and not self._told_other_address:
             self._told_other_address = True
             log.warning(
@@ -235,7 +235,7 @@ class BridgeNetwork:
         contents = {
             "hostname": f"{container.host_name}\n".encode(),
             "hosts": self._hosts(sandbox),
-            "resolv.conf": hosts.resolv_conf(read_resolv_conf(self._etc)),
+            "resolv.conf": files.resolv_conf(files.read_resolv_conf(self._etc)),
         }
         return replace(self._files.write(container, contents), network_settings=self._settings(sandbox))
 
@@ -284,7 +284,7 @@ class BridgeNetwork:
         there = await asyncio.to_thread(os.path.exists, sandbox.namespace)
         namespace = sandbox.namespace if there else ""
         await self._plugins.delete(container_id, namespace, sandbox.chain, sandbox.result)
-        await asyncio.to_thread(namespaces.remove, sandbox.namespace)
+        await asyncio.to_thread(machine.remove_namespace, sandbox.namespace)
         fail_point("network.namespace-removed")
         await asyncio.to_thread(self._records.delete, container_id)
         fail_point("network.forgotten")
@@ -301,7 +301,7 @@ class BridgeNetwork:
 
     def _write_hosts(self) -> None:
         for sandbox in tuple(self._records.sandboxes.values()):
-            if sandbox.connected and hosts.providers(sandbox.extra_hosts):
+            if sandbox.connected and files.providers(sandbox.extra_hosts):
                 try:
                     _rewrite(sandbox, self._hosts(sandbox))
                 except OSError as error:
@@ -311,12 +311,12 @@ class BridgeNetwork:
 
     def _hosts(self, sandbox: Sandbox) -> bytes:
         peers = [
-            hosts.Peer(other.host_name, other.address)
+            files.Peer(other.host_name, other.address)
             for other in tuple(self._records.sandboxes.values())
             if other.connected
         ]
-        own = hosts.Own(sandbox.address, sandbox.host_name, sandbox.domain_name)
-        return hosts.hosts_file(own, sandbox.extra_hosts, peers, self._interface)
+        own = files.Own(sandbox.address, sandbox.host_name, sandbox.domain_name)
+        return files.hosts_file(own, sandbox.extra_hosts, peers, self._interface)
 
     def _interface(self, name: str) -> str:
         address = machine.interface_address(name or self._options.name)
@@ -329,8 +329,8 @@ def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
     The container may have written to it: only the lines of its extra hosts are replaced.
     """
     path = sandbox.hosts_path
-    before = read(path)
-    content = hosts.updated(before, wanted, sandbox.extra_hosts)
+    before = files.read(path)
+    content = files.updated(before, wanted, sandbox.extra_hosts)
     if before == content:
         return
     descriptor = open_regular(path, os.O_WRONLY)

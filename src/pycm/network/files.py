@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a container's network, in `<home>/containers/<id>/` as Kanto's, and network mode "host" as a whole.
+"""Contents of a container's hosts and resolv.conf, with the tokens of `extra_hosts`. Pure: addresses and peers come in.
 
-The container may write to them. So that it cannot fill the disk, files of a small tmpfs are mounted over them while it runs.
-In mode host the container shares the machine's network; it gets the machine's name and copies of its files.
+An entry is `name:value`; the value an address or a token: `host_ip` (the bridge), `host_ip_<interface>` (an interface of the
+machine), `container_<host name>` (a container on the bridge). A token that cannot be resolved now leaves its entry out.
 """
 
 from __future__ import annotations
@@ -14,24 +14,170 @@ import logging
 import os
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, NamedTuple
 
-from pycm.errors import OperationFailedError
+from pycm.errors import InvalidInputError, OperationFailedError, shorten
 from pycm.model.container import Container, EndpointSettings, NetworkSettings
 from pycm.model.defaults import HOST
-from pycm.network.hosts import hosts_lines
 from pycm.storage.files import make_directory, read_regular, write_atomic
 from pycm.storage.mounts import cover, in_own_thread, mounted_below, see_as_init, uncover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+LOCAL = (
+    "127.0.0.1\tlocalhost",
+    "::1\tlocalhost ip6-localhost ip6-loopback",
+    "fe00::0\tip6-localnet",
+    "ff00::0\tip6-mcastprefix",
+    "ff02::1\tip6-allnodes",
+    "ff02::2\tip6-allrouters",
+)
+HOST_TOKEN, CONTAINER_TOKEN = "host_ip", "container_"
+#: Bytes of a hosts file that is brought up to date: those of all extra hosts, and as much of the container's own.
+_LONGEST = 1024 * 1024 - 1
+_NAMESERVERS = ("8.8.8.8", "8.8.4.4")
+
+
+class Peer(NamedTuple):
+    """A container that is connected to the bridge."""
+
+    host_name: str
+    address: str
+
+
+class Own(NamedTuple):
+    """The container whose file it is."""
+
+    address: str
+    host_name: str
+    domain_name: str
+
+
+def check_extra_hosts(entries: Iterable[str]) -> None:
+    """InvalidInputError for what could not be a line of the file."""
+    for entry in entries:
+        name, _, value = entry.partition(":")
+        if not _is_word(name) or not _is_word(value):
+            raise InvalidInputError(f"extra host {shorten(entry)} is not of the form name:address")
+
+
+def _is_word(text: str) -> bool:
+    return bool(text) and text.isprintable() and not any(map(str.isspace, text))
+
+
+def providers(entries: Iterable[str]) -> set[str]:
+    """Host names of the containers that these entries name."""
+    values = (entry.partition(":")[2] for entry in entries)
+    return {value[len(CONTAINER_TOKEN) :] for value in values if value.startswith(CONTAINER_TOKEN)}
+
+
+def resolve(value: str, peers: Mapping[str, Sequence[str]], interface: Callable[[str], str]) -> str:
+    """The address that a value stands for; "" if its token stands for none now, or for more than one.
+
+    *peers*: addresses by host name. *interface*: the address of an interface of the machine, "" for the bridge.
+    """
+    if value == HOST_TOKEN:
+        return interface("")
+    if value.startswith(f"{HOST_TOKEN}_"):
+        name = value[len(HOST_TOKEN) + 1 :]
+        return interface(name) if name else ""
+    if value.startswith(CONTAINER_TOKEN):
+        found = peers.get(value[len(CONTAINER_TOKEN) :], ())
+        return found[0] if len(found) == 1 else ""
+    return value
+
+
+def hosts_file(
+    own: Own, entries: Iterable[str], peers: Sequence[Peer], interface: Callable[[str], str]
+) -> bytes:
+    """In the original's order: local names, the extra hosts that can be resolved, the container's own names."""
+    full = f"{own.host_name}.{own.domain_name} " if own.domain_name else ""
+    return hosts_lines(entries, peers, interface) + f"{own.address}\t{full}{own.host_name}\n".encode()
+
+
+def hosts_lines(entries: Iterable[str], peers: Sequence[Peer], interface: Callable[[str], str]) -> bytes:
+    """The file without the container's own names."""
+    lines = list(LOCAL)
+    by_name: dict[str, list[str]] = {}
+    for peer in peers:
+        by_name.setdefault(peer.host_name, []).append(peer.address)
+    for entry in entries:
+        name, _, value = entry.partition(":")
+        address = resolve(value, by_name, interface)
+        if address:
+            lines.append(f"{address}\t{name}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
+    """The file of a running container with the lines of tokens as they are in *wanted*; all else stays as and where it is.
+
+    *before* itself if those lines are as wanted, or if the container has made something else of the file than lines.
+    """
+    if len(before) > _LONGEST or b"\0" in before:
+        return before
+    split = (entry.partition(":") for entry in entries)
+    names = {name.encode() for name, _, value in split if value.startswith((HOST_TOKEN, CONTAINER_TOKEN))}
+    old, new = before.splitlines(keepends=True), wanted.splitlines()
+    ours = [line for line in new if _names(line) in names]
+    if [line.rstrip(b"\r\n") for line in old if _names(line) in names] == ours:
+        return before
+    first = next((number for number, line in enumerate(new) if _names(line) in names), len(new))
+    place = _place(old, names, frozenset(new[:first]))
+    kept = ([line for line in part if _names(line) not in names] for part in (old[:place], old[place:]))
+    head, tail = map(b"".join, kept)
+    separator = b"" if not head or head.endswith((b"\r", b"\n")) else b"\n"
+    return head + separator + b"".join(line + b"\n" for line in ours) + tail
+
+
+def _place(old: Sequence[bytes], names: Collection[bytes], above: Collection[bytes]) -> int:
+    """Index in *old* for the lines of tokens: of the first one there; else behind the last of *above*; else the end."""
+    found = next((number for number, line in enumerate(old) if _names(line) in names), None)
+    if found is not None:
+        return found
+    behind = (number for number in range(len(old), 0, -1) if old[number - 1].rstrip(b"\r\n") in above)
+    return next(behind, len(old))
+
+
+def _names(line: bytes) -> bytes:
+    """The name on a line as this module writes it, with a tab; of other lines and comments nothing that could be one."""
+    return b"" if line.startswith(b"#") else line.rstrip(b"\r\n").partition(b"\t")[2]
+
+
+def resolv_conf(content: bytes) -> bytes:
+    """The machine's, without name servers that a container cannot reach; public ones if none is left."""
+    lines = content.decode(errors="replace").splitlines()
+    kept = [line for line in lines if not _out_of_reach(line)]
+    if not any(line.split()[:1] == ["nameserver"] for line in kept):
+        kept += [f"nameserver {address}" for address in _NAMESERVERS]
+    return ("\n".join(kept) + "\n").encode()
+
+
+def servers(content: bytes) -> list[IPv4Network]:
+    """The IPv4 name servers of a resolv.conf: a bridge must not hide them."""
+    found = []
+    for line in content.decode(errors="replace").splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"]:
+            with contextlib.suppress(ValueError, IndexError):
+                found.append(IPv4Network(words[1]))
+    return found
+
+
+def _out_of_reach(line: str) -> bool:
+    """On the machine's loopback, or of IPv6, which the bridge has not."""
+    words = line.split()
+    return words[:1] == ["nameserver"] and (len(words) < 2 or words[1].startswith("127.") or ":" in words[1])
+
 
 #: systemd-resolved's stub listens on an address of the host; its full list is here.
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 _STUB = "nameserver 127.0.0.53"
 NAMES = ("hostname", "hosts", "resolv.conf")
 #: Bytes of a file that are read.
-_LONGEST = 1024 * 1024
+_READ_LIMIT = 1024 * 1024
 #: What the files of one container may take: the largest that are made, and some.
 _SIZE = "4m"
 #: Of a mount: the agent has not the right, or its directory for what a boot removes cannot be used. Neither ends a container.
@@ -181,7 +327,7 @@ def read_resolv_conf(etc: str) -> bytes:
 def read(path: str, *, follow: bool = False) -> bytes:
     """What there is; nothing, if it cannot be read. *follow* links for files of the machine, not for those of a container."""
     try:
-        return read_regular(path, _LONGEST, follow=follow)
+        return read_regular(path, _READ_LIMIT, follow=follow)
     except OSError:
         return b""
 

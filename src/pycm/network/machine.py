@@ -15,7 +15,9 @@ import struct
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from pycm.errors import ConflictError, OperationFailedError, shorten
-from pycm.network.addresses import Taken
+from pycm.network.conf import Taken
+from pycm.storage.files import discard, make_directory
+from pycm.storage.mounts import in_own_thread, see_as_init, system_call, unmount
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8913, 0x8914
 _SIOCGIFADDR, _SIOCSIFADDR = 0x8915, 0x8916
@@ -194,3 +196,55 @@ def isolation(index: int) -> bytes:
     nested = struct.pack("=HH", 4 + len(attribute), _PROTINFO) + attribute
     body = struct.pack("=BxHiII", _AF_BRIDGE, 0, index, 0, 0) + nested
     return struct.pack("=IHHII", 16 + len(body), _RTM_SETLINK, _REQUEST_ACK, 1, 0) + body
+
+
+_CLONE_NEWNET = 0x40000000
+_MS_BIND = 0x1000
+_OWN = "/proc/thread-self/ns/net"
+
+
+def make_namespace(path: str) -> None:
+    """Make a network namespace with a loopback that is up, and bind it to *path*. OperationFailedError, and nothing is left."""
+    try:
+        make_directory(os.path.dirname(path))
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    except OSError as error:
+        raise OperationFailedError(f"cannot make {path}: {error.strerror}") from error
+    try:
+        in_own_thread(lambda: _make_namespace(path))
+    except OSError as error:
+        discard(path)
+        raise OperationFailedError(f"cannot make a network namespace at {path}: {error.strerror}") from error
+
+
+def remove_namespace(path: str) -> None:
+    """Let go of the namespace: with no process in it, it ends. What is gone already is no error."""
+    try:
+        in_own_thread(lambda: _remove_namespace(path))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OperationFailedError(f"cannot remove the network namespace {path}: {error.strerror}") from error
+
+
+def list_namespaces(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:  # not there, or a place that cannot be used
+        return []
+
+
+def _make_namespace(path: str) -> None:
+    see_as_init(os.path.dirname(path))
+    system_call("unshare", _CLONE_NEWNET)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
+        flags = struct.unpack_from("H", request, 16)[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
+    system_call("mount", _OWN.encode(), path.encode(), None, _MS_BIND, None)
+
+
+def _remove_namespace(path: str) -> None:
+    see_as_init(os.path.dirname(path))
+    unmount(path)
+    os.unlink(path)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from pycm.errors import OperationFailedError
 from pycm.model.defaults import BRIDGE
 from pycm.network.bridge import BridgeNetwork
-from pycm.network.files import ContainerFiles, HostNetwork
-from pycm.network.hosts import check_extra_hosts
+from pycm.network.files import ContainerFiles, HostNetwork, check_extra_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection

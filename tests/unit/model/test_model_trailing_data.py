@@ -14,7 +14,7 @@ from pycm.http.rules import server_message, token
 from pycm.model.container import Container, Image
 from pycm.model.json_form import parse, stored
 from pycm.network.conf import parse_result
-from pycm.network.records import _parse as parse_network_record
+from pycm.network.plugins import _parse as parse_network_record
 from pycm.registry.job import Job, parse_job, parse_news
 from pycm.storage.store import ContainerStore
 from pycm.twin.envelope import parse as parse_message

@@ -7,7 +7,7 @@ import pytest
 
 from pycm.config.types import DefaultBridge
 from pycm.errors import ConflictError, OperationFailedError
-from pycm.network.addresses import POOLS, Addressing, Range, Taken, choose, without
+from pycm.network.conf import POOLS, Addressing, Range, Taken, choose_network, without
 
 CONFIGURED = DefaultBridge(ip4="10.77.3.1/24")
 
@@ -18,7 +18,7 @@ def taken(*networks: str) -> list[Taken]:
 
 def chosen(options: DefaultBridge, *networks: str, current: str = "", in_use: bool = False) -> Addressing:
     now = IPv4Interface(current) if current else None
-    return choose(options, now, taken(*networks), in_use=in_use)
+    return choose_network(options, now, taken(*networks), in_use=in_use)
 
 
 def test_without_an_address_the_first_free_private_range_is_taken() -> None:

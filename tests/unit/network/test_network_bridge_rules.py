@@ -14,10 +14,10 @@ from pycm.config.types import DefaultBridge, Network
 from pycm.errors import ConflictError, InvalidInputError
 from pycm.model.container import Container, HostConfig, PortMapping
 from pycm.network import machine
-from pycm.network.addresses import Taken
 from pycm.network.bridge import BridgeNetwork
+from pycm.network.conf import Taken
 from pycm.network.files import ContainerFiles
-from pycm.network.records import Sandbox
+from pycm.network.plugins import Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path

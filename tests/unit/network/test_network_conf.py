@@ -8,8 +8,16 @@ import pytest
 
 from pycm.config.types import DefaultBridge
 from pycm.errors import OperationFailedError
-from pycm.network.addresses import choose
-from pycm.network.conf import Published, conf_list, failure, guess, needed, parse_endpoint, parse_result
+from pycm.network.conf import (
+    Published,
+    choose_network,
+    conf_list,
+    failure,
+    guess,
+    needed,
+    parse_endpoint,
+    parse_result,
+)
 
 OPTIONS = DefaultBridge(name="br7", ip4="10.77.3.1/24", gwip4="10.77.3.9", mtu=1400)
 PORT = Published("tcp", "127.0.0.1", 30555, 80)
@@ -25,7 +33,7 @@ V04 = {
 
 
 def plugins(options: DefaultBridge, *published: Published) -> dict[str, dict]:
-    addressing = choose(options, None, (), in_use=False)
+    addressing = choose_network(options, None, (), in_use=False)
     return {plugin["type"]: plugin for plugin in conf_list(options, addressing, "/data", published)}
 
 
@@ -132,7 +140,7 @@ def test_what_a_plugin_says_is_told(output: bytes, errors: bytes, text: str) -> 
 
 
 def test_the_address_of_the_bridge_is_not_given_away() -> None:
-    addressing = choose(OPTIONS, None, (), in_use=False)
+    addressing = choose_network(OPTIONS, None, (), in_use=False)
     assert addressing.bridge == IPv4Interface("10.77.3.1/24")
     assert all(not first <= addressing.bridge.ip <= last for first, last in addressing.ranges)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pycm.errors import InvalidInputError
-from pycm.network.hosts import (
+from pycm.network.files import (
     LOCAL,
     Own,
     Peer,

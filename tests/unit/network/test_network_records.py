@@ -8,7 +8,7 @@ import pytest
 
 from pycm.errors import OperationFailedError
 from pycm.network.conf import Published
-from pycm.network.records import Records, Sandbox, find_address
+from pycm.network.plugins import Records, Sandbox, find_address
 
 if TYPE_CHECKING:
     from pathlib import Path
