@@ -33,7 +33,7 @@ from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
 from pycm.errors import ConfigError, ConflictError, OperationFailedError, PycmError
-from pycm.logs.files import JsonFileLogs
+from pycm.logs.front import JsonFileLogs
 from pycm.metrics.sampler import Sampler
 from pycm.model.sizes import size_to_bytes
 from pycm.model.states import ALIVE

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pycm.deployment import descriptors
-from pycm.deployment.descriptors import Found, read_directory
+from pycm.deployment import service
+from pycm.deployment.service import Found, read_directory
 from pycm.model.container import LARGEST
 
 if TYPE_CHECKING:
@@ -223,12 +223,12 @@ def test_file_name_that_cannot_be_a_container_name_is_refused(tmp_path: Path) ->
 def test_unknown_keys_are_named_up_to_a_bound(tmp_path: Path) -> None:
     write(
         tmp_path / "a.json",
-        **{f"x{i:02}": i for i in range(descriptors.MOST_KEYS)},
+        **{f"x{i:02}": i for i in range(service.MOST_KEYS)},
         host_config={"privilegd": True},
     )
     found = read_directory(str(tmp_path))
     assert names(found) == ["a"]
-    assert len(found.problems) == descriptors.MOST_KEYS + 1
+    assert len(found.problems) == service.MOST_KEYS + 1
     assert found.problems[-1].endswith("more keys are not known (ignored)")
     write(tmp_path / "a.json", host_config={"privilegd": True})
     assert read_directory(str(tmp_path)).problems == [
@@ -242,9 +242,9 @@ def test_numbers_of_files_entries_and_bytes_are_bounded(
     sizes = [write(tmp_path / f"{name}.json").stat().st_size for name in "abc"]
     for bound, most in (("MOST_FILES", 3), ("MOST_ENTRIES", 3), ("MOST_BYTES", sum(sizes))):
         with monkeypatch.context() as patched:
-            patched.setattr(descriptors, bound, most)
+            patched.setattr(service, bound, most)
             assert read_directory(str(tmp_path)).problems == []
-            patched.setattr(descriptors, bound, most - 1)
+            patched.setattr(service, bound, most - 1)
             found = read_directory(str(tmp_path))
             assert len(found.problems) == 1
             assert names(found) == ([] if bound == "MOST_ENTRIES" else ["a", "b"])
@@ -253,7 +253,7 @@ def test_numbers_of_files_entries_and_bytes_are_bounded(
 def test_depth_is_bounded_and_what_is_less_deep_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptors, "MOST_DEPTH", 2)
+    monkeypatch.setattr(service, "MOST_DEPTH", 2)
     write(tmp_path / "one/a.json")
     write(tmp_path / "one/two/b.json")
     found = read_directory(str(tmp_path))
@@ -262,7 +262,7 @@ def test_depth_is_bounded_and_what_is_less_deep_is_read(
 
 
 def test_number_of_problems_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "MOST_PROBLEMS", 2)
+    monkeypatch.setattr(service, "MOST_PROBLEMS", 2)
     for name in "abc":
         (tmp_path / f"{name}.json").touch()
     assert len(read_directory(str(tmp_path)).problems) == 2
