@@ -35,8 +35,8 @@ from pycm.containers.settings import Settings
 from pycm.errors import ConfigError, ConflictError, OperationFailedError, PycmError
 from pycm.logs.front import JsonFileLogs
 from pycm.metrics.sampler import Sampler
-from pycm.model.sizes import size_to_bytes
 from pycm.model.states import ALIVE
+from pycm.model.units import size_to_bytes
 from pycm.network.modes import Networks
 from pycm.ports import Action
 from pycm.registry.job import Access

@@ -1,31 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one family of errors: what happened, to what, why, and what to do.
+"""The errors of pycm, in one family.
 
-Every error that may reach a user derives from PycmError; its text is one line and needs no traceback. Fronts turn the class into
-their own code (gRPC status, Ditto error, exit code) and the text into their message. Texts that clients match on are fixed in the
-place that raises them.
+Every error that may reach a user derives from PycmError. Its text is one line that says what failed, what it got and what it
+expected. Fronts map the class to their own code (gRPC status, Ditto error, exit code). Texts that clients match on are fixed where
+they are raised.
 """
 
 from __future__ import annotations
 
 
 class PycmError(Exception):
-    """Base of all expected failures. Never raised itself.
+    """Base class of all expected failures; only its subclasses are raised.
 
-    `masked`: the text for those who must not see values of environment variables (logs, a masked twin); mostly the text itself.
+    `hint`: a sentence with the remedy, which is not part of the text. The command line prints it on a line of its own, logs append
+    it in brackets, and messages of Kanto's protocols do not carry it.
+    `masked`: the text for readers who must not see the values of environment variables (logs, a masked twin).
     """
 
-    def __init__(self, text: str = "", *, masked: str = "") -> None:
+    def __init__(self, text: str = "", *, hint: str = "", masked: str = "") -> None:
         super().__init__(text)
+        self.hint = hint
         self.masked = masked or text
+
+    @property
+    def detail(self) -> str:
+        """The text for a log line: masked, with the hint in brackets."""
+        return f"{self.masked} ({self.hint})" if self.hint else self.masked
 
 
 class InvalidInputError(PycmError):
-    """Somebody sent or wrote something wrong: the text names field, value and reason."""
+    """A user, client or file sent something invalid.
+
+    `field`, `value` and `reason` are the parts of the text as far as they are known, for clients that read them separately. A value
+    is shortened, and "" or "***" where it is secret.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        field: str = "",
+        value: str = "",
+        reason: str = "",
+        hint: str = "",
+        masked: str = "",
+    ) -> None:
+        super().__init__(text, hint=hint, masked=masked)
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+    @classmethod
+    def of(
+        cls, field: str, value: str, reason: str, *, hint: str = "", masked: str = ""
+    ) -> InvalidInputError:
+        """Make the text out of its parts: "<field>: <value> <reason>", where the reason begins with a verb."""
+        text = f"{field}: {value} {reason}"
+        return cls(text, field=field, value=value, reason=reason, hint=hint, masked=masked)
 
 
 class NotFoundError(PycmError):
-    """A named container, image or file is not there."""
+    """A named container, image or file does not exist."""
 
 
 class ConflictError(PycmError):
@@ -33,30 +68,30 @@ class ConflictError(PycmError):
 
 
 class BusyError(ConflictError):
-    """As much of its kind is under way as may be: when one of them has ended, the same call may work."""
+    """Too many operations of this kind are running; the same call may work when one of them has ended."""
 
 
 class OperationFailedError(PycmError):
-    """The operation was allowed and tried, and did not succeed."""
+    """The operation was allowed and attempted, and failed."""
 
 
 class RefusedError(OperationFailedError):
-    """A peer refuses this request, and only this one. `retry_after`: seconds until it may be tried again."""
+    """A peer refuses this request, and only this one. `retry_after`: seconds until a retry is allowed."""
 
-    def __init__(self, text: str, retry_after: float) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, retry_after: float, *, hint: str = "") -> None:
+        super().__init__(text, hint=hint)
         self.retry_after = retry_after
 
 
 class UnavailableError(PycmError):
-    """A peer (containerd, the broker, the agent) cannot be reached now; the same call may work later."""
+    """A peer (containerd, the broker, the agent) is unreachable; the same call may work later."""
 
 
 class ConfigError(PycmError):
-    """A part of the configuration cannot be used. Which parts end the agent: docs/configuration.md."""
+    """A part of the configuration is invalid. docs/configuration.md says which parts end the agent."""
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """A value as it may stand in a message: its repr, at most *limit* characters, control characters escaped."""
+    """The repr of a value for a message: at most *limit* characters, control characters escaped."""
     text = ascii(value) if isinstance(value, bytes) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -15,7 +15,7 @@ from mosquitto_server import MosquittoServer
 
 from pycm.api.calls import Agent
 from pycm.errors import PycmError
-from pycm.model import json_form
+from pycm.model import records
 from pycm.model.container import Container
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class World:
 
     def by_grpc(self, case: Case) -> str:
         base = {"image": {"name": IMAGE}, "host_config": {"network_mode": "host"}, "io_config": {}}
-        container = json_form.decode(Container, {**base, **_lenient(case.grpc)})
+        container = records.decode(Container, {**base, **_lenient(case.grpc)})
         agent = Agent(str(self.agent.socket), timeout=120)
         try:
             return agent.create(_with_numbers(container, case.grpc)).id

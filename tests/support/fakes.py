@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableError
-from pycm.model import times
+from pycm.model import units
 from pycm.model.container import NetworkSettings
 from pycm.ports import (
     ContainerMeasurements,
@@ -109,7 +109,7 @@ class FakeRuntime:
 
     def end(self, container_id: str, code: int, *, quietly: bool = False) -> None:
         """The process ends by itself; `quietly`: no event, as while nobody is subscribed."""
-        exit_ = Exit(code, times.now())
+        exit_ = Exit(code, units.now())
         task = self.live[container_id]._replace(status=TaskStatus.STOPPED, exit=exit_)
         self.live[container_id] = task
         if not quietly:
@@ -206,7 +206,7 @@ class FakeImages:
                 progress(step)
         if self.fail:
             raise self.fail
-        self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1000, times.now())
+        self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1000, units.now())
         return self.images[reference]
 
     async def remove(self, reference: str) -> None:

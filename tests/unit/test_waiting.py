@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from pycm import waiting
-from pycm.waiting import apart, within
+from pycm.waiting import Once, apart, cancel, together, within
 
 
 async def test_the_result_in_time_is_given() -> None:
@@ -138,3 +138,87 @@ async def test_apart_can_be_tried_again_when_no_thread_could_be_started(
         with pytest.raises(RuntimeError):
             await apart("k", lambda: 1)
     assert await apart("k", lambda: 1) == 1
+
+
+async def test_together_returns_results_in_order() -> None:
+    assert await together(asyncio.sleep(0.01, "slow"), asyncio.sleep(0, "fast")) == ["slow", "fast"]
+    assert await together() == []
+
+
+async def test_together_ends_the_others_on_the_first_failure() -> None:
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(True)
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await together(wait(), fail(), wait())
+    assert ended == [True, True]
+
+
+async def test_together_ends_all_when_its_caller_is_cancelled() -> None:
+    ended = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    caller = asyncio.ensure_future(together(wait(), wait()))
+    for _ in range(3):  # until both wait
+        await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended == [True, True]
+
+
+async def test_cancel_waits_for_all_and_drops_their_errors() -> None:
+    async def fail_late() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            raise ValueError("late")
+
+    tasks = [asyncio.ensure_future(fail_late()), asyncio.ensure_future(asyncio.sleep(60))]
+    await asyncio.sleep(0)
+    await cancel(None, *tasks)
+    assert [task.done() for task in tasks] == [True, True]
+    await cancel()
+
+
+def test_once_tells_each_state_of_each_subject_once() -> None:
+    once = Once()
+    assert [once.is_new("down"), once.is_new("down"), once.is_new("gone"), once.is_new("down")] == [
+        True, False, True, True,
+    ]  # fmt: skip
+    assert [once.is_new("down", "other"), once.is_new(subject="third"), once.is_new(subject="third")] == [
+        True, True, False,
+    ]  # fmt: skip
+
+
+def test_once_tells_again_after_a_clear() -> None:
+    once = Once()
+    assert once.is_new()
+    assert once.clear()
+    assert not once.clear(), "its end is news once"
+    assert once.is_new()
+
+
+def test_once_tells_the_same_again_after_a_while() -> None:
+    now = [0.0]
+    once = Once(60, lambda: now[0])
+    answers = []
+    for now[0] in (0.0, 59.9, 60.0, 119.9, 120.0):
+        answers.append(once.is_new())
+    assert answers == [True, False, True, False, True]

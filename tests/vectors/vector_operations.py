@@ -10,9 +10,9 @@ from vector_fakes import FakeDownloads
 from pycm.errors import NotFoundError, OperationFailedError, PycmError
 from pycm.model.container import Container, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap
-from pycm.model.signals import parse_signal
 from pycm.model.states import Operation as Kind
 from pycm.model.states import Status, check_allowed
+from pycm.model.units import parse_signal
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
 from pycm.twin import lanes as ops
 

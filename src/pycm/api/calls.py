@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pycm.api.proto.api.types.containers import types_pb2 as types
     from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
     from pycm.model.container import Container, UpdateOptions
-    from pycm.model.fields import Record
+    from pycm.model.records import Record
 
 
 #: Seconds for calls that the agent answers from memory. Others may wait for a container, a registry or another call.
@@ -144,7 +144,7 @@ class Agent:
 
 
 def _fill(record: Record, message: Any) -> None:
-    from pycm.model.wire import to_message
+    from pycm.model.records import to_message
 
     message.SetInParent()
     to_message(record, message)

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pycm.api.proto.api.types.containers import types_pb2 as types
-from pycm.model import wire
+from pycm.model import records
 from pycm.ports import Action
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def encode(container: Container) -> bytes:
 
 def _encode(container: Container) -> bytes:
     try:
-        return wire.to_message(container, types.Container()).SerializeToString()  # type: ignore[no-any-return]
+        return records.to_message(container, types.Container()).SerializeToString()  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
         # a text or number from a file of someone else that the wire cannot carry; List must not fail for all
         log.warning("container %s: sent without its details: %s", ascii(container.id), error)

@@ -40,7 +40,7 @@ from pycm.errors import (
     PycmError,
     UnavailableError,
 )
-from pycm.model import wire
+from pycm.model import records
 from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
 from pycm.model.states import ALIVE
 from pycm.model.states import Status as ContainerStatus
@@ -208,7 +208,7 @@ class Service:
     # ── changing ──
 
     async def create(self, request: Any) -> bytes:
-        container = await self._containers.create(wire.from_message(Container, request.container))
+        container = await self._containers.create(records.from_message(Container, request.container))
         return encode(container)
 
     async def start(self, request: Any) -> Empty:
@@ -247,7 +247,7 @@ class Service:
 
     async def update(self, request: Any) -> Empty:
         identifier = _known_form(request.id)
-        await self._containers.update(identifier, wire.from_message(UpdateOptions, request.updateOptions))
+        await self._containers.update(identifier, records.from_message(UpdateOptions, request.updateOptions))
         return Empty()
 
     async def remove(self, request: Any) -> Empty:
@@ -272,7 +272,7 @@ def _known_form(identifier: str) -> str:
 
 
 def _stop_options(request: Any) -> StopOptions | None:
-    return wire.from_message(StopOptions, request.stopOptions) if request.HasField("stopOptions") else None
+    return records.from_message(StopOptions, request.stopOptions) if request.HasField("stopOptions") else None
 
 
 def log_configuration(container: Container) -> LogConfiguration:

@@ -15,7 +15,7 @@ from pycm.api.proto.pycm.v1 import agent_pb2 as m
 from pycm.api.streams import receive, send
 from pycm.errors import InvalidInputError, NotFoundError, shorten
 from pycm.model import measurements as ids
-from pycm.model import times
+from pycm.model import units
 from pycm.model.states import ALIVE
 from pycm.model.states import Status as ContainerStatus
 from pycm.ports import Action
@@ -107,7 +107,7 @@ class Watching:
                 )  # a client that reads slowly gets fewer, not later ones
                 await asyncio.sleep(due - loop.time())
                 samples = meter.sample(self._alive(wanted))
-                await send(stream, m.StatsResponse(time=times.now(), containers=map(self._figures, samples)))
+                await send(stream, m.StatsResponse(time=units.now(), containers=map(self._figures, samples)))
                 sent += 1
 
     def _alive(self, wanted: list[str]) -> list[str]:
@@ -185,7 +185,7 @@ class _Waiting:
 def _event(event: Event) -> Any:
     container = event.container
     return m.Event(
-        time=times.now(),
+        time=units.now(),
         action=event.action.value,
         container_id=container.id,
         container_name=container.name,

@@ -18,7 +18,6 @@ from pycm.errors import (
 )
 from pycm.flags import Flag
 from pycm.model.container import (
-    NANOSECONDS,
     Container,
     ContainerConfiguration,
     DecryptConfig,
@@ -31,11 +30,12 @@ from pycm.model.container import (
     LogModeConfiguration,
     Resources,
     RestartPolicy,
+    read_descriptor,
 )
 from pycm.model.defaults import BRIDGE, fill_defaults
-from pycm.model.descriptor import read_descriptor
 from pycm.model.parse import parse_device, parse_mount, parse_port, parse_ulimit
-from pycm.model.unknown import unknown_keys
+from pycm.model.records import unknown_keys
+from pycm.model.units import NANOSECONDS
 from pycm.model.validation import check_id, check_log, validate
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line

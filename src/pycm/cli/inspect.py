@@ -14,11 +14,11 @@ INDENT = 3
 
 
 def get(line: Line) -> None:
-    from pycm.model import gojson, json_form, wire
+    from pycm.model import gojson, records
     from pycm.model.container import Container
 
-    container = wire.from_message(Container, chosen(line))
-    sys.stdout.write(gojson.dumps(json_form.encode(container), indent=INDENT) + "\n")
+    container = records.from_message(Container, chosen(line))
+    sys.stdout.write(gojson.dumps(records.encode(container), indent=INDENT) + "\n")
 
 
 def logs(line: Line) -> None:

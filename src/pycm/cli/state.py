@@ -36,7 +36,7 @@ def start(line: Line) -> int:
 
 
 def stop(line: Line) -> None:
-    from pycm.model.signals import parse_signal
+    from pycm.model.units import parse_signal
 
     check_choice(line.rest, line.values["name"])
     timeout = whole_seconds(line.values["time"])

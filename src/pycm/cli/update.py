@@ -9,8 +9,9 @@ from pycm.cli.choose import check_choice, chosen
 from pycm.cli.line import NAME, Command, Line
 from pycm.errors import InvalidInputError
 from pycm.flags import Flag
-from pycm.model import wire
-from pycm.model.container import NANOSECONDS, Container, HostConfig, Resources, RestartPolicy, UpdateOptions
+from pycm.model import records
+from pycm.model.container import Container, HostConfig, Resources, RestartPolicy, UpdateOptions
+from pycm.model.units import NANOSECONDS
 from pycm.model.validation import check_resources, check_restart_policy
 
 FLAGS = (
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 def update(line: Line) -> None:
     check_choice(line.rest, line.values["name"])
-    container = wire.from_message(Container, chosen(line))
+    container = records.from_message(Container, chosen(line))
     if not line.given & CHANGES.keys():
         raise InvalidInputError(f"nothing to update: give at least one of {', '.join(CHANGES.values())}")
     host = container.host_config or HostConfig()

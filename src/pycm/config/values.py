@@ -16,7 +16,7 @@ from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES
 from pycm.errors import InvalidInputError, shorten
 from pycm.flags import printable, read_bool, read_int
 from pycm.model.durations import SECOND, parse_duration
-from pycm.model.sizes import size_to_bytes
+from pycm.model.units import size_to_bytes
 from pycm.model.validation import is_identifier
 
 if TYPE_CHECKING:

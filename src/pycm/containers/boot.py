@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pycm.model.times import sort_key
+from pycm.model.units import sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

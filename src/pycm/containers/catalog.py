@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pycm.errors import NotFoundError, OperationFailedError
 from pycm.model.states import ALIVE, Status
-from pycm.model.times import sort_key
+from pycm.model.units import sort_key
 from pycm.ports import Action, Event, Exit, Task, TaskStatus
 from pycm.waiting import within
 

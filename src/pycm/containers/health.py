@@ -19,7 +19,7 @@ from pycm.errors import OperationFailedError, PycmError
 from pycm.model.container import HostConfig
 from pycm.model.defaults import HOST
 from pycm.model.durations import SECOND, parse_duration
-from pycm.model.health import UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
+from pycm.model.restart import UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
 from pycm.model.states import Status
 from pycm.ports import Action, ExecRequest, TaskIO
 from pycm.waiting import within

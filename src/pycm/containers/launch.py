@@ -19,10 +19,10 @@ from pycm.errors import (
     shorten,
 )
 from pycm.failpoints import fail_point
-from pycm.model import times
+from pycm.model import units
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, MountPoint
 from pycm.model.defaults import RUNC_FAMILY
-from pycm.model.sizes import size_to_bytes
+from pycm.model.units import size_to_bytes
 from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices, online_cpus
 from pycm.oci.resources import check_cpus
@@ -135,11 +135,11 @@ class Launcher:
 
     async def launch(self, container: Container) -> tuple[int, str]:
         """The pid, and when it began: taken before it runs, since it may end before containerd has answered."""
-        started_at = times.now()
+        started_at = units.now()
 
         def created(pid: int) -> None:
             nonlocal started_at
-            started_at = times.now()
+            started_at = units.now()
             self._metrics.open(container.id, pid)
 
         io_config = container.io_config

@@ -22,12 +22,12 @@ from pycm.errors import (
     UnavailableError,
 )
 from pycm.failpoints import fail_point
-from pycm.model import restart, states, times
+from pycm.model import restart, states, units
 from pycm.model.container import Container, StopOptions
-from pycm.model.health import STARTING, UNHEALTHY, check_of
-from pycm.model.signals import DEFAULT as SIGTERM
-from pycm.model.signals import exit_text, parse_signal, signal_name
+from pycm.model.restart import STARTING, UNHEALTHY, check_of
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
+from pycm.model.units import DEFAULT_SIGNAL as SIGTERM
+from pycm.model.units import exit_text, parse_signal, signal_name
 from pycm.ports import Action, Exit, Logs, Metrics, Network, Runtime, Task, TaskStatus
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Lifecycle:
     async def _failed_start(self, entry: Entry, error: PycmError) -> None:
         before = entry.container.started_successfully_before
         text = f"{error}{states.NOT_STARTED if before else states.NEVER_STARTED}"
-        state = states.stopped(entry.container.state, exit_code=0, finished_at=times.now(), error=text)
+        state = states.stopped(entry.container.state, exit_code=0, finished_at=units.now(), error=text)
         stopped = replace(entry.container, state=state, network_settings=None)
         entry.ran_for = 0.0
         await self._catalog.record(entry, stopped, Action.STOPPED)
@@ -277,7 +277,7 @@ class Lifecycle:
         self, entry: Entry, number: int, timeout: float, *, everyone: bool
     ) -> Exit | None:
         if entry.exit is None:
-            return Exit(restart.LOST_EXIT_CODE, times.now())
+            return Exit(restart.LOST_EXIT_CODE, units.now())
         try:
             await self._runtime.signal(entry.id, number, everyone=everyone)
         except NotFoundError:
@@ -446,7 +446,7 @@ class Lifecycle:
         text = "container %s: its task (pid %d) disappeared %s: exit code unknown (recorded as %d)"
         log.warning(text, entry.id, entry.container.state.pid, since, restart.LOST_EXIT_CODE)
         error = "the task was lost while the agent did not watch it"
-        await self._conclude(entry, Exit(restart.LOST_EXIT_CODE, times.now()), Status.EXITED, error)
+        await self._conclude(entry, Exit(restart.LOST_EXIT_CODE, units.now()), Status.EXITED, error)
 
     async def _ended_meanwhile(self, entry: Entry, task: Task, *, alive: bool) -> None:
         if not alive:
@@ -455,7 +455,7 @@ class Lifecycle:
         if entry.exit is None:  # collect the output that waits in the FIFOs
             self._attach(entry, task)
         status = Status.STOPPED if entry.container.manually_stopped else Status.EXITED
-        await self._conclude(entry, task.exit or Exit(restart.LOST_EXIT_CODE, times.now()), status)
+        await self._conclude(entry, task.exit or Exit(restart.LOST_EXIT_CODE, units.now()), status)
 
     def _attach(self, entry: Entry, task: Task) -> None:
         self._logs.attach(entry.id, task.io, entry.container.log_config)
@@ -469,7 +469,7 @@ class Lifecycle:
             log.warning("container %s: runs as pid %d unknown to its record; adopted", entry.id, task.pid)
             self._metrics.open(entry.id, task.pid)
             entry.container = self._network.found(entry.container)
-            await self._run(entry, task.pid, times.now())
+            await self._run(entry, task.pid, units.now())
         else:
             self._metrics.open(entry.id, task.pid)
             entry.run_begins()

@@ -19,11 +19,11 @@ from pycm.containers.lifecycle import Lifecycle
 from pycm.containers.settings import OPERATIONS_LIMIT, PARALLEL, Settings
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
-from pycm.model import states, times
+from pycm.model import states, units
 from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap, follow_memory
-from pycm.model.signals import exit_text
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
+from pycm.model.units import exit_text
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
 from pycm.oci.devices import online_cpus
 from pycm.oci.resources import check_cpus, update_resources
@@ -190,7 +190,7 @@ class Manager:
             self._network.check(container)
             self._launcher.admit(container)
             await self._undo_unfinished(container.id)
-            return await self._make(replace(container, created=times.now()))
+            return await self._make(replace(container, created=units.now()))
         finally:
             self._reserved.discard(container.id)
 

@@ -29,11 +29,11 @@ from pycm.model.container import (
     IOConfig,
     Resources,
     UpdateOptions,
+    read_descriptor,
 )
 from pycm.model.defaults import fill_defaults, fill_swap
-from pycm.model.descriptor import read_descriptor
+from pycm.model.records import unknown_keys
 from pycm.model.states import ALIVE, Status
-from pycm.model.unknown import unknown_keys
 from pycm.model.validation import check_id, check_name, validate
 from pycm.storage.files import discard, make_directory, read_regular, write_atomic
 from pycm.waiting import Backoff, apart

@@ -20,7 +20,7 @@ from pycm.logs.jsonlog import Quota, Target
 from pycm.logs.pump import FINISH_LIMIT, Drain, Pump
 from pycm.logs.sink import JsonSink, NullSink, Sink
 from pycm.model.container import LogDriverConfiguration
-from pycm.model.sizes import size_to_bytes
+from pycm.model.units import size_to_bytes
 from pycm.storage.files import open_regular
 from pycm.waiting import LOOK, apart, within
 

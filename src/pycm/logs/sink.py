@@ -34,7 +34,7 @@ from pycm.logs.spool import (
     State,
     StateFile,
 )
-from pycm.model.times import format_ns
+from pycm.model.units import format_ns
 from pycm.storage.files import open_regular
 
 if TYPE_CHECKING:

@@ -8,16 +8,17 @@ when they are empty: a file that uses none of them is one that Kanto could have 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pycm.model.fields import NOTHING, Record, always, flag, integer, many, mapping, one, port, text, texts
+from pycm.model import gojson
+from pycm.model.records import Record, always, decode, flag, integer, many, mapping, one, port, text, texts
 from pycm.model.states import NO_PID, Status
+from pycm.model.units import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NANOSECONDS = 1_000_000_000
 #: Bytes of a path, as the kernel's bound; of a word of a command line and of a variable, as the kernel takes them.
 PATH = 4095
 WORD = 128 * 1024 - 1
@@ -294,28 +295,27 @@ class UpdateOptions(Record):
     resources: Resources | None = one("resources", Resources)
 
 
-__all__ = [
-    "NOTHING",
-    "Container",
-    "ContainerConfiguration",
-    "DecryptConfig",
-    "DeviceMapping",
-    "EndpointSettings",
-    "HealthCheck",
-    "Hook",
-    "HostConfig",
-    "IOConfig",
-    "Image",
-    "LogConfiguration",
-    "LogDriverConfiguration",
-    "LogModeConfiguration",
-    "MountPoint",
-    "NetworkSettings",
-    "PortMapping",
-    "Resources",
-    "RestartPolicy",
-    "State",
-    "StopOptions",
-    "Ulimit",
-    "UpdateOptions",
-]
+# ── descriptors: containers described by people, in files and artifacts ──
+
+#: Keys that say how a container was, not what it should be. Leda's manifests carry them in a form of their own (a status as text).
+FOUND_OUT = frozenset({"state", "network_settings"})
+#: Values of `retry_timeout` below this are seconds, not nanoseconds.
+_SECONDS_BELOW = 1_000_000
+
+
+def read_descriptor(data: str | bytes) -> Container:
+    """Return the container that *data* describes, without defaults. Errors: InvalidInputError."""
+    wanted = gojson.read(data)
+    if isinstance(wanted, dict):
+        wanted = {key: value for key, value in wanted.items() if key.lower() not in FOUND_OUT}
+    return descriptor_policy(decode(Container, wanted, aliases=True))
+
+
+def descriptor_policy(container: Container) -> Container:
+    """People write a retry_timeout in seconds, as Kanto's documentation says; Kanto's loader takes nanoseconds."""
+    host = container.host_config
+    policy = host.restart_policy if host else None
+    if host is None or policy is None or not 0 < policy.retry_timeout < _SECONDS_BELOW:
+        return container
+    policy = replace(policy, retry_timeout=policy.retry_timeout * NANOSECONDS)
+    return replace(container, host_config=replace(host, restart_policy=policy))

@@ -22,7 +22,7 @@ from pycm.model.container import (
     Resources,
     RestartPolicy,
 )
-from pycm.model.sizes import size_to_bytes
+from pycm.model.units import size_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

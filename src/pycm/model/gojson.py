@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON as Kanto's Go code writes it: compact, "<>&" and U+2028/9 escaped, floats in shortest form without ".0", exponents below 1e-6 only.
+"""JSON as Kanto's Go code writes and reads it.
 
-Files, twin messages and the command line's output are compared byte for byte by existing clients and tests.
+Writing: compact, "<>&" and U+2028/9 escaped, floats in their shortest form without ".0", exponents below 1e-6 only. Clients and tests
+compare files, twin messages and the command line's output byte for byte.
+Reading: lenient about text that is not UTF-8, strict about numbers and anything after the value, and bounded where Go is not.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from pycm.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Nesting that is read; a container's description needs 6, and Python's parser recurses.
+DEPTH = 64
 _ESCAPES = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _SPECIAL = re.compile("[<>&\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,12 +82,91 @@ def dumps(value: Any, *, indent: int | None = None) -> str:
     return text
 
 
-def without_surrogates(value: Any, text: str) -> Any:
-    """*value*, parsed from *text*, with U+FFFD for halves of surrogate pairs, as Go reads them.
+#: A string without its end counts too: searching the end from each quotation mark in it would take quadratic time.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+_INT64 = 1 << 63
+_INT64_DIGITS = 19
+_INFINITE = (float("inf"), float("-inf"))
 
-    They are no characters, and nothing that has them can be sent or stored.
+
+class JsonError(InvalidInputError):
+    """Text that is not valid JSON. `line` and `column` begin at 1; they are 0 if they are not known."""
+
+    def __init__(self, reason: str, line: int = 0, column: int = 0) -> None:
+        where = f" at line {line} column {column}" if line else ""
+        super().__init__(f"not valid JSON: {reason}{where}", reason=reason)
+        self.line = line
+        self.column = column
+
+
+def read(
+    data: bytes | str,
+    *,
+    limit: int | None = None,
+    depth: int = DEPTH,
+    large_as_float: bool = False,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """Return the one JSON value in *data*. Errors: InvalidInputError.
+
+    Bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD; a byte order mark is skipped. NaN, infinity, data after the
+    value, more than *limit* bytes and more than *depth* levels are errors.
+    *large_as_float*: read whole numbers beyond 64 bits as floats. *pairs*: build an object from its members, which may be repeated.
     """
+    if limit is not None and len(data) > limit:
+        raise InvalidInputError(f"{len(data)} bytes; {limit} are allowed")
+    text = (data.decode("utf-8", "replace") if isinstance(data, bytes) else data).removeprefix("\ufeff")
+    _check_depth(text, depth)
+    try:
+        value = json.loads(
+            text,
+            parse_float=_finite,
+            parse_int=_int_or_float if large_as_float else None,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=pairs,
+        )
+    except json.JSONDecodeError as error:
+        raise JsonError(error.msg, error.lineno, error.colno) from None
+    except RecursionError:
+        raise JsonError("nested too deep") from None
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise JsonError("a number has too many digits") from None
+    return without_surrogates(value, text)
+
+
+def without_surrogates(value: Any, text: str) -> Any:
+    """*value*, parsed from *text*, with U+FFFD for halves of surrogate pairs, which cannot be sent or stored."""
     return _replaced(value) if _SURROGATE_ESCAPE.search(text) else value
+
+
+def _check_depth(text: str, limit: int) -> None:
+    """Most texts have too few brackets to be deep."""
+    if text.count("[") + text.count("{") <= limit:
+        return
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > limit:
+        raise InvalidInputError(f"nested {deepest} levels deep; {limit} are allowed")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number in _INFINITE:
+        raise JsonError(f"the number {digits[:20]} is out of range")
+    return number
+
+
+def _int_or_float(digits: str) -> int | float:
+    if len(digits.lstrip("-")) <= _INT64_DIGITS and -_INT64 <= int(digits) < _INT64:
+        return int(digits)
+    return _finite(digits)
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise JsonError(f"{word} is not a JSON value")
 
 
 def _replaced(value: Any) -> Any:

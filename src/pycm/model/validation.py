@@ -12,7 +12,6 @@ from os.path import normpath
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, shorten
-from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
     LARGEST,
     MOST_UNKNOWN,
@@ -31,16 +30,23 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import BRIDGE, HOST
 from pycm.model.durations import SECOND, format_duration, parse_duration
-from pycm.model.fields import excess, unclaimed
 from pycm.model.gojson import dumps
-from pycm.model.json_form import stored
-from pycm.model.sizes import cpu_quota, cpus_of, size_to_bytes
+from pycm.model.records import excess, stored, unclaimed
+from pycm.model.units import cpu_quota, cpus_of, size_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pycm.model.fields import Record
+    from pycm.model.records import Record
 
+_CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST"
+    " NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE"
+    " SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM"
+    " BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+)
+#: All capabilities that Linux 6.x knows, in the order of their numbers.
+CAPABILITIES = tuple(f"CAP_{name}" for name in _CAPABILITIES.split())
 #: containerd's own rule for identifiers: nothing in it can leave a directory.
 _ID = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _ID_MAX = 76

@@ -7,7 +7,7 @@ from typing import Any
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.container import Resources
-from pycm.model.sizes import CPU_PERIOD, cpu_quota, cpus_of, size_to_bytes
+from pycm.model.units import CPU_PERIOD, cpu_quota, cpus_of, size_to_bytes
 
 UNLIMITED = -1
 #: The kernel's weight of CPU time for a container that names none.

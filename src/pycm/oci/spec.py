@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError
-from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
 from pycm.model.defaults import HOST
-from pycm.model.validation import UNCONFINED
+from pycm.model.validation import CAPABILITIES, UNCONFINED
 from pycm.oci import seccomp
 from pycm.oci.resources import limits
 

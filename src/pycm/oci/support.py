@@ -8,7 +8,7 @@ import os
 import subprocess
 from functools import cache
 
-from pycm.model.capabilities import CAPABILITIES
+from pycm.model.validation import CAPABILITIES
 
 #: There if the kernel can filter system calls.
 _SECCOMP_ACTIONS = "/proc/sys/kernel/seccomp/actions_avail"

@@ -20,7 +20,7 @@ from pycm.containerd.client import Client
 from pycm.containerd.content import Content, PullLease
 from pycm.containerd.images import Images, ImageStore
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
-from pycm.model import times
+from pycm.model import units
 from pycm.ports import ImageInfo, PullProgress, PullStep
 from pycm.registry.job import Access, Job, NoRoomError, access_to, parse_reference, quote
 from pycm.registry.usage import Ages, Usage, expired, to_make_room
@@ -319,7 +319,7 @@ class ImageService:
 
 def _info(used: Used) -> ImageInfo:
     record = used.record
-    created = times.format_ns(record.created_ns)
+    created = units.format_ns(record.created_ns)
     return ImageInfo(record.reference, record.target.digest, used.size, created, used.containers)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pycm
 from pycm.containerd.image_format import unpacked
 from pycm.errors import NotFoundError, OperationFailedError
-from pycm.model.times import NANOSECONDS
+from pycm.model.units import NANOSECONDS
 from pycm.storage.files import make_directory, read_regular, write_atomic
 
 if TYPE_CHECKING:

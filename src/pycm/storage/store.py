@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.failpoints import fail_point
+from pycm.model import gojson
 from pycm.model.container import Container
 from pycm.model.defaults import BRIDGE
-from pycm.model.fields import excess
-from pycm.model.json_form import decode, parse, stored
+from pycm.model.records import decode, excess, stored
 from pycm.model.validation import check_id
 from pycm.storage.files import TEMPORARY, discard, make_directory, read_regular, sync_directory, write_atomic
 
@@ -111,7 +111,7 @@ class ContainerStore:
             raise InvalidInputError(f"larger than {MAX_SIZE} bytes")
         if not data.strip():
             raise InvalidInputError("empty")
-        container = decode(Container, parse(data))
+        container = decode(Container, gojson.read(data))
         check_id(container.id)
         if container.id != name:
             raise InvalidInputError(f"it says container_id {container.id!r}, its directory {name!r}")

@@ -16,7 +16,7 @@ from pycm import agent as module
 from pycm.agent import Agent
 from pycm.config.types import Config, Connection, Containers, Deployment, GrpcServer, Manager, Things
 from pycm.errors import OperationFailedError
-from pycm.model import times
+from pycm.model import units
 from pycm.model.states import Status
 from pycm.ports import ImageInfo
 from pycm.storage.store import ContainerStore
@@ -53,7 +53,7 @@ class Images(FakeImages):
     def __init__(self, order: list[str]) -> None:
         super().__init__()
         self.order = order
-        self.images[IMAGE] = ImageInfo(IMAGE, "sha256:" + "1" * 64, 1, times.now())
+        self.images[IMAGE] = ImageInfo(IMAGE, "sha256:" + "1" * 64, 1, units.now())
 
     async def run(self) -> None:
         self.order.append("images")

@@ -17,7 +17,7 @@ import pytest
 from pycm import __version__
 from pycm.cli import main
 from pycm.errors import NotFoundError
-from pycm.model import json_form
+from pycm.model import records
 from pycm.model.container import Container
 from support.fakes import FakeNetwork, FakeRuntime, ImageConfig
 from support.served_agent import ServedAgent
@@ -68,7 +68,7 @@ class RecordedNetwork(FakeNetwork):
     """Gives a container the addresses and paths that the recording shows for its name."""
 
     def __init__(self, steps: list[Step]) -> None:
-        shown = [json_form.decode(Container, json.loads(s.output)) for s in steps if s.output.startswith("{")]
+        shown = [records.decode(Container, json.loads(s.output)) for s in steps if s.output.startswith("{")]
         self.containers = {container.name: container for container in shown}
 
     async def connect(self, container: Container) -> Container:

@@ -12,7 +12,7 @@ import pytest
 from pycm.containers import health as runner
 from pycm.errors import OperationFailedError, UnavailableError
 from pycm.model.container import Container, ContainerConfiguration, HealthCheck
-from pycm.model.health import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, printed, step
+from pycm.model.restart import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, printed, step
 from pycm.ports import Action, Event
 from support.fakes import FakeRuntime
 from support.managers import World, described, world

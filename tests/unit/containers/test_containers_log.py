@@ -11,8 +11,8 @@ import pytest
 from pycm.errors import OperationFailedError, UnavailableError
 from pycm.model import restart, states
 from pycm.model.container import ContainerConfiguration, RestartPolicy, State, StopOptions
-from pycm.model.signals import exit_text
 from pycm.model.states import Status
+from pycm.model.units import exit_text
 from pycm.ports import TaskOOM
 from support.fakes import FakeRuntime
 from support.managers import World, described, started, world

@@ -8,7 +8,7 @@ import pytest
 
 from pycm.containers.settings import PARALLEL
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError
-from pycm.model import times
+from pycm.model import units
 from pycm.model.container import (
     Container,
     DecryptConfig,
@@ -152,7 +152,7 @@ async def test_a_container_that_exits_before_start_returns_is_seen_to_exit() -> 
         await w.until(lambda: w.state("c1").status is Status.EXITED)
         state = w.state("c1")
         assert state.exit_code == 3
-        assert times.sort_key(state.started_at) <= times.sort_key(state.finished_at)
+        assert units.sort_key(state.started_at) <= units.sort_key(state.finished_at)
         assert w.actions == ["created", "running", "exited"]
 
 

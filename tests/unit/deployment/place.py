@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pycm.deployment.service import Deployment, Settings
-from pycm.model import times
+from pycm.model import units
 from pycm.ports import ImageInfo
 from support.fakes import IMAGE, FakeImages, FakeRuntime
 
@@ -34,7 +34,7 @@ class Images(FakeImages):
         self.wait: set[str] = set()
         self.asked: list[str] = []
         for reference in (IMAGE, OTHER):
-            self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1, times.now())
+            self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1, units.now())
 
     @contextlib.asynccontextmanager
     async def hold(self, reference: str) -> AsyncIterator[None]:

@@ -13,7 +13,7 @@ import pytest
 from pycm.deployment.service import Step, decide, find
 from pycm.model.container import Container, State
 from pycm.model.defaults import fill_defaults, fill_swap
-from pycm.model.json_form import decode
+from pycm.model.records import decode
 from pycm.model.states import Status
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors/runtime.json").read_text())

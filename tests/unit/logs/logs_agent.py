@@ -11,8 +11,7 @@ import os
 import sys
 
 import pycm.errors
-import pycm.model.sizes
-import pycm.model.times
+import pycm.model.units
 import pycm.ports  # noqa: F401  all this is imported once only
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
 

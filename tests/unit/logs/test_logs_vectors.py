@@ -8,7 +8,7 @@ import pytest
 
 from pycm.logs.jsonlog import LogFile, Target
 from pycm.logs.records import cut, encode
-from pycm.model.sizes import size_to_bytes
+from pycm.model.units import size_to_bytes
 
 VECTORS = {
     vector["name"]: vector

@@ -8,7 +8,7 @@ import pytest
 
 from pycm.api.proto.api.types.containers import types_pb2
 from pycm.errors import InvalidInputError
-from pycm.model import wire
+from pycm.model import records
 from pycm.model.container import (
     Container,
     ContainerConfiguration,
@@ -24,7 +24,7 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.defaults import fill_defaults
-from pycm.model.json_form import decode, encode
+from pycm.model.records import decode, encode
 from pycm.model.states import Status
 from pycm.model.validation import check_resources, validate
 
@@ -61,8 +61,8 @@ ADDED_OUTSIDE = ("ulimits", "seccomp_profile", "health", "health_error")
 
 def test_additions_survive_json_and_wire() -> None:
     assert decode(Container, encode(FULL)) == FULL
-    data = wire.to_message(FULL, types_pb2.Container()).SerializeToString()
-    assert wire.from_message(Container, types_pb2.Container.FromString(data)) == FULL
+    data = records.to_message(FULL, types_pb2.Container()).SerializeToString()
+    assert records.from_message(Container, types_pb2.Container.FromString(data)) == FULL
 
 
 def keys(tree: Any) -> set[str]:
@@ -232,5 +232,5 @@ def test_limits_that_cannot_be_are_refused(resources: Resources, said: str) -> N
 
 def test_an_update_carries_the_new_limits_on_the_wire() -> None:
     options = UpdateOptions(resources=Resources(cpus="0.5", pids_limit=9))
-    data = wire.to_message(options, types_pb2.UpdateOptions()).SerializeToString()
-    assert wire.from_message(UpdateOptions, types_pb2.UpdateOptions.FromString(data)) == options
+    data = records.to_message(options, types_pb2.UpdateOptions()).SerializeToString()
+    assert records.from_message(UpdateOptions, types_pb2.UpdateOptions.FromString(data)) == options

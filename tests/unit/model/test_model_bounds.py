@@ -22,9 +22,8 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import fill_defaults
 from pycm.model.durations import parse_duration
-from pycm.model.fields import Form, Record, excess, forms
-from pycm.model.json_form import decode, stored
-from pycm.model.sizes import cpus_of, size_to_bytes
+from pycm.model.records import Form, Record, decode, excess, forms, stored
+from pycm.model.units import cpus_of, size_to_bytes
 from pycm.model.validation import (
     check_bounds,
     check_name,

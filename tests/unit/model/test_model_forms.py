@@ -8,7 +8,8 @@ import pytest
 from pycm.errors import InvalidInputError
 from pycm.model import gojson
 from pycm.model.container import Container, HostConfig, RestartPolicy, State
-from pycm.model.json_form import decode, encode, parse, stored
+from pycm.model.gojson import read
+from pycm.model.records import decode, encode, stored
 from pycm.model.states import Status
 
 RECORDED = Path(__file__).parents[2] / "vectors" / "recorded"
@@ -17,7 +18,7 @@ RECORDED = Path(__file__).parents[2] / "vectors" / "recorded"
 @pytest.mark.parametrize("name", ["store-databroker-config.json", "store-seat-config.json"])
 def test_a_file_of_the_original_is_written_back_byte_for_byte(name: str) -> None:
     data = (RECORDED / name).read_bytes()
-    assert stored(decode(Container, parse(data))) == data
+    assert stored(decode(Container, read(data))) == data
 
 
 def test_unknown_keys_survive_at_every_level() -> None:
@@ -59,33 +60,33 @@ def test_a_wrong_type_names_path_value_and_what_was_wanted(data: object, said: s
 
 def test_deep_nesting_is_refused_not_crashed_on() -> None:
     with pytest.raises(InvalidInputError, match="nested 10000 levels"):
-        parse("[" * 10_000 + "]" * 10_000)
+        read("[" * 10_000 + "]" * 10_000)
 
 
 def test_string_without_its_end_costs_linear_time() -> None:
     """Minutes, if its end were looked for from each quotation mark in it."""
     endless = '"' + '\\"' * 100_000
     with pytest.raises(InvalidInputError, match="nested 100 levels deep"):
-        parse("[" * 100 + endless)
+        read("[" * 100 + endless)
     with pytest.raises(InvalidInputError, match="Unterminated string"):
-        parse("[" + "[]," * 100 + endless)
-    assert parse('["' + "[" * 1000 + '\\""]') == ["[" * 1000 + '"']
+        read("[" + "[]," * 100 + endless)
+    assert read('["' + "[" * 1000 + '\\""]') == ["[" * 1000 + '"']
 
 
 def test_halves_of_surrogates_become_the_replacement_character() -> None:
     text = '{"config": {"env": ["A=\\ud800"]}, "\\udfff": ["\\ud83d\\ude00", 1, null]}'
-    assert parse(text) == {"config": {"env": ["A=\ufffd"]}, "\ufffd": ["😀", 1, None]}
+    assert read(text) == {"config": {"env": ["A=\ufffd"]}, "\ufffd": ["😀", 1, None]}
 
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_what_could_not_be_stored_again_is_refused(word: str) -> None:
     with pytest.raises(InvalidInputError, match=word):
-        parse(f'{{"container_id": "a", "odd": {word}}}')
+        read(f'{{"container_id": "a", "odd": {word}}}')
 
 
 def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     text = json.dumps({"a": "[{" * 1000 + '\\"'})
-    assert parse(text) == json.loads(text)
+    assert read(text) == json.loads(text)
 
 
 def test_an_unknown_status_number_is_unknown() -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pycm.model.container import Container
+from pycm.model.container import Container, read_descriptor
 from pycm.model.defaults import HEALTH_INTERVAL, HEALTH_RETRIES, HEALTH_TIMEOUT, fill_defaults
-from pycm.model.descriptor import read_descriptor
-from pycm.model.fields import Record, forms
-from pycm.model.unknown import unknown_keys
+from pycm.model.records import Record, forms, unknown_keys
 from pycm.model.validation import ULIMITS, validate
 
 PAGE = (Path(__file__).parents[3] / "docs" / "containers.md").read_text()

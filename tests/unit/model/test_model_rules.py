@@ -11,15 +11,22 @@ from typing import Any
 import pytest
 
 from pycm.errors import ConflictError, InvalidInputError
-from pycm.model import restart, states, times
-from pycm.model.container import Container, Hook, HostConfig, Image, Resources, RestartPolicy, State
+from pycm.model import restart, states, units
+from pycm.model.container import (
+    Container,
+    Hook,
+    HostConfig,
+    Image,
+    Resources,
+    RestartPolicy,
+    State,
+    descriptor_policy,
+)
 from pycm.model.defaults import fill_defaults, fill_swap, follow_memory, swap_of
-from pycm.model.descriptor import descriptor_policy
-from pycm.model.json_form import decode, encode
 from pycm.model.parse import parse_device, parse_mount, parse_port
-from pycm.model.signals import parse_signal
-from pycm.model.sizes import size_to_bytes
+from pycm.model.records import decode, encode
 from pycm.model.states import FLAGS, Operation, Status, check_allowed
+from pycm.model.units import parse_signal, size_to_bytes
 from pycm.model.validation import check_id, check_name, validate
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "runtime.json").read_text())
@@ -376,6 +383,6 @@ def test_a_negative_time_of_a_hook_is_refused() -> None:
 
 
 def test_times_are_written_without_trailing_zeros_and_sort_by_time() -> None:
-    assert times.format_ns(1_700_000_000_120_000_000) == "2023-11-14T22:13:20.12Z"
-    assert times.format_ns(1_700_000_000_000_000_000) == "2023-11-14T22:13:20Z"
-    assert times.sort_key("2023-11-14T22:13:20.1Z") < times.sort_key("2023-11-14T22:13:20.12Z")
+    assert units.format_ns(1_700_000_000_120_000_000) == "2023-11-14T22:13:20.12Z"
+    assert units.format_ns(1_700_000_000_000_000_000) == "2023-11-14T22:13:20Z"
+    assert units.sort_key("2023-11-14T22:13:20.1Z") < units.sort_key("2023-11-14T22:13:20.12Z")

@@ -12,7 +12,8 @@ from pycm.containerd.image_format import parse as parse_image_document
 from pycm.errors import PycmError
 from pycm.http.rules import server_message, token
 from pycm.model.container import Container, Image
-from pycm.model.json_form import parse, stored
+from pycm.model.gojson import read
+from pycm.model.records import stored
 from pycm.network.conf import parse_result
 from pycm.network.plugins import _parse as parse_network_record
 from pycm.registry.job import Job, parse_job, parse_news
@@ -29,7 +30,7 @@ TOKEN = b'{"token": "t"}'
 MESSAGE = b'{"errors": [{"message": "gone"}]}'
 #: What reads JSON: a name, a document that it takes, and how it is called.
 READERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
-    "descriptor": (VALUE, parse),
+    "descriptor": (VALUE, read),
     "artifact": (DESCRIPTION, container_in),
     "configuration": (b"{}", lambda data: parse_configuration(data, "config.json")),
     "twin message": (VALUE, parse_message),
@@ -58,15 +59,15 @@ TRAILING = [
 @pytest.mark.parametrize("trailing", TRAILING)
 @pytest.mark.parametrize("name", READERS)
 def test_reader_refuses_what_follows_the_value(name: str, trailing: bytes) -> None:
-    data, read = READERS[name]
+    data, reader = READERS[name]
     with pytest.raises((PycmError, Failed, ValueError)):
-        read(data + trailing)
+        reader(data + trailing)
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_reader_takes_blanks_after_the_value(name: str) -> None:
-    data, read = READERS[name]
-    assert read(data + b" \r\n\t\n") is not None
+    data, reader = READERS[name]
+    assert reader(data + b" \r\n\t\n") is not None
 
 
 @pytest.mark.parametrize("trailing", TRAILING)
@@ -100,5 +101,5 @@ def test_kept_state_of_the_twin_with_trailing_data_is_set_aside(tmp_path) -> Non
 
 def test_error_says_where_the_rest_begins() -> None:
     with pytest.raises(PycmError, match=r"^not valid JSON: Extra data at line 2 column 3$"):
-        parse("{}\n  }")
+        read("{}\n  }")
     assert stored(Container(id="a")).endswith(b"}\n")

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import Container, HostConfig, Image
+from pycm.model.validation import CAPABILITIES
 from pycm.oci import support
 from pycm.oci.seccomp import profile
 from pycm.oci.spec import DEFAULT_CAPABILITIES, HostFacts, build_spec

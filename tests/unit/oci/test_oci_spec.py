@@ -4,7 +4,6 @@
 import pytest
 
 from pycm.errors import InvalidInputError
-from pycm.model.capabilities import CAPABILITIES
 from pycm.model.container import (
     Container,
     ContainerConfiguration,
@@ -16,6 +15,7 @@ from pycm.model.container import (
     Resources,
     Ulimit,
 )
+from pycm.model.validation import CAPABILITIES
 from pycm.oci.devices import Device
 from pycm.oci.resources import check_cpus, update_resources
 from pycm.oci.spec import (

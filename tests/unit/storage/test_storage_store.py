@@ -18,7 +18,7 @@ from pycm.model.container import (
     Image,
     NetworkSettings,
 )
-from pycm.model.json_form import stored
+from pycm.model.records import stored
 from pycm.storage import files
 from pycm.storage.files import write_atomic
 from pycm.storage.store import ContainerStore, DiskFullError, identifier

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from pycm.config.types import Policy
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.container import (
-    NANOSECONDS,
     Container,
     ContainerConfiguration,
     DecryptConfig,
@@ -37,6 +36,7 @@ from pycm.model.container import (
     Ulimit,
     UpdateOptions,
 )
+from pycm.model.units import NANOSECONDS
 from pycm.twin.envelope import Kind, Problem
 from pycm.twin.features.base import Arguments
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import InvalidInputError
+from pycm.model.container import read_descriptor
 from pycm.model.defaults import fill_defaults
-from pycm.model.descriptor import read_descriptor
 from pycm.model.validation import check_id, validate
 from pycm.twin.features.container_config import denial
 from pycm.twin.lanes import INTERNAL, Create, Download, Failed, Operation, Property, Remove, Start, Steps

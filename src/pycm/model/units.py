@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes as users write them: a decimal number, at most one blank, one unit of k, m, g in either case; 1k is 1024 bytes.
+"""Sizes, CPUs, signals and times as texts of users and of Kanto, to and from numbers.
 
-Shares and sets of CPUs, too.
+Durations have a module of their own, which the command line imports at each start.
 """
 
 from __future__ import annotations
 
 import re
+import signal
+import time
 
 from pycm.errors import InvalidInputError, shorten
 
+#: A size: a decimal number, at most one blank, one unit in either case.
 _SIZE = re.compile(r"(\d+(?:\.\d+)*) ?([kKmMgG])", re.ASCII)
 _FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _LONGEST = 64
@@ -21,6 +24,10 @@ _MOST_BYTES = 2**63 - 1
 CPU_PERIOD = 100_000
 #: The kernel takes no less.
 _LEAST_QUOTA = 1_000
+#: What stops a container that names no signal.
+DEFAULT_SIGNAL = signal.SIGTERM
+NANOSECONDS = 1_000_000_000
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
 
 def size_to_bytes(text: str) -> int:
@@ -59,3 +66,47 @@ def cpus_of(text: str) -> frozenset[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         found |= (1 << last + 1) - (1 << first)
     return frozenset(number for number in range(found.bit_length()) if found >> number & 1)
+
+
+def parse_signal(text: str) -> int:
+    """The number of a signal; "" is SIGTERM. InvalidInputError with the original's text otherwise ("TERM" is none)."""
+    if not text:
+        return int(DEFAULT_SIGNAL)
+    if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 255:
+        return int(text)
+    number = signal.Signals.__members__.get(text)
+    if number is None or not text.startswith("SIG") or text.startswith("SIGRT"):
+        raise InvalidInputError(f"invalid signal = {text if len(text) <= 80 else shorten(text)}")
+    return int(number)
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def exit_text(code: int) -> str:
+    """An exit code for people, with the signal that a code above 128 stands for."""
+    name = signal_name(code - 128)
+    return f"exit code {code} ({name})" if name.startswith("SIG") else f"exit code {code}"
+
+
+def format_ns(nanoseconds: int) -> str:
+    """Nanoseconds since 1970 as text, for instance 2026-11-23T18:39:26.49510863Z."""
+    seconds, fraction = divmod(nanoseconds, NANOSECONDS)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    digits = f"{fraction:09d}".rstrip("0")
+    return f"{text}.{digits}Z" if digits else f"{text}Z"
+
+
+def now() -> str:
+    """The wall clock's time, for display and records; intervals are measured with the monotonic clock."""
+    return format_ns(time.time_ns())
+
+
+def sort_key(text: str) -> str:
+    """A string that sorts like the time *text* says; texts of another form sort as they are."""
+    match = _TIME.fullmatch(text)
+    return f"{match[1]}.{match[2] or '':0<9}" if match else text
