@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the figures that pycm measures of a container, in the order in which they are reported.
+"""The ids of the measurements, in the order in which they are reported.
 
-The standard ones are Kanto's, those of the machine its system-metrics component's. The extra ones are pycm's own and are measured only when a request's filter spells them out, so that a
-client of Kanto never meets an id that it does not know.
+Standard measurements of a container are Kanto's. Extra measurements are pycm's own; they are sent only if a filter spells them out,
+so that a client of Kanto never gets an id that it does not know. System metrics are those of Kanto's system-metrics component.
 """
 
 from __future__ import annotations
@@ -12,64 +12,52 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CPU_UTILIZATION = "cpu.utilization"
-MEMORY_TOTAL = "memory.total"
-MEMORY_USED = "memory.used"
-MEMORY_UTILIZATION = "memory.utilization"
-IO_READ_BYTES = "io.readBytes"
-IO_WRITE_BYTES = "io.writeBytes"
-NET_READ_BYTES = "net.readBytes"
-NET_WRITE_BYTES = "net.writeBytes"
-PIDS = "pids"
+STANDARD_IDS = (
+    CPU_UTILIZATION := "cpu.utilization",
+    MEMORY_TOTAL := "memory.total",
+    MEMORY_USED := "memory.used",
+    MEMORY_UTILIZATION := "memory.utilization",
+    IO_READ_BYTES := "io.readBytes",
+    IO_WRITE_BYTES := "io.writeBytes",
+    NET_READ_BYTES := "net.readBytes",
+    NET_WRITE_BYTES := "net.writeBytes",
+    PIDS := "pids",
+)
+#: The file of each one is a row of `pycm.metrics.cgroups.FILES`.
+EXTRA_IDS = (
+    CPU_THROTTLED := "cpu.throttled",
+    MEMORY_PRESSURE := "memory.pressure",
+    CPU_PRESSURE := "cpu.pressure",
+    IO_PRESSURE := "io.pressure",
+    MEMORY_OOM_KILLS := "memory.oomKills",
+)
+ALL_IDS = STANDARD_IDS + EXTRA_IDS
+_EXTRA = frozenset(EXTRA_IDS)
 
-CPU_THROTTLED = "cpu.throttled"
-MEMORY_PRESSURE = "memory.pressure"
-CPU_PRESSURE = "cpu.pressure"
-IO_PRESSURE = "io.pressure"
-MEMORY_OOM_KILLS = "memory.oomKills"
-
-#: The originator that stands for the machine itself; others are containers (`Container:<id>`) or names of processes.
+#: The originator that means the machine itself. Others are containers (`Container:<id>`) or names of processes.
 SYSTEM = "SYSTEM"
 CPU_LOADS = ("cpu.load1", "cpu.load5", "cpu.load15")
-MEMORY_AVAILABLE = "memory.available"
-
 SYSTEM_IDS = (
     CPU_UTILIZATION,
     *CPU_LOADS,
     MEMORY_TOTAL,
-    MEMORY_AVAILABLE,
+    MEMORY_AVAILABLE := "memory.available",
     MEMORY_USED,
     MEMORY_UTILIZATION,
 )
 PROCESS_IDS = (CPU_UTILIZATION, MEMORY_UTILIZATION, IO_READ_BYTES, IO_WRITE_BYTES)
 
-STANDARD_IDS = (
-    CPU_UTILIZATION,
-    MEMORY_TOTAL,
-    MEMORY_USED,
-    MEMORY_UTILIZATION,
-    IO_READ_BYTES,
-    IO_WRITE_BYTES,
-    NET_READ_BYTES,
-    NET_WRITE_BYTES,
-    PIDS,
-)
-EXTRA_IDS = (CPU_THROTTLED, MEMORY_PRESSURE, CPU_PRESSURE, IO_PRESSURE, MEMORY_OOM_KILLS)
-ALL_IDS = STANDARD_IDS + EXTRA_IDS
-
-_EXTRA = frozenset(EXTRA_IDS)
-
 
 def matches(measurement_id: str, text: str) -> bool:
-    """Whether one text of a filter's id list selects a measurement.
+    """Whether one text of a filter's id list selects a measurement of a container.
 
-    The text, stars at its ends dropped, is a prefix of a standard id; an extra id it has to spell out.
+    The text without the stars at its ends is a prefix of a standard id, or equal to an extra id.
     """
     bare = text.strip("*")
     return measurement_id == bare if measurement_id in _EXTRA else measurement_id.startswith(bare)
 
 
-#: Groups of the machine's figures that are measured only if a text begins literally so, stars included.
+#: Groups of system metrics that are measured only if a text begins literally with one of the prefixes, stars included.
 _GROUPS = (
     ("memory.", ("memory.",)),
     ("cpu.load", ("cpu.load", "cpu.*")),
@@ -78,7 +66,7 @@ _GROUPS = (
 
 
 def host_matches(measurement_id: str, texts: Sequence[str]) -> bool:
-    """Whether a filter's id list selects a measurement of the machine or of a process; an empty one selects all."""
+    """Whether a filter's id list selects a measurement of the machine or of a process. An empty list selects all."""
     if not texts:
         return True
     if not any(measurement_id.startswith(text.strip("*")) for text in texts):
@@ -88,5 +76,6 @@ def host_matches(measurement_id: str, texts: Sequence[str]) -> bool:
 
 
 def host_ids(originator: str, texts: Sequence[str]) -> frozenset[str]:
+    """The ids that the *texts* of a filter select for *originator*: the machine, or a process."""
     available = SYSTEM_IDS if originator == SYSTEM else PROCESS_IDS
     return frozenset(name for name in available if host_matches(name, texts))

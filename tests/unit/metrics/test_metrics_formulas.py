@@ -65,4 +65,5 @@ def test_an_extra_id_is_not_selected_by_a_prefix(text):
 
 
 def test_an_extra_id_is_selected_by_its_full_name():
-    assert [ids.matches(name, name) for name in ids.EXTRA_IDS] == [True] * 5
+    for name in ids.EXTRA_IDS:
+        assert [found for found in ids.ALL_IDS if ids.matches(found, name)] == [name]

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
 
+from pycm.model.measurements import EXTRA_IDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -50,7 +52,6 @@ CONTAINERS = (
     ("busy", ["--rp", "no"], "while :; do :; done"),
 )
 STANDARD = ("cpu.utilization", "memory.*", "io.*", "net.*", "pids")
-BEYOND_KANTO = ("cpu.throttled", "cpu.pressure", "memory.pressure", "io.pressure", "memory.oomKills")
 
 observed: dict[str, Any] = {
     "cpus": os.cpu_count(),
@@ -168,7 +169,7 @@ class Cloud:
             "correlation-id": request_id,
             "response-required": True,
         }
-        value = {"frequency": frequency, "filter": [{"id": [*STANDARD, *BEYOND_KANTO]}]}
+        value = {"frequency": frequency, "filter": [{"id": [*STANDARD, *EXTRA_IDS]}]}
         topic = f"{DEVICE.replace(':', '/', 1)}:edge:containers/things/live/messages/request"
         envelope = {
             "topic": topic,
