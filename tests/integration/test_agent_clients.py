@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from containerd_server import wait_until
 
-from pycm.api.connection import MAX_CONNECTIONS, MAX_PER_PEER
 from pycm.api.http2 import PREFACE
+from pycm.api.server.clients import MAX_CONNECTIONS, MAX_PER_PEER
 
 if TYPE_CHECKING:
     from agent_process import AgentProcess

@@ -3,7 +3,7 @@
 
 import asyncio
 
-from pycm.api.connection import Buffer
+from pycm.api.server.grpc_connection import Buffer
 from support.api_world import eventually
 
 

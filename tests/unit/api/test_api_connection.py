@@ -15,12 +15,14 @@ from grpclib.client import Channel, UnaryStreamMethod
 from h2.events import ConnectionTerminated, StreamReset
 from h2.settings import SettingCodes
 
-from pycm.api import connection as module
-from pycm.api import frame_guard, streams
-from pycm.api.connection import Clients, Complaints, Connection, share_of
+from pycm.api import server
 from pycm.api.methods import AGENT, CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.pycm.v1 import agent_pb2 as own
+from pycm.api.server import clients, frame_guard, streams
+from pycm.api.server import grpc_connection as module
+from pycm.api.server.clients import Clients, Complaints, share_of
+from pycm.api.server.grpc_connection import Connection
 from pycm.ports import Action
 from support.api_world import WAIT, Raw, World, eventually, running, served
 
@@ -104,7 +106,7 @@ async def test_connection_leaves_nothing_when_it_ends_with_calls_open(world: Wor
         client.h2.send_data(stream, bytes(2))
     await client.flush()
     await eventually(lambda: connections[0].calls == 50)
-    assert clients_of(world).held > 50 * module.CALL_COST
+    assert clients_of(world).held > 50 * clients.CALL_COST
     kept = weakref.ref(connections.pop())
     client.close()
     await eventually(lambda: not clients_of(world).connections)
@@ -209,7 +211,7 @@ async def test_connection_with_most_unread_requests_is_cut_off_at_the_bound_of_a
     await eventually(lambda: first.calls == second.calls == 1)
     calls = [*first.processor.streams.values(), *second.processor.streams.values()]
     await eventually(lambda: [len(call.buffer._data) for call in calls] == [0, 31_995])  # 5 are read
-    monkeypatch.setattr(module, "MAX_HELD", clients_of(world).held)
+    monkeypatch.setattr(clients, "MAX_HELD", clients_of(world).held)
     small.h2.send_data(1, b"x")
     await small.flush()
     with contextlib.suppress(ConnectionError):
@@ -274,9 +276,9 @@ async def test_calls_that_fail_in_the_library_are_reset(world: World) -> None:
 def test_complaints_are_bounded_and_the_rest_counted(caplog: pytest.LogCaptureFixture) -> None:
     some = Complaints()
     allowed = [some.allowed(float(second)) for second in range(30)]
-    assert allowed == [True] * module.COMPLAINTS + [False] * (30 - module.COMPLAINTS)
-    assert not some.allowed(module.COMPLAINTS_PERIOD - 0.1)
-    assert some.allowed(module.COMPLAINTS_PERIOD)
+    assert allowed == [True] * clients.COMPLAINTS + [False] * (30 - clients.COMPLAINTS)
+    assert not some.allowed(clients.COMPLAINTS_PERIOD - 0.1)
+    assert some.allowed(clients.COMPLAINTS_PERIOD)
     assert complaints(caplog) == ["API clients: 21 more complaints were not logged"]
 
 
@@ -286,7 +288,7 @@ def test_complaints_are_bounded_and_the_rest_counted(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("sent", "limit", "said"),
     [
-        (b"", "GREETING_TIMEOUT", "preface and settings"),
+        (b"", "GREETING_TIMEOUT", "it sent nothing"),
         (PREFACE[:-1], "GREETING_TIMEOUT", "preface and settings"),
         (PREFACE, "GREETING_TIMEOUT", "preface and settings"),
         (PREFACE + SETTINGS[:-1], "GREETING_TIMEOUT", "preface and settings"),
@@ -304,6 +306,7 @@ async def test_connection_that_stops_midway_is_cut_off(
     said: str,
 ) -> None:
     monkeypatch.setattr(module, limit, 0.05)
+    monkeypatch.setattr(server, limit, 0.05, raising=False)
     client = await Raw.connect(world.path)
     client.writer.write(sent)
     with contextlib.suppress(ConnectionError):
@@ -406,14 +409,14 @@ async def test_call_ends_when_the_rest_of_a_later_request_does_not_come(
 def pretend(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Clients are, in the order of their coming, who *names* says."""
     left = list(names)
-    monkeypatch.setattr(module, "_introduced", lambda _transport: (left[0], left.pop(0)))
+    monkeypatch.setattr(server, "introduced", lambda _transport: (left[0], left.pop(0)))
 
 
 @pytest.mark.parametrize("bound", ["MAX_PER_PEER", "MAX_CONNECTIONS"])
 async def test_clients_without_a_call_make_room_and_silent_ones_first(
     world: World, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(module, bound, 3)
+    monkeypatch.setattr(clients, bound, 3)
     polite, first = await opened(world)
     silent = await Raw.connect(world.path)
     await eventually(lambda: len(clients_of(world).connections) == 2)
@@ -432,7 +435,7 @@ async def test_clients_without_a_call_make_room_and_silent_ones_first(
 async def test_clients_that_come_at_once_make_room_one_by_one(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PER_PEER", 3)
+    monkeypatch.setattr(clients, "MAX_PER_PEER", 3)
     silent = [socket.socket(socket.AF_UNIX) for _ in range(10)]
     for one in silent:  # all are in the backlog before the server looks at the first
         one.connect(world.path)
@@ -446,7 +449,7 @@ async def test_clients_that_come_at_once_make_room_one_by_one(
 async def test_clients_with_calls_fill_the_share_of_their_peer_only(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PER_PEER", 2)
+    monkeypatch.setattr(clients, "MAX_PER_PEER", 2)
     pretend(monkeypatch, "uid 7", "uid 7", "uid 7", "uid 8", "uid 7")
     busy = [(await opened(world)) for _ in range(2)]
     for client, connection in busy:
@@ -485,13 +488,13 @@ async def test_connection_over_tcp_finds_out_that_its_client_is_gone() -> None:
     server = served("127.0.0.1:0", "tcp")
     await server.start()
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    clients = server._grpc.clients  # type: ignore[union-attr]
-    await eventually(lambda: bool(clients.connections))
-    (connection,) = clients.connections
+    crowd = server._grpc.clients  # type: ignore[union-attr]
+    await eventually(lambda: bool(crowd.connections))
+    (connection,) = crowd.connections
     assert connection.transport is not None
     sock = connection.transport.get_extra_info("socket")
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-    for option, value in module.KEEPALIVE:
+    for option, value in clients.KEEPALIVE:
         assert sock.getsockopt(socket.IPPROTO_TCP, option) == value
     assert connection.peer_key == connection.name == "127.0.0.1"
     writer.close()

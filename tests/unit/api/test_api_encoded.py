@@ -6,9 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from pycm.api.encoded import EncodedContainers
 from pycm.api.proto.api.services.containers import containers_pb2 as m
-from pycm.api.service import Rooms, Service
+from pycm.api.server.grpc import EncodedContainers, Rooms, Service
 from pycm.model.container import Hook
 from pycm.ports import Action
 from support.api_world import FakeContainers, running

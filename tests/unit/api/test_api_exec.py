@@ -12,10 +12,10 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
-from pycm.api import exec as module
-from pycm.api.exec import start_failure
 from pycm.api.methods import AGENT
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.api.server import exec as module
+from pycm.api.server.exec import start_failure
 from pycm.containerd.client import from_status
 from pycm.errors import (
     BusyError,

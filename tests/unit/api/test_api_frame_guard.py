@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycm.api.frame_guard import ALLOWANCE, MAX_FRAME, MAX_HEADERS, PER_SECOND, PREFACE_SIZE, TINY, FrameGuard
+from pycm.api.server.frame_guard import (
+    ALLOWANCE,
+    MAX_FRAME,
+    MAX_HEADERS,
+    PER_SECOND,
+    PREFACE_SIZE,
+    TINY,
+    FrameGuard,
+)
 
 
 def stream(*lengths: int) -> bytes:

@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
-from pycm.api import connection as module
-from pycm.api import streams
 from pycm.api.methods import CONTAINERS, MAX_MESSAGE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
+from pycm.api.server import clients, streams
+from pycm.api.server import grpc_connection as module
 from support.api_world import WAIT, Raw, World, eventually
 
 
@@ -64,7 +64,7 @@ async def test_slow_senders_of_large_requests_lose_their_turn(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "TIMEOUT", 0.02)
-    slow = [await Raw.connect(world.path) for _ in range(module.LARGE_AT_ONCE + 1)]
+    slow = [await Raw.connect(world.path) for _ in range(clients.LARGE_AT_ONCE + 1)]
     for client in slow:
         client.request(CONTAINERS + "Create")
         client.h2.send_data(1, b"\0" + struct.pack(">I", MAX_MESSAGE))
@@ -135,7 +135,7 @@ async def test_one_client_too_many_is_turned_away_and_room_is_made_when_another_
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.is_well()
-    monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(clients, "MAX_CONNECTIONS", 2)
     second = await Raw.connect(world.path)
     await second.flush()
     await asyncio.wait_for(second.reader.read(1), WAIT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pycm.api.socket_file import SocketFile
+from pycm.api.server import SocketFile
 from pycm.errors import ConfigError, ConflictError
 
 

@@ -12,9 +12,9 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
-from pycm.api import streams, watching
 from pycm.api.methods import AGENT
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
+from pycm.api.server import streams, watching
 from pycm.model.container import Container, State
 from pycm.model.measurements import CPU_UTILIZATION, MEMORY_USED
 from pycm.model.states import Status as ContainerStatus

@@ -18,8 +18,6 @@ from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
 from pycm import __version__
-from pycm.api.attach import Attach
-from pycm.api.encoded import EncodedContainers, encode
 from pycm.api.methods import (
     AGENT,
     API_VERSION,
@@ -29,8 +27,10 @@ from pycm.api.methods import (
 )
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
+from pycm.api.proto.api.types.containers import types_pb2 as types
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
-from pycm.api.streams import answering, receive, send
+from pycm.api.server.attach import Attach
+from pycm.api.server.streams import answering, receive, send
 from pycm.errors import (
     BusyError,
     ConflictError,
@@ -45,13 +45,14 @@ from pycm.model.container import Container, LogConfiguration, StopOptions, Updat
 from pycm.model.states import ALIVE
 from pycm.model.states import Status as ContainerStatus
 from pycm.model.validation import check_id
+from pycm.ports import Action
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 
     from grpclib.server import Stream
 
-    from pycm.ports import Containers, Images, Logs, Metrics, Sessions
+    from pycm.ports import Containers, Event, Images, Logs, Metrics, Sessions
 
     Unary = Callable[[Any], Awaitable[Any]]
     Streaming = Callable[[Any], AsyncGenerator[Any, None]]
@@ -169,7 +170,7 @@ class Service:
     def _own_call(self, name: str) -> Handler:
         async def handle(stream: Stream[Any, Any]) -> None:
             if self._own is None:
-                from pycm.api.own import calls
+                from pycm.api.server.own import calls
 
                 self._own = calls(self._rooms)
             with _failures_as_status(name, STATUS):
@@ -307,3 +308,70 @@ def _failures_as_status(method: str, codes: Mapping[type[PycmError], Status] = {
         raise GRPCError(
             Status.INTERNAL, f"internal error in {method}: {type(error).__name__}; see the agent's log"
         ) from None
+
+
+# ── containers as bytes of the wire ──
+
+#: Tag of field 1 holding a message: that is where every answer has its containers.
+_FIELD_1 = b"\x0a"
+
+
+class EncodedContainers:
+    """At most one entry for each container that exists: an event of its removal ends it."""
+
+    def __init__(self, containers: Containers) -> None:
+        self._kept: dict[str, tuple[Container, bytes]] = {}
+        containers.subscribe(self._forget_removed)
+
+    def one(self, container: Container) -> bytes:
+        """A whole answer (of Get, ListStream) with this container, which must exist, in its field 1."""
+        kept = self._kept.get(container.id)
+        if kept is None or kept[0] is not container:
+            kept = container, encode(container)
+            self._kept[container.id] = kept
+        return kept[1]
+
+    def all(self, containers: Sequence[Container]) -> bytes:
+        """The answer of List."""
+        return b"".join(map(self.one, containers))
+
+    def _forget_removed(self, event: Event) -> None:
+        if event.action is Action.REMOVED:
+            self._kept.pop(event.container.id, None)
+
+
+def encode(container: Container) -> bytes:
+    """The same answer, not kept: a container may be removed before the client of its creation is answered."""
+    return _field(_encode(container))
+
+
+def _encode(container: Container) -> bytes:
+    try:
+        return records.to_message(container, types.Container()).SerializeToString()  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        # a text or number from a file of someone else that the wire cannot carry; List must not fail for all
+        log.warning("container %s: sent without its details: %s", ascii(container.id), error)
+        return _bare(container).SerializeToString()
+
+
+def _bare(container: Container) -> types.Container:
+    state = types.State(status=container.state.status.word, running=container.state.running)
+    image = types.Image(name=_clean(container.image.name))
+    return types.Container(id=_clean(container.id), name=_clean(container.name), image=image, state=state)
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _field(message: bytes) -> bytes:
+    return _FIELD_1 + _varint(len(message)) + message
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

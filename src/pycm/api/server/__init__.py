@@ -1,27 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC server: where it listens, and an end that does not wait for clients that stay connected."""
+"""The API's server: where it listens, which language a client speaks, and an end that does not wait for clients."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
+import stat
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import grpclib.server
 from grpclib.config import Configuration
 
-from pycm.api.connection import Calls, Clients, Complaints, Connection
-from pycm.api.service import Codec, Service
-from pycm.api.socket_file import SocketFile
-from pycm.errors import ConfigError, shorten
+from pycm.api.server.clients import CLOSING_TIMEOUT, GREETING_TIMEOUT, Client, Clients, Complaints, introduced
+from pycm.api.server.grpc import Codec, Service
+from pycm.api.server.grpc_connection import Calls, Connection
+from pycm.errors import ConfigError, ConflictError, shorten
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
     from grpclib.protocol import H2Protocol
 
-    from pycm.api.service import Rooms
+    from pycm.api.server.grpc import Rooms
 
 log = logging.getLogger("pycm.api")
 
@@ -31,6 +35,10 @@ WINDOW = 256 * 1024
 BACKLOG = 128
 #: Seconds that running calls get to see their end.
 CLOSE_TIMEOUT = 2.0
+
+DIRECTORY_MODE = 0o711
+SOCKET_MODE = 0o660
+_MAX_PATH = 107  # sockaddr_un.sun_path without its final NUL
 
 _FAMILIES = {"tcp": 0, "tcp4": 2, "tcp6": 10}  # AF_UNSPEC, AF_INET, AF_INET6
 
@@ -117,6 +125,9 @@ class _Grpc(grpclib.server.Server):
         self.clients = Clients()
 
     def _protocol_factory(self) -> H2Protocol:
+        return cast("H2Protocol", Greeting(self))
+
+    def connection(self) -> Connection:
         calls = Calls(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
         self._handlers.add(calls)
         calls.gone = self._forget
@@ -136,6 +147,60 @@ class _Grpc(grpclib.server.Server):
             await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=CLOSE_TIMEOUT)
         for connection in tuple(self.clients.connections):
             connection.end()
+
+
+class Greeting(Client, asyncio.Protocol):
+    """A client whose language is not known, because its first bytes have not come."""
+
+    calls = 0
+    greeted = False
+
+    def __init__(self, server: _Grpc) -> None:
+        super().__init__(server.clients)
+        self.transport: asyncio.Transport | None = None
+        self._server = server
+        self._first = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.peer_key, self.name = introduced(self.transport)
+        if self.clients.admit(self):
+            self.changed()
+        else:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._first += data
+        self._hand_over(self._server.connection())
+
+    def _hand_over(self, new: Connection) -> None:
+        transport, self.transport = self.transport, None
+        assert transport is not None
+        self.changed()
+        self.clients.replace(self, new)
+        transport.set_protocol(new)
+        new.connection_made(transport)
+        new.data_received(self._first)
+
+    def state(self) -> tuple[str, int]:
+        if self.transport is None:
+            return "", 0
+        return ("closing" if self.transport.is_closing() else "greeting"), 0
+
+    def limits(self) -> dict[str, tuple[float, Callable[[], None]]]:
+        silent = partial(self.cut_off, f"it sent nothing within {GREETING_TIMEOUT:g} s")
+        return {"greeting": (GREETING_TIMEOUT, silent), "closing": (CLOSING_TIMEOUT, self.end)}
+
+    def leave(self, why: str) -> None:
+        if self.transport is not None:
+            log.debug("API client (%s): connection closed: %s", self.name, why)
+            self.transport.close()
+            self.changed()
+
+    def connection_lost(self, _error: BaseException | None) -> None:
+        self.clients.remove(self)
+        self.transport = None
+        self.changed()
 
 
 class _OneLine(logging.Filter):
@@ -159,3 +224,76 @@ def _quiet_library() -> None:
         logger.setLevel(logging.WARNING)  # a line for each call that a client cancels would be at INFO
         if not any(isinstance(one, _OneLine) for one in logger.filters):
             logger.addFilter(_OneLine())
+
+
+# ── the unix socket as a file ──
+
+
+class SocketFile:
+    """A bound socket that does not listen yet. Errors: ConfigError, ConflictError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        if len(os.fsencode(path)) > _MAX_PATH:
+            raise ConfigError(
+                f"grpc_server.address_path: {path!r} is longer than the {_MAX_PATH} bytes that a socket may have"
+            )
+        try:
+            _prepare_directory(os.path.dirname(path) or ".")
+            _remove_stale(path)
+            self.socket = _bind(path)
+            found = os.lstat(path)
+        except OSError as error:
+            raise ConfigError(
+                f"grpc_server.address_path: no socket can be made at {path!r}: {error.strerror}"
+            ) from None
+        self._identity = found.st_dev, found.st_ino
+
+    def remove(self) -> None:
+        """Unlink the file unless somebody has put another in its place."""
+        with contextlib.suppress(FileNotFoundError):
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == self._identity:
+                os.unlink(self.path)
+
+
+def _prepare_directory(path: str) -> None:
+    """Mode 0711 as the original sets it, but not for a directory that is everyone's, such as /tmp or /run."""
+    os.makedirs(path, DIRECTORY_MODE, exist_ok=True)
+    shared = os.path.ismount(path) or os.stat(path).st_mode & stat.S_ISVTX
+    if not shared:
+        os.chmod(path, DIRECTORY_MODE)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"grpc_server.address_path: {path!r} exists and is no socket; it is left alone")
+    if _answers(path):
+        raise ConflictError(f"another process serves the socket {path!r}: is an agent running already?")
+    os.unlink(path)
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except BlockingIOError:  # its queue is full: somebody listens
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def _bind(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind(path)
+        os.chmod(path, SOCKET_MODE)  # nobody can connect before listen()
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from pycm.api.exec import Exec
-from pycm.api.images import ImageCalls
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.streams import receive
-from pycm.api.watching import Watching
+from pycm.api.server.exec import Exec
+from pycm.api.server.images import ImageCalls
+from pycm.api.server.streams import receive
+from pycm.api.server.watching import Watching
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from grpclib.server import Stream
 
-    from pycm.api.service import Rooms
+    from pycm.api.server.grpc import Rooms
 
     Call = Callable[[Stream[Any, Any]], Awaitable[None]]
 

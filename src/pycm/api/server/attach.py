@@ -15,7 +15,7 @@ from grpclib.exceptions import GRPCError
 
 from pycm.api.methods import EXIT_CODE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
-from pycm.api.streams import beside, receive, receive_next, send
+from pycm.api.server.streams import beside, receive, receive_next, send
 from pycm.errors import NotFoundError, PycmError
 from pycm.model.container import IOConfig
 from pycm.model.validation import check_id

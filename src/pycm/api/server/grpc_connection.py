@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's clients: one connection each, what it may hold, and how long it may be silent.
+"""Serve one gRPC client per connection.
 
-grpclib does the protocol. What it lacks for clients that are not trusted is added here: bounds on connections, on what one client
-makes the agent hold, and on the time that it may take; and a release of all that a call or a connection has used, however it ends.
+grpclib implements the protocol. This module adds what it lacks for clients that are not trusted: bounds on what one client makes
+the agent hold and on the time that it may take, and the release of all that a call or a connection has used, however it ends.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import struct
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,107 +21,29 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from h2.stream import StreamState
 
-from pycm.api.frame_guard import BYTES_SENT, CALL, MAX_FRAME, MAX_HEADERS, MESSAGE, FrameGuard
+from pycm.api.server.clients import (
+    CALL_COST,
+    CLOSING_TIMEOUT,
+    FRAME_TIMEOUT,
+    GREETING_TIMEOUT,
+    IDLE_TIMEOUT,
+    Client,
+)
+from pycm.api.server.frame_guard import BYTES_SENT, CALL, MAX_FRAME, MAX_HEADERS, MESSAGE, FrameGuard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from grpclib.protocol import Stream
 
+    from pycm.api.server.clients import Clients
+
 log = logging.getLogger("pycm.api")
 
-#: Clients connected at one time, and of these with one uid (unix socket) or address (TCP). At a bound the client that has been
-#: without a call for longest makes room for a new one. Each has at most 100 calls open (HTTP/2 setting of the library).
-MAX_CONNECTIONS, MAX_PER_PEER = 512, 128
 #: Answers that wait for one client to read, in bytes; beyond, the client is cut off. The library stops far below this.
 MAX_UNSENT = 2 * 1024 * 1024
-#: Bytes that the unread requests of all clients may take, and what an open call takes besides; beyond, the client with most is cut off.
-MAX_HELD, CALL_COST = 32 * 1024 * 1024, 20 * 1024
-#: Longer requests of one peer are read by at most as many calls at a time.
-LARGE_AT_ONCE = 4
 #: Size of the table of headers that a client may have us keep for our answers: the default of HPACK.
 MAX_TABLE = 4096
-#: Seconds until a new client has sent its preface and settings, for a frame or a block of headers once it has begun, without a call,
-#: and to read the rest once the connection ends. gRPC's clients end a connection themselves after 30 minutes without a call.
-GREETING_TIMEOUT, FRAME_TIMEOUT, IDLE_TIMEOUT, CLOSING_TIMEOUT = 10.0, 30.0, 3600.0, 2.0
-#: Complaints about clients in the log, at most, in so many seconds.
-COMPLAINTS, COMPLAINTS_PERIOD = 10, 60.0
-#: Seconds of silence, seconds between probes, and probes after which a TCP client counts as gone.
-KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20), (socket.TCP_KEEPCNT, 3))
-
-
-class Peer:
-    """Whoever has connected: a uid or an address. `large`: turns for long requests."""
-
-    def __init__(self) -> None:
-        self.connections: set[Connection] = set()
-        self.large = asyncio.Semaphore(LARGE_AT_ONCE)
-
-
-class Clients:
-    """All connections of one server."""
-
-    def __init__(self) -> None:
-        self.connections: set[Connection] = set()
-        self.held = 0
-        self._peers: dict[str, Peer] = {}
-        self._complaints = Complaints()
-
-    def admit(self, new: Connection) -> bool:
-        """Return False if there is no room for *new*."""
-        peer = self._peers.get(new.peer_key) or Peer()
-        for crowd, bound in ((peer.connections, MAX_PER_PEER), (self.connections, MAX_CONNECTIONS)):
-            if len(crowd) >= bound:
-                idle = [one for one in crowd if not one.calls]
-                if not idle:
-                    self.complain(f"API client ({new.name}): connection refused: {len(crowd)} are busy")
-                    return False
-                oldest = min(idle, key=lambda one: (one.greeted, one.active))
-                oldest.leave("makes room for another")
-                self.remove(oldest)  # at once: others may come before its transport has closed
-        new.peer = self._peers[new.peer_key] = peer
-        peer.connections.add(new)
-        self.connections.add(new)
-        return True
-
-    def remove(self, old: Connection) -> None:
-        if old not in self.connections:
-            return
-        self.connections.remove(old)
-        self.held -= old.held
-        old.peer.connections.remove(old)
-        if not old.peer.connections:
-            del self._peers[old.peer_key]
-
-    def hold(self, client: Connection, size: int) -> None:
-        """Count *size* bytes more (or fewer) of *client*; at the bound, cut off the client that holds most."""
-        client.held += size
-        if client in self.connections:
-            self.held += size
-        while self.held > MAX_HELD:
-            most = max(self.connections, key=lambda one: one.held)
-            most.cut_off(f"{most.held} of {self.held} bytes of unread requests are its own")
-            self.remove(most)
-
-    def complain(self, text: str) -> None:
-        if self._complaints.allowed(asyncio.get_running_loop().time()):
-            log.warning(text)
-
-
-class Complaints:
-    """Bounds what clients can have written to the log."""
-
-    def __init__(self) -> None:
-        self._since = float("-inf")
-        self._count = 0
-
-    def allowed(self, now: float) -> bool:
-        if now - self._since >= COMPLAINTS_PERIOD:
-            if self._count > COMPLAINTS:
-                log.warning("API clients: %d more complaints were not logged", self._count - COMPLAINTS)
-            self._since, self._count = now, 0
-        self._count += 1
-        return self._count <= COMPLAINTS
 
 
 class Calls(grpclib.server.Handler):
@@ -236,30 +156,22 @@ class Buffer:
         return size
 
 
-class Connection(H2Protocol):
-    """One client. `active`: when its last call ended, or it connected. `served`: calls that ended by themselves."""
+class Connection(Client, H2Protocol):
+    """One client. `served`: calls that ended by themselves."""
 
     handler: Calls
-    peer: Peer
-    peer_key: str
-    name: str
-    transport: asyncio.Transport | None = None
 
     def __init__(self, handler: Calls, config: Any, h2_config: Any, clients: Clients) -> None:
-        super().__init__(handler, config, h2_config)
+        Client.__init__(self, clients)
+        H2Protocol.__init__(self, handler, config, h2_config)
+        self.transport: asyncio.Transport | None = None
         handler.connection = self
-        self._clients = clients
-        self._loop = asyncio.get_running_loop()
-        self.active = self._loop.time()
         self._guard = FrameGuard(self.active)
-        self.held = self.served = 0
+        self.served = 0
         self.answering = asyncio.Lock()
-        self._watched: tuple[str, int] = ("", 0)
-        self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.peer_key, self.name = _introduced(self.transport)
         super().connection_made(transport)
         cast("Any", self.connection).client = self
         # frames of types to come are to be ignored (RFC 9113, 4.1); the library fails on them
@@ -268,10 +180,7 @@ class Connection(H2Protocol):
         h2.update_settings({SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEADERS})
         h2.decoder.max_header_list_size = MAX_HEADERS
         self.connection.flush()
-        if self._clients.admit(self):
-            self.changed()
-        else:
-            self.transport.abort()
+        self.changed()
 
     @property
     def _h2(self) -> Any:
@@ -286,16 +195,13 @@ class Connection(H2Protocol):
     def greeted(self) -> bool:
         return self._guard.greeted
 
-    def hold(self, size: int) -> None:
-        self._clients.hold(self, size)
-
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None
         if self.transport.is_closing():
             return
         connection = self.connection
         work = self.served * CALL + connection.messages_sent * MESSAGE + connection.data_sent // BYTES_SENT
-        self._guard.note(self._loop.time(), work)
+        self._guard.note(self.loop.time(), work)
         refusal = self._guard.refusal(data)
         if refusal:
             self.cut_off(refusal)
@@ -304,7 +210,7 @@ class Connection(H2Protocol):
             self._process(data)
         except ProtocolError as error:
             connection.flush()  # tells the client in the protocol's way
-            self._clients.complain(f"API client ({self.name}): connection closed: {_one_line(error)}")
+            self.clients.complain(f"API client ({self.name}): connection closed: {_one_line(error)}")
             self.processor.close("Protocol error")
         except Exception as error:  # noqa: BLE001 - foreign bytes in a library: whatever it raises ends this connection and no more
             self.cut_off(f"it does not speak HTTP/2 properly: {error!r}")
@@ -334,23 +240,7 @@ class Connection(H2Protocol):
 
     # ── time ──
 
-    def changed(self) -> None:
-        """Begin, go on or cease to wait for what the client is to do next."""
-        state = self._state()
-        if state == self._watched:
-            return
-        self._watched = state
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        kind = state[0]
-        if kind == "idle":
-            self.active = self._loop.time()
-        if kind:
-            seconds, act = self._limits()[kind]
-            self._timer = self._loop.call_later(seconds, act)
-
-    def _state(self) -> tuple[str, int]:
+    def state(self) -> tuple[str, int]:
         if self.transport is None:
             return "", 0
         if self.transport.is_closing():
@@ -361,7 +251,7 @@ class Connection(H2Protocol):
             return "frame", self._guard.frames
         return ("", 0) if self.calls else ("idle", self.served)
 
-    def _limits(self) -> dict[str, tuple[float, Callable[[], None]]]:
+    def limits(self) -> dict[str, tuple[float, Callable[[], None]]]:
         late = "it did not send {} within {:g} s"
         greeting = late.format("preface and settings of HTTP/2", GREETING_TIMEOUT)
         frame = late.format("the rest of a frame or of headers", FRAME_TIMEOUT)
@@ -385,16 +275,8 @@ class Connection(H2Protocol):
         self.processor.close(why)
         self.changed()
 
-    def cut_off(self, why: str) -> None:
-        self._clients.complain(f"API client ({self.name}): connection closed: {why}")
-        self.end()
-
-    def end(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._clients.remove(self)
+        self.clients.remove(self)
         super().connection_lost(exc)
         self.transport = None
         self.changed()
@@ -406,26 +288,3 @@ def _ignore(_event: Any) -> None:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".replace("\n", " ")
-
-
-def _introduced(transport: asyncio.Transport) -> tuple[str, str]:
-    """Return who the client is, for its share and for the log."""
-    sock = transport.get_extra_info("socket")
-    if sock.family == socket.AF_UNIX:
-        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return f"uid {uid}", f"uid {uid}, pid {pid}"
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE:
-        sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    host = (transport.get_extra_info("peername") or ("unknown",))[0]
-    return share_of(host), str(host)
-
-
-def share_of(host: str) -> str:
-    """Return what an address shares its connections with: a network of 64 bits, of which one machine may have every address, or itself."""
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    except OSError:
-        return host
-    mapped = packed[:12] == bytes(10) + b"\xff\xff"
-    return socket.inet_ntop(socket.AF_INET, packed[12:]) if mapped else packed[:8].hex()
