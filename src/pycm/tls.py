@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.storage.files import check_regular
@@ -22,9 +22,21 @@ class TlsFiles(NamedTuple):
     client_key: str = ""
     verify: bool = True
 
-    def fingerprint(self) -> tuple[tuple[int, ...], ...]:
-        """A value that changes when one of the files is replaced or written; it costs a stat for each."""
-        return stamp(self.root_ca), stamp(self.client_cert), stamp(self.client_key)
+
+class PemFiles(Protocol):
+    """TlsFiles, or a section `transport` of the configuration."""
+
+    @property
+    def root_ca(self) -> str: ...
+    @property
+    def client_cert(self) -> str: ...
+    @property
+    def client_key(self) -> str: ...
+
+
+def fingerprint(files: PemFiles) -> tuple[tuple[int, ...], ...]:
+    """A value that changes when one of the files is replaced or written; it costs a stat for each."""
+    return stamp(files.root_ca), stamp(files.client_cert), stamp(files.client_key)
 
 
 def stamp(path: str) -> tuple[int, ...]:
@@ -37,7 +49,7 @@ def stamp(path: str) -> tuple[int, ...]:
 
 
 def make_context(
-    files: TlsFiles,
+    files: PemFiles,
     *,
     system_cas: bool,
     show_cert: bool = True,
@@ -60,7 +72,7 @@ def make_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    if not files.verify:
+    if isinstance(files, TlsFiles) and not files.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
