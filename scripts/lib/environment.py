@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MINORS = (10, 11, 12, 13)
+MINORS = (10, 11, 12, 13, 14)
 KEEP_DAYS = 30
 """What was not used for so long is removed from the cache."""
 
@@ -82,7 +82,7 @@ def newest() -> Python:
     found = pythons()
     if not found:
         raise SetupError(
-            "no Python 3.10 to 3.13 found under ~/.pyenv/versions, /usr/bin or /usr/local/bin: install python3 and python3-venv"
+            "no Python 3.10 to 3.14 found under ~/.pyenv/versions, /usr/bin or /usr/local/bin: install python3 and python3-venv"
         )
     return found[-1]
 

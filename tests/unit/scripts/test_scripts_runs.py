@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -57,45 +58,126 @@ def test_the_closing_line_has_the_form_that_machines_read(run_tests: Any) -> Non
     assert run_tests.summary(Counter(passed=3, failed=1, skipped=2)) == "3 passed, 1 failed, 2 skipped"
 
 
-def test_every_python_and_both_pinned_sets_get_a_unit_run(run_tests: Any) -> None:
+def planned(run_tests: Any, *words: str, minors: tuple[int, ...] = (10, 11, 12, 13)) -> list[list[str]]:
+    """Names of the runs of each lane; what a sample adds is shown as "sample"."""
+    found = [run_tests.Python(minor, f"/usr/bin/python3.{minor}") for minor in minors]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_tests, "sample", lambda _: run_tests.Run("sample", found[-1], ()))
+        lanes = run_tests.plan(run_tests.parse(list(words)), found)
+    return [[run.name for run in lane] for lane in lanes]
+
+
+FIRST_UNITS = [
+    "unit, Python 3.13",
+    "unit, Python 3.10, kirkstone's versions",
+    "unit, Python 3.12, scarthgap's versions",
+]
+
+
+def test_plan_of_first_tier_has_both_pinned_sets_the_newest_python_and_a_sample(run_tests: Any) -> None:
+    assert planned(run_tests) == [["lint", *FIRST_UNITS, "vm"], ["integration", "yocto", "sample"]]
+
+
+def test_plan_of_second_tier_has_every_python_and_the_chroot(run_tests: Any) -> None:
+    more = ["unit, Python 3.12", "unit, Python 3.11", "unit, Python 3.10", "unit, Debian testing"]
+    assert planned(run_tests, "--all") == [["lint", *FIRST_UNITS, *more, "vm"], ["integration", "yocto"]]
+    names = planned(run_tests, "--all", "unit", minors=(10, 14))[0]
+    assert "unit, Python 3.14, wrynose's versions" in names
+
+
+def test_plan_of_third_tier_is_power_cuts_and_a_soak(run_tests: Any) -> None:
+    assert planned(run_tests, "--power") == [["power cuts", "soak of 30 minutes"]]
+
+
+def test_plan_of_a_part_with_pytest_arguments_has_one_environment(run_tests: Any) -> None:
+    assert planned(run_tests, "unit", "--", "-k", "stats") == [["unit, Python 3.13"], []]
+    assert len(planned(run_tests, "--all", "unit", "--", "-k", "stats")[0]) == 7
+
+
+def test_plan_of_a_file_collects_only_that_file(run_tests: Any) -> None:
+    file = "tests/unit/scripts/test_scripts_runs.py"
+    for words in ([file], ["unit", "--", file], ["--", file, "-x"]):
+        options = run_tests.parse(words)
+        ((run,),) = run_tests.plan(options, [run_tests.Python(13, "/usr/bin/python3.13")])
+        assert run.paths == (file,)
+        assert options.arguments == (["-x"] if "-x" in words else [])
+
+
+def test_plan_of_a_node_id_has_the_node_id(run_tests: Any) -> None:
+    node = "tests/unit/scripts/test_scripts_runs.py::test_plan_of_a_node_id_has_the_node_id"
+    assert planned(run_tests, node) == [[node]]
+
+
+def test_sample_meets_every_other_run_within_a_round_of_commits(
+    run_tests: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = [run_tests.Python(minor, f"/usr/bin/python3.{minor}") for minor in (10, 11, 12, 13)]
-    runs = run_tests.plan(list(run_tests.PARTS), found)
-    assert [(run.name, str(run.python), run.pins) for run in runs] == [
-        ("lint", "3.13", ""),
-        ("unit, Python 3.13", "3.13", ""),
-        ("unit, Python 3.12", "3.12", ""),
-        ("unit, Python 3.11", "3.11", ""),
-        ("unit, Python 3.10", "3.10", ""),
-        ("unit, Python 3.10, kirkstone's versions", "3.10", "kirkstone"),
-        ("unit, Python 3.12, scarthgap's versions", "3.12", "scarthgap"),
-        ("yocto", "3.13", ""),
-        ("integration, what mostly waits", "3.13", ""),
-        ("integration", "3.13", ""),
-        ("vm", "3.13", ""),
-    ]
+    seen = set()
+    for number in range(6):
+        monkeypatch.setattr(run_tests, "git", lambda *_, n=number: str(n))
+        seen.add(run_tests.sample(found).name)
+    assert seen == {
+        "unit, Python 3.12", "unit, Python 3.11", "unit, Python 3.10", "unit, Debian testing", "power cuts", "soak of 4 minutes",
+    }  # fmt: skip
+    assert "sample of the other tiers for commit number 5: soak of 4 minutes" in capsys.readouterr().out
 
 
 def test_unit_runs_leave_out_only_what_runs_on_its_own(run_tests: Any) -> None:
     ignored = {path.removeprefix("--ignore=") for path in run_tests.unit_paths()[1:]}
     assert run_tests.unit_paths()[0] == "tests"
-    assert ignored == {*run_tests.SEPARATE["lint"], "tests/yocto", "tests/integration", "tests/vm"}
+    assert ignored == {
+        *run_tests.SEPARATE["lint"],
+        "tests/yocto",
+        "tests/integration",
+        "tests/vm",
+        "tests/power",
+    }
     assert all((run_tests.REPOSITORY / path).exists() for path in ignored)
 
 
-def test_each_integration_test_is_in_one_of_two_runs(run_tests: Any) -> None:
-    waiting, rest = run_tests.plan(["integration"], [run_tests.Python(13, "/usr/bin/python3.13")])
-    assert rest.paths == ("tests/integration", *(f"--ignore={path}" for path in waiting.paths))
-    assert all((run_tests.REPOSITORY / path).exists() for path in waiting.paths)
-
-
 def test_an_unknown_part_is_refused_by_name(run_tests: Any) -> None:
-    with pytest.raises(run_tests.SetupError, match="no such part: 'units'"):
+    with pytest.raises(run_tests.SetupError, match="no such part or file: 'units'"):
         run_tests.parse(["units"])
 
 
 def test_words_after_two_dashes_go_to_pytest(run_tests: Any) -> None:
-    assert run_tests.parse(["unit", "--", "-k", "lint"]) == (["unit"], ["-k", "lint"])
-    assert run_tests.parse([]) == (["lint", "unit", "yocto", "integration", "vm"], [])
+    options = run_tests.parse(["unit", "--", "-k", "lint"])
+    assert (options.parts, options.arguments, options.whole) == (["unit"], ["-k", "lint"], False)
+    options = run_tests.parse([])
+    assert (options.parts, options.arguments, options.whole) == (list(run_tests.PARTS), [], True)
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "failed"), [(0, "memory 3 KiB ok", 0), (0, "memory 300 KiB MISSED", 1), (1, "", 1)]
+)
+def test_soak_that_misses_a_limit_counts_as_a_failure(
+    run_tests: Any, code: int, output: str, failed: int
+) -> None:
+    counts = run_tests.count(code, output, chosen=False, pytest=False)
+    assert (counts["passed"], counts["failed"]) == (1 - failed, failed)
+
+
+def test_page_names_the_last_whole_run_of_each_tier(run_tests: Any) -> None:
+    row = r"(?m)^\| `scripts/test --{}` \| (\d{{4}}-\d\d-\d\d|not yet) \| ([0-9a-f]{{7,}}|-) \| .+ \|$"
+    page = run_tests.PAGE.read_text()
+    for tier in ("all", "power"):
+        assert re.search(row.format(tier), page), tier
+
+
+def test_record_writes_date_commit_and_counts(
+    run_tests: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "testing.md"
+    page.write_text(run_tests.PAGE.read_text())
+    monkeypatch.setattr(run_tests, "git", lambda *words: {"status": "", "rev-parse": "abcdef1"}[words[0]])
+    run_tests.record("--all", Counter(passed=7), page)
+    assert re.search(
+        r"(?m)^\| `scripts/test --all` \| \d{4}-\d\d-\d\d \| abcdef1 \| 7 passed, 0 failed \|$",
+        page.read_text(),
+    )
+    monkeypatch.setattr(run_tests, "git", lambda *_: " M docs/testing.md")
+    run_tests.record("--all", Counter(passed=8), page)
+    assert "8 passed" not in page.read_text()
 
 
 def test_the_newest_patch_of_a_python_comes_first(
