@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING
 from pycm import __version__
 from pycm.api.server import Server, tcp_address
 from pycm.api.server.grpc import Rooms
-from pycm.config.logging import setup as set_up_logging
-from pycm.config.merge import Note, degraded
+from pycm.config.load import Note, degraded
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
 from pycm.errors import ConfigError, ConflictError, OperationFailedError, PycmError
+from pycm.logfile import setup as set_up_logging
 from pycm.logs.front import JsonFileLogs
 from pycm.metrics.sampler import Sampler
 from pycm.model.states import ALIVE

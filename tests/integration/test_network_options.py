@@ -170,14 +170,14 @@ def test_the_routes_of_a_vpn_take_nothing_from_the_bridge(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ('ip4 = "10.77.3.1"', "ip4: '10.77.3.1' is no address with a prefix length"),
+        ('ip4 = "10.77.3.1"', "ip4: '10.77.3.1' is not an address with a prefix length"),
         (
             'ip4 = "10.77.3.1/24"\nfcidr4 = "10.78.0.0/16"',
             "fcidr4: '10.78.0.0/16' is not inside ip4 10.77.3.1/24",
         ),
         ('ip4 = "10.77.3.1/24"\ngwip4 = "10.78.0.1"', "gwip4: '10.78.0.1' is not inside ip4 10.77.3.1/24"),
         ('gwip4 = "10.78.0.1"', "gwip4: '10.78.0.1' needs ip4"),
-        ('name = "a/b"', "name: 'a/b' is no name of an interface"),
+        ('name = "a/b"', "name: 'a/b' is not a name of an interface"),
         ("mtu = 20", "mtu: 20 is less than 68"),
         ("icc = false\nip_tables = false", "icc = false needs ip_tables = true"),
     ],

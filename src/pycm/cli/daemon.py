@@ -11,8 +11,7 @@ import signal
 import sys
 
 from pycm import __version__
-from pycm.config.keys import FLAGS
-from pycm.config.load import ETC, load_parsed, parse_line, source_of
+from pycm.config.load import ETC, FLAGS, load_parsed, parse_line, source_of
 from pycm.config.render import render_effective
 from pycm.errors import PycmError
 from pycm.flags import Flag, Parsed, render_help

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a configuration file to a tree of plain values, TOML or JSON by what it looks like, and back to the line of a key.
+"""The text of a configuration file as a tree of plain values, and the line of each key. TOML or JSON, which the content shows.
 
 Pure: bytes in, a Document or a ConfigError with the line out, whatever the bytes are.
 """
@@ -12,37 +12,38 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import ConfigError
+from pycm.errors import ConfigError, InvalidInputError
 from pycm.flags import printable
-from pycm.model.gojson import without_surrogates
+from pycm.model import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pycm.config.keys import Path
+    from pycm.config.types import Path
 
 _BLANK = " \t\r\n"
 _DEEPEST = 8  # sections of a path that are looked for: no known key lies deeper than 5
+_NESTING = 500  # of a JSON file; what is unknown in it may be deep
 
 
 class Document:
-    """name: of the file; tree: its values; json: it is JSON; twice: names of keys that stand twice in one object."""
+    """name: of the file; tree: its values; json: whether it is JSON; repeated: keys that an object of it has twice."""
 
     def __init__(
-        self, name: str, text: str, tree: dict[str, Any], *, json: bool = False, twice: Sequence[str] = ()
+        self, name: str, text: str, tree: dict[str, Any], *, json: bool = False, repeated: Sequence[str] = ()
     ) -> None:
         self.name = name
         self.text = text
         self.tree = tree
         self.json = json
-        self.twice = twice
+        self.repeated = repeated
 
     @cached_property
     def _places(self) -> dict[Path, int]:
         return _json_places(self.text) if self.json else _toml_places(self.text)
 
     def line(self, path: Path) -> int:
-        """Where the key stands, or else the nearest section around it; 0 if not found. Upper and lower case are the same."""
+        """The line of the key, or else of the nearest section around it; 0 if not found. Upper and lower case are the same."""
         folded = tuple(part.casefold() for part in path)
         while folded:
             if folded in self._places:
@@ -78,29 +79,24 @@ def _decode(data: bytes, name: str) -> str:
 
 
 def _parse_json(text: str, name: str) -> Document:
-    twice: list[str] = []
-    try:
-        tree = _loads(text, twice)
-    except json.JSONDecodeError as error:
-        raise located(name, error.lineno, f"not valid JSON: {error.msg} (column {error.colno})") from None
-    except ValueError as error:  # NaN, or more digits than Python takes
-        raise located(name, 0, f"not valid JSON: {printable(str(error))}") from None
-    except RecursionError:
-        raise located(name, 0, "not valid JSON: nested too deep") from None
-    assert isinstance(tree, dict)
-    return Document(name, text, tree, json=True, twice=twice)
+    repeated: list[str] = []
 
-
-def _loads(text: str, twice: list[str]) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in items:
             if key in found:
-                twice.append(key)
+                repeated.append(key)
             found[key] = merged_values(found.get(key), value)
         return found
 
-    return without_surrogates(json.loads(text, object_pairs_hook=pairs, parse_constant=_no_constant), text)
+    try:
+        tree = gojson.read(text, depth=_NESTING, pairs=pairs)
+    except gojson.JsonError as error:
+        column = f" (column {error.column})" if error.column else ""
+        raise located(name, error.line, f"not valid JSON: {error.reason}{column}") from None
+    except InvalidInputError as error:
+        raise located(name, 0, f"not valid JSON: {error}") from None
+    return Document(name, text, tree, json=True, repeated=repeated)
 
 
 def merged_values(earlier: Any, later: Any) -> Any:
@@ -110,10 +106,6 @@ def merged_values(earlier: Any, later: Any) -> Any:
     for key, value in later.items():
         earlier[key] = merged_values(earlier.get(key), value)
     return earlier
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
 
 
 _JSON_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:\n]')
@@ -143,15 +135,18 @@ def _json_places(text: str) -> dict[Path, int]:
 
 # ── TOML ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+#: A member of a JSON object at the begin of a line: pages about Kanto show settings so, and people paste them into TOML files.
+_MEMBER = re.compile(r'[\s,]*"[\w-]{1,64}"\s*:')
 _FRAGMENT = (
-    "this is a piece of JSON; a JSON file has { and } around everything, in a TOML file it is written as\n\n"
+    "this is a piece of JSON; a JSON file has { and } around everything, and in TOML"
+    ' "things": {"enable": true} is written as [things] and, on a line of its own, enable = true'
 )
 _AT_LINE = re.compile(r" ?\(at line (\d+), column \d+\)$")
 _AT_END = re.compile(r" ?\(at end of document\)$")
 
 
 def _toml_loads() -> Callable[[str], dict[str, Any]]:
-    """From the standard library, or on Python 3.10 from tomli; imported only for those who use TOML."""
+    """The reader of the standard library, or of tomli on Python 3.10; imported only if the file is TOML."""
     if sys.version_info >= (3, 11):
         from tomllib import loads
     else:
@@ -159,7 +154,7 @@ def _toml_loads() -> Callable[[str], dict[str, Any]]:
     return loads
 
 
-#: Parsers take time with the square of a key's parts: 1 MiB of "a.a.a" would be hours.
+#: The time of parsers grows with the square of a key's parts: 1 MiB of "a.a.a" would take hours.
 _MOST_PARTS = 64
 _DOTTED = re.compile(r"""(?:\.[ \t]*[\w"'-]+[ \t]*)+""")
 
@@ -178,18 +173,23 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
 
 
 def _toml_error(text: str, name: str, message: str) -> ConfigError:
-    from pycm.config.fragment import as_toml, is_json
-
     line = _error_line(text, message)
-    if is_json(text):
-        return located(
-            name, 1, 'neither TOML nor a JSON object: JSON must begin with "{", TOML with a [section]'
-        )
+    if _is_json(text):
+        reason = 'neither TOML nor a JSON object: JSON must begin with "{", TOML with a [section]'
+        return located(name, 1, reason)
+    if line and _MEMBER.match(text.split("\n")[line - 1]):
+        return located(name, line, _FRAGMENT)
     reason = _AT_END.sub("", _AT_LINE.sub("", message))
-    lines = as_toml(text, line)
-    if not lines:
-        return located(name, line, f"not valid TOML: {printable(reason)}")
-    return located(name, line, _FRAGMENT + lines)
+    return located(name, line, f"not valid TOML: {printable(reason)}")
+
+
+def _is_json(text: str) -> bool:
+    """True for JSON that is not an object, such as a list."""
+    try:
+        gojson.read(text)
+    except InvalidInputError:
+        return False
+    return True
 
 
 def _error_line(text: str, message: str) -> int:

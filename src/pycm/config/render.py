@@ -8,38 +8,36 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pycm.config.keys import members, plain
+from pycm.config.types import Section, plain
 from pycm.config.values import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pycm.config.keys import Path
-    from pycm.config.types import Config
+    from pycm.config.types import Config, Path
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def render_effective(config: Config) -> str:
-    """What `--check-config` prints: every key, secrets as "***"."""
+    """Return what `--check-config` prints: every key, secrets as "***"."""
     return "\n".join(_section(config, ())).lstrip("\n") + "\n"
 
 
-def _section(section: Any, path: Path) -> Iterator[str]:
-    """The lines of a section: its own values first, since TOML wants them before the sections in it."""
+def _section(section: Section, path: Path) -> Iterator[str]:
+    """The lines of a section: its own values first, as TOML requires, then the sections in it."""
     inner: list[tuple[str, Any]] = []
     lines: list[str] = []
-    for name, option, _default in members(type(section)):
+    for name, member in section.MEMBERS.items():
         value = getattr(section, name)
-        if option is None or isinstance(value, Mapping):
+        if isinstance(member, Section) or isinstance(value, Mapping):
             inner.append((name, value))
         else:
-            lines.append(f"{name} = {toml_value(plain(option, masked(option, value)))}")
+            lines.append(f"{name} = {toml_value(plain(member, masked(member, value)))}")
     yield from _table(path, lines)
     for name, value in inner:
-        yield from (
-            _mapping(value, (*path, name)) if isinstance(value, Mapping) else _section(value, (*path, name))
-        )
+        render = _section if isinstance(value, Section) else _mapping
+        yield from render(value, (*path, name))
 
 
 def _mapping(values: Mapping[str, Any], path: Path) -> Iterator[str]:
@@ -63,9 +61,9 @@ def toml_key(name: str) -> str:
 
 
 def toml_value(value: Any) -> str:
-    """A string, number, bool or list as TOML; JSON writes them the same way, but for the DEL character and null."""
+    """A string, number, bool or list as TOML; JSON writes them the same way, except the DEL character and null."""
     if isinstance(value, str):
-        text = value.encode("utf-8", "replace").decode()  # bytes of a command line that were no UTF-8
+        text = value.encode("utf-8", "replace").decode()  # bytes of a command line that are not UTF-8
         return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(item) for item in value) + "]"

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One value of the configuration: from what a file or a flag holds to what the program uses, and back to what may be shown.
+"""One value of the configuration: from what a file or a flag holds to what the program uses, and what of it may be shown.
 
-A value of the wrong type is an error. A duration that cannot be read and a word that is not among the choices are replaced by the
-default, with a warning: the original does so, and a device in a vehicle had better start.
+A value of the wrong type is an error. An unreadable duration, and a word that is not among the choices, are replaced by the default,
+with a warning: the original does so, and a device in a vehicle should start. The bridge's options are checked together.
 """
 
 from __future__ import annotations
 
+import re
 from os.path import isabs
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pycm.config.keys import Key, plain
-from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES
-from pycm.errors import InvalidInputError, shorten
+from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES, plain
+from pycm.errors import ConfigError, InvalidInputError, shorten
 from pycm.flags import printable, read_bool, read_int
 from pycm.model.durations import SECOND, parse_duration
 from pycm.model.units import size_to_bytes
@@ -21,64 +21,65 @@ from pycm.model.validation import is_identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
+    from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-    from pycm.config.types import Option
+    from pycm.config.types import DefaultBridge, Key, Network
 
 MASK = "***"
-_PRINTED_BITS = 64  # integers beyond are not repeated in errors: Python refuses to print the largest
+_PRINTED_BITS = 64  # larger integers are not repeated in errors: Python refuses to print the largest
 
 
 def read(key: Key, raw: Any) -> tuple[Any, str]:
-    """The value that *raw* stands for, and a warning or "". Errors: InvalidInputError with the reason and what to write."""
-    value = _READERS[key.option.kind](key.option, raw)
+    """Return the value that *raw* stands for, and a warning or "". Errors: InvalidInputError with the reason and what to write."""
+    value = _READERS[key.kind](key, raw)
     if isinstance(value, InvalidInputError):
-        if key.option.kind == "milliseconds":
+        if key.kind == "milliseconds":
             return None, f"{value}; the value of [connection] is used"
-        return key.default, f"{value}; the default {plain(key.option, key.default)!r} is used"
-    if not key.option.choices:
+        return key.default, f"{value}; the default {plain(key, key.default)!r} is used"
+    if not key.choices:
         return value, ""
-    return _known(key, value) if key.option.kind == "strings" else _chosen(key, value)
+    return _known(key, value) if key.kind == "strings" else _chosen(key, value)
 
 
 def _chosen(key: Key, value: str) -> tuple[str, str]:
-    wanted = value.upper() if key.option.upper else value
-    if wanted in key.option.choices:
+    wanted = value.upper() if key.upper else value
+    if wanted in key.choices:
         return wanted, ""
     return key.default, f"{_not_known(key, value)}; the default {key.default!r} is used"
 
 
 def _known(key: Key, values: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Those of a list that are known; the first of the others is named."""
-    unknown = [value for value in values if value not in key.option.choices]
-    kept = tuple(value for value in values if value in key.option.choices)
-    return kept, f"{_not_known(key, unknown[0])}; it is left out" if unknown else ""
+    """The known words of a list; the warning names the first unknown one."""
+    unknown = [value for value in values if value not in key.choices]
+    kept = tuple(value for value in values if value in key.choices)
+    return kept, f"{_not_known(key, unknown[0])}; it is ignored" if unknown else ""
 
 
 def _not_known(key: Key, value: str) -> str:
-    return f"{shorten(value)} is not known ({', '.join(key.option.choices)})"
+    return f"{shorten(value)} is not known ({', '.join(key.choices)})"
 
 
-def _wrong(option: Option, raw: Any, wanted: str) -> InvalidInputError:
-    return InvalidInputError(f"{MASK if option.hide else show_raw(raw)} is not {wanted}")
+def _wrong(key: Key, raw: Any, wanted: str) -> InvalidInputError:
+    return InvalidInputError(f"{MASK if key.hide else show_raw(raw)} is not {wanted}")
 
 
-def _string(option: Option, raw: Any) -> str:
+def _string(key: Key, raw: Any) -> str:
     if not isinstance(raw, str):
-        raise _wrong(option, raw, "a string; put it in double quotes")
-    longest = LONGEST_PATH if option.rule.startswith("path") else LONGEST
+        raise _wrong(key, raw, "a string; put it in double quotes")
+    longest = LONGEST_PATH if key.rule.startswith("path") else LONGEST
     if len(raw.encode(errors="replace")) > longest:
-        raise _wrong(option, raw, f"usable: it is longer than {longest} bytes")
+        raise _wrong(key, raw, f"usable: it is longer than {longest} bytes")
     if "\0" in raw:
-        raise _wrong(option, raw, "usable: it has a NUL character in it")
-    # a byte of a flag that is not UTF-8; file names may have such bytes
-    if not option.rule.startswith("path") and any("\ud800" <= char <= "\udfff" for char in raw):
-        raise _wrong(option, raw, "usable: it is not UTF-8 text")
-    if option.rule and not _RULES[option.rule][0](raw):
-        raise _wrong(option, raw, _RULES[option.rule][1])
+        raise _wrong(key, raw, "usable: it has a NUL character in it")
+    # bytes of a flag that are not UTF-8; file names may have them
+    if not key.rule.startswith("path") and any("\ud800" <= char <= "\udfff" for char in raw):
+        raise _wrong(key, raw, "usable: it is not UTF-8 text")
+    if key.rule and not _RULES[key.rule][0](raw):
+        raise _wrong(key, raw, _RULES[key.rule][1])
     return raw
 
 
-#: Rules that strings must keep to be taken, and how a text that does not is answered: "... is not ...".
+#: Rules for strings, and the answer to a text that breaks one: "... is not ...".
 _RULES: dict[str, tuple[Callable[[str], object], str]] = {
     "identifier": (
         is_identifier,
@@ -89,68 +90,73 @@ _RULES: dict[str, tuple[Callable[[str], object], str]] = {
 }
 
 
-def _int(option: Option, raw: Any) -> int:
-    wanted = f"a whole number from {option.low} to {option.high}"
+def _number(raw: Any) -> int | None:
+    """A whole number, which may also be a string; None for anything else."""
     try:
         value = read_int(raw) if isinstance(raw, str) else raw
     except InvalidInputError:
-        raise _wrong(option, raw, wanted) from None
-    if isinstance(value, bool) or not isinstance(value, int) or not option.low <= value <= option.high:
-        raise _wrong(option, raw, wanted)
+        return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _int(key: Key, raw: Any) -> int:
+    value = _number(raw)
+    if value is None or not key.low <= value <= key.high:
+        raise _wrong(key, raw, f"a whole number from {key.low} to {key.high}")
     return value
 
 
-def _bool(option: Option, raw: Any) -> bool:
+def _bool(key: Key, raw: Any) -> bool:
     try:
         value = read_bool(raw) if isinstance(raw, str) else raw
     except InvalidInputError:
         value = None
     if not isinstance(value, bool):
-        raise _wrong(option, raw, "true or false")
+        raise _wrong(key, raw, "true or false")
     return value
 
 
-def _strings(option: Option, raw: Any) -> tuple[str, ...]:
+def _strings(key: Key, raw: Any) -> tuple[str, ...]:
     if not isinstance(raw, list | tuple):
-        raise _wrong(option, raw, 'a list of strings, such as ["a", "b"]')
-    _check_entries(raw)
-    return tuple(_string(option, item) for item in raw)
+        raise _wrong(key, raw, 'a list of strings, such as ["a", "b"]')
+    check_entries(raw)
+    return tuple(_string(key, item) for item in raw)
 
 
-def _duration(option: Option, raw: Any) -> float | InvalidInputError:
+def _duration(key: Key, raw: Any) -> float | InvalidInputError:
     if not isinstance(raw, str):
-        raise _wrong(option, raw, 'a duration, a string such as "30s" or "1h15m"')
+        raise _wrong(key, raw, 'a duration, a string such as "30s" or "1h15m"')
     try:
         seconds = parse_duration(raw) / SECOND
     except InvalidInputError as error:
         return error
-    return _bounded(option, seconds, raw)
+    return _bounded(key, seconds, raw)
 
 
-def _milliseconds(option: Option, raw: Any) -> float | InvalidInputError:
-    try:
-        value = read_int(raw) if isinstance(raw, str) else raw
-    except InvalidInputError as error:
-        return error
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(option, raw, "a whole number of milliseconds")
-    if not option.low <= value <= option.high * 1000:
-        return InvalidInputError(f"{show_raw(raw)} is not between {option.low} and {option.high * 1000} ms")
+def _milliseconds(key: Key, raw: Any) -> float | InvalidInputError:
+    value = _number(raw)
+    if value is None:
+        error = _wrong(key, raw, "a whole number of milliseconds")
+        if isinstance(raw, str):
+            return error
+        raise error
+    if not key.low <= value <= key.high * 1000:
+        return InvalidInputError(f"{show_raw(raw)} is not between {key.low} and {key.high * 1000} ms")
     return value / 1000
 
 
-def _stop_timeout(option: Option, raw: Any) -> float | InvalidInputError:
-    """Whole seconds; parts of a second are cut."""
+def _stop_timeout(key: Key, raw: Any) -> float | InvalidInputError:
+    """Whole seconds; fractions of a second are cut."""
     if isinstance(raw, str) and raw.isascii() and raw.isdigit():
-        return _bounded(option, float(raw), raw)
+        return _bounded(key, float(raw), raw)
     if isinstance(raw, int) and not isinstance(raw, bool):
-        return _bounded(option, raw, raw)
-    seconds = _duration(option, raw)
+        return _bounded(key, raw, raw)
+    seconds = _duration(key, raw)
     return seconds if isinstance(seconds, InvalidInputError) else float(int(seconds))
 
 
-def _size(option: Option, raw: Any) -> str | InvalidInputError:
-    text = _string(option, raw)
+def _size(key: Key, raw: Any) -> str | InvalidInputError:
+    text = _string(key, raw)
     try:
         if text:
             size_to_bytes(text)
@@ -159,32 +165,32 @@ def _size(option: Option, raw: Any) -> str | InvalidInputError:
     return text
 
 
-def _bounded(option: Option, seconds: float, raw: Any) -> float | InvalidInputError:
-    if not option.low <= seconds <= option.high:
-        return InvalidInputError(f"{show_raw(raw)} is not between {option.low}s and {option.high}s")
+def _bounded(key: Key, seconds: float, raw: Any) -> float | InvalidInputError:
+    if not key.low <= seconds <= key.high:
+        return InvalidInputError(f"{show_raw(raw)} is not between {key.low}s and {key.high}s")
     return float(seconds)
 
 
-def _map(option: Option, raw: Any) -> MappingProxyType[str, str]:
+def _map(key: Key, raw: Any) -> MappingProxyType[str, str]:
     if not isinstance(raw, dict):
-        raise _wrong(option, raw, "a table of strings")
-    _check_entries(raw)
-    return MappingProxyType({key: _string(option, value) for key, value in raw.items()})
+        raise _wrong(key, raw, "a table of strings")
+    check_entries(raw)
+    return MappingProxyType({name: _string(key, value) for name, value in raw.items()})
 
 
-def _check_entries(raw: Sized) -> None:
+def check_entries(raw: Sized) -> None:
     if len(raw) > MOST_ENTRIES:
         raise InvalidInputError(f"it has {len(raw)} entries; at most {MOST_ENTRIES} are allowed")
 
 
-_READERS: dict[str, Callable[[Option, Any], Any]] = {
+_READERS: dict[str, Callable[[Key, Any], Any]] = {
     "string": _string, "int": _int, "bool": _bool, "strings": _strings, "duration": _duration,
     "stop_timeout": _stop_timeout, "milliseconds": _milliseconds, "size": _size, "map": _map,
 }  # fmt: skip
 
 
 def show_raw(raw: Any) -> str:
-    """A value out of a file, on one short line; of lists and tables only what they are, since secrets may be in them."""
+    """A value of a file on one short line; of lists and tables only the kind, since they may hold secrets."""
     if isinstance(raw, bool):
         return str(raw).lower()
     if isinstance(raw, list | tuple):
@@ -196,13 +202,13 @@ def show_raw(raw: Any) -> str:
     return printable(shorten(raw))
 
 
-def masked(option: Option, value: Any) -> Any:
-    """*value* without what `option.hide` says is secret."""
-    if option.hide == "password":
+def masked(key: Key, value: Any) -> Any:
+    """*value* without what `hide` says is secret."""
+    if key.hide == "password":
         return tuple(_without_password(item) for item in value)
-    if option.hide == "login":
+    if key.hide == "login":
         return _without_login(value)
-    return MASK if option.hide and value else value
+    return MASK if key.hide and value else value
 
 
 def _without_password(item: str) -> str:
@@ -214,3 +220,96 @@ def _without_login(address: str) -> str:
     before, at, host = address.rpartition("@")
     scheme, slashes, _ = before.partition("://")
     return f"{scheme if slashes else ''}{slashes}{MASK}@{host}" if at else address
+
+
+# ── options of the bridge, as far as they can be checked without the machine ────────────────────────────────────────
+
+_BRIDGE = "network.default_bridge"
+#: Names that the kernel takes for an interface: 15 characters, and none that mean something in a path or an alias.
+_NAME = re.compile(r"(?!\.\.?$)[^\s/:\0]{1,15}")
+#: Smallest packet that IPv4 asks every link to carry; 0 leaves it to the default.
+_SMALLEST_MTU = 68
+#: The bridge, one container, and the two ends of the range.
+_LONGEST_PREFIX = 30
+
+
+def check_network(network: Network) -> None:
+    """ConfigError that names the option, its value and the reason; for two options that contradict each other, both."""
+    bridge = network.default_bridge
+    if not _NAME.fullmatch(bridge.name):
+        raise _unusable(
+            "name", bridge.name, "is not a name of an interface: 1 to 15 characters without / : and spaces"
+        )
+    if 0 < bridge.mtu < _SMALLEST_MTU:
+        raise ConfigError(f"{_BRIDGE}.mtu: {bridge.mtu} is less than {_SMALLEST_MTU}, the minimum of IPv4")
+    if not bridge.icc and not bridge.ip_tables:
+        raise ConfigError(
+            f"{_BRIDGE}.icc = false needs ip_tables = true: without rules nothing separates containers"
+        )
+    for directory in network.cni_bin_dirs:
+        if not isabs(directory):
+            raise ConfigError(f"network.cni_bin_dirs: {shorten(directory)} is not an absolute path")
+    _check_addresses(bridge)
+
+
+def _check_addresses(bridge: DefaultBridge) -> None:
+    if not bridge.ip4:
+        for name, value in (("fcidr4", bridge.fcidr4), ("gwip4", bridge.gwip4)):
+            if value:
+                raise _unusable(name, value, "needs ip4, the address of the bridge")
+        return
+    own = bridge_address(bridge.ip4)
+    if bridge.fcidr4 and not container_range(bridge.fcidr4).subnet_of(own.network):
+        raise _unusable("fcidr4", bridge.fcidr4, f"is not inside ip4 {own}")
+    if bridge.gwip4 and gateway_address(bridge.gwip4) not in own.network:
+        raise _unusable("gwip4", bridge.gwip4, f"is not inside ip4 {own}")
+
+
+def bridge_address(text: str) -> IPv4Interface:
+    """`ip4`: the bridge's own address with the length of its network's prefix."""
+    from ipaddress import IPv4Interface
+
+    address, slash, _ = text.partition("/")
+    try:
+        interface = IPv4Interface(text)
+    except ValueError:
+        slash = ""
+    if not slash:
+        raise _unusable("ip4", text, "is not an address with a prefix length, as 172.18.0.1/16")
+    network = interface.network
+    if network.prefixlen > _LONGEST_PREFIX:
+        raise _unusable(
+            "ip4", text, f"leaves no address for a container: the prefix may be {_LONGEST_PREFIX} at most"
+        )
+    if interface.is_loopback or interface.is_multicast or interface.is_unspecified or network.prefixlen < 8:
+        raise _unusable("ip4", text, "is not an address that a bridge can have")
+    if interface.ip in (network.network_address, network.broadcast_address):
+        raise _unusable(
+            "ip4", text, f"is the first or last of its network: no machine can have the address {address}"
+        )
+    return interface
+
+
+def container_range(text: str) -> IPv4Network:
+    """`fcidr4`: the range of the containers' addresses."""
+    from ipaddress import IPv4Network
+
+    try:
+        return IPv4Network(text)
+    except ValueError as error:
+        more = "; the bits after the prefix must be 0" if "host bits" in str(error) else ""
+        raise _unusable("fcidr4", text, f"is not a range of addresses, as 172.18.4.0/24{more}") from None
+
+
+def gateway_address(text: str) -> IPv4Address:
+    """`gwip4`: the gateway of the containers."""
+    from ipaddress import IPv4Address
+
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        raise _unusable("gwip4", text, "is not an address, as 172.18.0.1") from None
+
+
+def _unusable(name: str, value: str, why: str) -> ConfigError:
+    return ConfigError(f"{_BRIDGE}.{name}: {shorten(value)} {why}")

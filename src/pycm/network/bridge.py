@@ -14,7 +14,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pycm.config.bridge import bridge_address
+from pycm.config.values import bridge_address
 from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
 from pycm.model.container import Container, EndpointSettings, HostConfig, NetworkSettings

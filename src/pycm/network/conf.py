@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pycm.config.bridge import bridge_address, container_range, gateway_address
+from pycm.config.values import bridge_address, container_range, gateway_address
 from pycm.errors import ConflictError, OperationFailedError, shorten
 
 if TYPE_CHECKING:

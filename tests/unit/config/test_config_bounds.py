@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pycm.config.keys import keys
 from pycm.config.load import load
-from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES
+from pycm.config.types import LONGEST, LONGEST_PATH, MOST_ENTRIES, keys
 
 
 @pytest.mark.parametrize(
@@ -65,9 +64,7 @@ def test_bounds_are_on_the_page(bound):
 
 def test_numbers_and_durations_have_the_bounds_of_the_page():
     bounds = {
-        key.path[-1]: (key.option.low, key.option.high)
-        for key in keys()
-        if key.option.kind in ("int", "duration", "stop_timeout")
+        key.path[-1]: (key.low, key.high) for key in keys() if key.kind in ("int", "duration", "stop_timeout")
     }
     others = {name: bound for name, bound in bounds.items() if bound != (0, 2**31 - 1)}
     assert others == {"mtu": (0, 65535), "keep_alive": (0, 65535)}

@@ -3,7 +3,6 @@
 
 import json
 import logging
-from dataclasses import replace
 
 import pytest
 
@@ -21,7 +20,7 @@ OLD = {
     "subscribe_timeout": ("sub-timeout", 7005, 7.005),
     "unsubscribe_timeout": ("unsub-timeout", 7006, 7.006),
 }
-EXPECTED = replace(Config().connection, **{key: expected for key, (_, _, expected) in OLD.items()})
+EXPECTED = Config().connection.replaced(**{key: expected for key, (_, _, expected) in OLD.items()})
 
 
 def warnings(loaded):

@@ -7,10 +7,8 @@ import logging
 import pytest
 
 from pycm.agent import settle
-from pycm.config.keys import DEPRECATED, keys
 from pycm.config.load import Source, load, parse_line, source_of
-from pycm.config.merge import consequence
-from pycm.config.types import Config, DefaultBridge
+from pycm.config.types import DEPRECATED, Config, DefaultBridge, consequence, keys
 from pycm.errors import ConfigError
 
 

@@ -4,7 +4,6 @@
 import logging
 import os
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -80,10 +79,10 @@ def test_named_file_that_is_missing_ends_the_start(tmp_path):
 
 
 def test_directory_or_pipe_as_file_ends_the_start(tmp_path):
-    with pytest.raises(ConfigError, match=r"it is a directory$"):
+    with pytest.raises(ConfigError, match=r"not a regular file$"):
         load(["--cfg-file", str(tmp_path)])
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match=r"it is no regular file$"):
+    with pytest.raises(ConfigError, match=r"not a regular file$"):
         load(["--cfg-file", str(tmp_path / "pipe")])
     with pytest.raises(ConfigError, match="the name has a NUL character"):
         load(["--cfg-file", "a\0b"])
@@ -97,14 +96,14 @@ def test_a_link_to_nowhere_in_the_usual_place_ends_the_start(etc):
 
 def test_file_in_the_usual_place_that_is_a_directory_ends_the_start(etc):
     (etc / "config.toml").mkdir()
-    with pytest.raises(ConfigError, match=r"it is a directory$"):
+    with pytest.raises(ConfigError, match=r"not a regular file$"):
         load([], etc=str(etc))
 
 
 @pytest.mark.parametrize("text", ["", "\n \t\r\n", "\ufeff"])
 def test_empty_file_is_a_warning(read, text):
     loaded = read(text)
-    assert replace(loaded.config, deployment=Config().deployment) == Config()
+    assert loaded.config.replaced(deployment=Config().deployment) == Config()
     assert len(warnings(loaded)) == 1
     assert "is empty" in warnings(loaded)[0]
 
@@ -197,7 +196,7 @@ def test_registries_have_credentials_and_files_each_optional(read):
     assert registries["a:5000"].credentials.password == "p"
     assert registries["b.c"].transport.root_ca == "/ca"
     assert registries["d"] == Registry()
-    assert "an entry without a host name is left out" in warnings(loaded)[0]
+    assert "an entry without a host name is ignored" in warnings(loaded)[0]
     assert "'p'" not in repr(loaded.config)
 
 
@@ -236,7 +235,7 @@ def test_registries_have_credentials_and_files_each_optional(read):
         ),
         (
             "[things]\nfeatures = ['metrics', 'Metrics', 'Foo']",
-            "line 2: things.features: 'metrics' is not known (ContainerFactory, SoftwareUpdatable, Metrics); it is left out",
+            "line 2: things.features: 'metrics' is not known (ContainerFactory, SoftwareUpdatable, Metrics); it is ignored",
         ),
         (
             "[log]\nlog_level = 'LOUD'",
@@ -302,7 +301,7 @@ def test_section_given_twice_counts_as_one(read, again):
 def test_number_of_warnings_has_a_bound(read):
     found = warnings(read("\n".join(f"key{i} = 1" for i in range(1000))))
     assert len(found) == 21
-    assert found[-1].endswith("980 more warnings are left out")
+    assert found[-1].endswith("980 more warnings are not shown")
 
 
 @pytest.mark.parametrize(
@@ -420,14 +419,17 @@ def test_number_in_a_flag_that_is_out_of_range_is_an_error(read):
         ("[log]\nlog_file = '''\n\n", "line 2: not valid TOML: "),
         ('{"log":\n {"log_file" "x"}}', "line 2: not valid JSON: Expecting ':' delimiter (column 14)"),
         ('{"log": {}}\n}', "line 2: not valid JSON: Extra data (column 1)"),
-        ('{"log": {"log_file_size": NaN}}', "config.toml: not valid JSON: NaN is no JSON"),
-        ('{"log": {"log_file_size": -Infinity}}', "config.toml: not valid JSON: -Infinity is no JSON"),
+        ('{"log": {"log_file_size": NaN}}', "config.toml: not valid JSON: NaN is not a JSON value"),
+        (
+            '{"log": {"log_file_size": -Infinity}}',
+            "config.toml: not valid JSON: -Infinity is not a JSON value",
+        ),
         ("[]", "line 1: neither TOML nor a JSON object"),
         ("5", "line 1: neither TOML nor a JSON object"),
         (b"[log]\nlog_file = '\xff'", "line 2: not UTF-8 text: byte 0xff; save the file as UTF-8"),
         (b"\xff\xfe[\0l\0o\0g\0]\0", "line 1: not UTF-8 text: byte 0xff"),
         ("\0", "line 1: not valid TOML: "),
-        ('{"a":' * 100_000, "config.toml: not valid JSON: nested too deep"),
+        ('{"a":' * 100_000, "config.toml: not valid JSON: nested 100000 levels deep; 500 are allowed"),
         ("a = " + "[" * 100_000, "config.toml: not valid TOML: nested too deep"),
         (
             "#" * (MAX_FILE + 1),
@@ -468,3 +470,21 @@ def test_hostile_text_ends_in_one_short_line(read, text):
 
 def test_deep_key_of_an_unknown_section_is_a_warning(read):
     assert "this key is not known" in warnings(read('{"x": ' + '{"a": ' * 200 + "1" + "}" * 201))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('"things": { "enabled": true }\n', 1),
+        ('[log]\nlog_file = ""\n"connection": {"client_password": "geheim",\n "keep_alive": "5s"}\n', 3),
+        ('"things": {', 1),
+        ('"things": ' + "[" * 20_000, 1),
+        ('"things":', 1),
+        ('"section": ' + '{"section": ' * 900 + "1" + "}" * 900, 1),
+    ],
+)
+def test_piece_of_json_in_a_toml_file_is_answered_with_the_form_to_write(read, text, line):
+    found = error(read, text)
+    assert found.startswith(f"config.toml, line {line}: this is a piece of JSON; ")
+    assert found.endswith("is written as [things] and, on a line of its own, enable = true")
+    assert "geheim" not in found

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pycm.config.keys import BY_FLAG, FLAGS, keys
-from pycm.config.load import load
-from pycm.config.page import render_page
+from pycm.config.load import FLAGS, load
 from pycm.config.render import render_effective, toml_value
-from pycm.config.types import Config
+from pycm.config.types import BY_FLAG, Config, keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,11 +85,11 @@ def test_flags_are_those_of_the_original_and_ours():
 
 
 def test_every_key_but_those_of_registries_has_a_flag():
-    assert [key.name for key in keys() if not key.option.flag] == ["containers.registry_configurations"]
+    assert [key.name for key in keys() if not key.flag] == ["containers.registry_configurations"]
 
 
 def test_every_flag_reaches_its_key(tmp_path, monkeypatch):
-    monkeypatch.setattr("pycm.config.load.check_network", lambda network: None)  # "x" is no address
+    monkeypatch.setattr("pycm.config.load.check_network", lambda network: None)  # "x" is not an address
     values = {
         "int": "7",
         "size": "7k",
@@ -103,15 +101,15 @@ def test_every_flag_reaches_its_key(tmp_path, monkeypatch):
     for name, key in BY_FLAG.items():
         if key.path[:2] == ("things", "connection"):  # these set the keys of another section
             continue
-        value = "/x" if key.option.rule.startswith("path") else values.get(key.option.kind, "x")
-        if key.option.kind == "bool":
+        value = "/x" if key.rule.startswith("path") else values.get(key.kind, "x")
+        if key.kind == "bool":
             value = str(not key.default).lower()
-        if key.option.choices:
-            value = next((word for word in key.option.choices if word != key.default), key.default)
+        if key.choices:
+            value = next((word for word in key.choices if word != key.default), key.default)
         found = load([f"--{name}={value}"], etc=str(tmp_path)).config
         for part in key.path:
             found = getattr(found, part)
-        assert found != key.default or len(key.option.choices) == 1, name
+        assert found != key.default or len(key.choices) == 1, name
 
 
 def test_defaults_are_read_back_as_they_are(tmp_path):
@@ -125,7 +123,7 @@ def test_every_key_is_shown():
         found = tree
         for part in key.path[:-1]:
             found = found[part]
-        assert key.path[-1] in found or key.option.kind in ("registries", "map"), key.name
+        assert key.path[-1] in found or key.kind in ("registries", "map"), key.name
 
 
 def test_full_configuration_is_read_back_with_masked_secrets(full, tmp_path):
@@ -166,14 +164,6 @@ def test_any_string_is_read_back(text):
 
 def test_bytes_that_are_no_utf8_do_not_break_the_output():
     assert tomllib.loads(f"x = {toml_value('a' + chr(0xDCFF))}")["x"] == "a?"
-
-
-def test_page_about_the_keys_is_in_step():
-    page = (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
-    table = render_page()
-    assert table in page, (
-        "put the output of `python -m pycm.config.page` between the marks of docs/configuration.md"
-    )
 
 
 def test_shipped_configuration_is_without_warnings_and_logs_to_the_journal(tmp_path):

@@ -11,10 +11,9 @@ import time
 
 import pytest
 
-from pycm.config import logging as target
-from pycm.config import rotation
-from pycm.config.rotation import RotatingFile, rotated, tidy
+from pycm import logfile
 from pycm.config.types import Log
+from pycm.logfile import RotatingFile, list_rotated, tidy
 
 log = logging.getLogger("pycm.room")
 
@@ -40,7 +39,7 @@ def record(message, *args, level=logging.INFO, name="pycm.room", exc_info=None):
 
 
 def line(*args, **kwargs):
-    return target.LineFormatter().format(record(*args, **kwargs))
+    return logfile.LineFormatter().format(record(*args, **kwargs))
 
 
 # ── a line ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -85,14 +84,14 @@ def test_traceback_of_a_bug_is_in_the_line():
 
 
 def test_message_has_a_bound():
-    assert len(line("x" * 1_000_000)) < target.MAX_LINE + 100
+    assert len(line("x" * 1_000_000)) < logfile.MAX_LINE + 100
 
 
 # ── where it goes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_without_a_file_it_goes_to_standard_output(capfd):
-    target.setup(Log(log_file=""))
+    logfile.setup(Log(log_file=""))
     log.info("seen")
     log.debug("not seen")
     out, err = capfd.readouterr()
@@ -100,16 +99,16 @@ def test_without_a_file_it_goes_to_standard_output(capfd):
 
 
 def test_level_is_that_of_the_configuration(capfd):
-    target.setup(Log(log_file="", log_level="TRACE"))
-    log.log(target.TRACE, "deep")
-    target.setup(Log(log_file="", log_level="ERROR"))
+    logfile.setup(Log(log_file="", log_level="TRACE"))
+    log.log(logfile.TRACE, "deep")
+    logfile.setup(Log(log_file="", log_level="ERROR"))
     log.warning("hidden")
     assert re.findall("msg=.*", capfd.readouterr().out) == ['msg="deep" room=room']
 
 
 def test_file_gets_everything_and_is_for_root_only(tmp_path, capfd):
     path = tmp_path / "deep" / "er" / "x.log"
-    target.setup(Log(log_file=str(path)))
+    logfile.setup(Log(log_file=str(path)))
     log.info("é")
     assert 'msg="é"' in path.read_text(encoding="utf-8")
     assert path.stat().st_mode & 0o777 == 0o600
@@ -120,7 +119,7 @@ def test_file_of_an_earlier_run_is_kept_and_closed_for_others(tmp_path):
     path = tmp_path / "x.log"
     path.write_text("old\n")
     path.chmod(0o644)
-    target.setup(Log(log_file=str(path)))
+    logfile.setup(Log(log_file=str(path)))
     log.info("new")
     assert path.read_text().startswith("old\ntime=")
     assert path.stat().st_mode & 0o777 == 0o600
@@ -128,7 +127,7 @@ def test_file_of_an_earlier_run_is_kept_and_closed_for_others(tmp_path):
 
 def test_setting_up_again_leaves_one_handler_and_no_open_file(tmp_path):
     for name in ("a", "b"):
-        target.setup(Log(log_file=str(tmp_path / name)))
+        logfile.setup(Log(log_file=str(tmp_path / name)))
     log.info("x")
     assert (tmp_path / "a").read_text() == ""
     assert (tmp_path / "b").read_text().count("\n") == 1
@@ -140,7 +139,7 @@ def test_setting_up_again_leaves_one_handler_and_no_open_file(tmp_path):
 
 def test_relative_file_is_where_the_agent_was_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    target.setup(Log())
+    logfile.setup(Log())
     monkeypatch.chdir("/")
     log.info("x")
     assert (tmp_path / "log" / "container-management.log").read_text().count("\n") == 1
@@ -149,7 +148,7 @@ def test_relative_file_is_where_the_agent_was_started(tmp_path, monkeypatch):
 def test_file_that_cannot_be_opened_is_an_error_line_and_output_is_used_instead(tmp_path, capfd):
     blocker = tmp_path / "file"
     blocker.touch()
-    target.setup(Log(log_file=str(blocker / "x.log")))
+    logfile.setup(Log(log_file=str(blocker / "x.log")))
     log.info("on")
     out, err = capfd.readouterr()
     assert err.startswith(f"Error: cannot log to {blocker}/x.log: ")
@@ -160,17 +159,17 @@ def test_file_that_cannot_be_opened_is_an_error_line_and_output_is_used_instead(
 def test_device_is_no_log_file_and_stays_as_it_is(tmp_path, capfd):
     os.mkfifo(tmp_path / "pipe", 0o640)
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    target.setup(Log(log_file=str(tmp_path / "pipe")))
+    logfile.setup(Log(log_file=str(tmp_path / "pipe")))
     os.close(reader)
-    assert "it is no regular file" in capfd.readouterr().err
+    assert "not a regular file" in capfd.readouterr().err
     assert (tmp_path / "pipe").stat().st_mode & 0o777 == 0o640
 
 
 def test_reader_of_the_output_that_goes_away_is_nobodys_error(monkeypatch):
     read, write = os.pipe()
     os.close(read)
-    monkeypatch.setattr(target, "_STDOUT", write)
-    target.setup(Log(log_file=""))
+    monkeypatch.setattr(logfile, "_STDOUT", write)
+    logfile.setup(Log(log_file=""))
     log.info("x")
     with pytest.raises(BrokenPipeError):
         os.write(write, b"x")
@@ -178,7 +177,7 @@ def test_reader_of_the_output_that_goes_away_is_nobodys_error(monkeypatch):
 
 
 def test_file_and_syslog_together_are_a_warning(tmp_path):
-    target.setup(Log(log_file=str(tmp_path / "x"), syslog=True))
+    logfile.setup(Log(log_file=str(tmp_path / "x"), syslog=True))
     assert (
         'level=warning msg="log.syslog has no effect since log.log_file is set"'
         in (tmp_path / "x").read_text()
@@ -197,9 +196,9 @@ def listener(path):
 
 def test_syslog_gets_severity_and_tag_and_may_be_restarted(tmp_path, monkeypatch):
     path = tmp_path / "log"
-    monkeypatch.setattr(target, "SYSLOG", str(path))
+    monkeypatch.setattr(logfile, "SYSLOG", str(path))
     with listener(path) as server:
-        target.setup(Log(log_file="", syslog=True))
+        logfile.setup(Log(log_file="", syslog=True))
         log.error("x")
         assert server.recv(4096).startswith(b"<27>container-management: time=")
     log.info("lost, since nobody listens")
@@ -212,16 +211,16 @@ def test_syslog_gets_severity_and_tag_and_may_be_restarted(tmp_path, monkeypatch
 
 def test_syslog_that_takes_nothing_more_does_not_hold_up_the_agent(tmp_path, monkeypatch):
     path = tmp_path / "log"
-    monkeypatch.setattr(target, "SYSLOG", str(path))
+    monkeypatch.setattr(logfile, "SYSLOG", str(path))
     with listener(path):
-        target.setup(Log(log_file="", syslog=True))
+        logfile.setup(Log(log_file="", syslog=True))
         for _ in range(2000):
             log.info("x")
 
 
 def test_absent_syslog_is_an_error_line_and_output_is_used_instead(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(target, "SYSLOG", str(tmp_path / "absent"))
-    target.setup(Log(log_file="", syslog=True))
+    monkeypatch.setattr(logfile, "SYSLOG", str(tmp_path / "absent"))
+    logfile.setup(Log(log_file="", syslog=True))
     log.info("on")
     out, err = capfd.readouterr()
     assert err.startswith(f"Error: cannot log to {tmp_path}/absent: No such file")
@@ -234,7 +233,7 @@ def test_absent_syslog_is_an_error_line_and_output_is_used_instead(tmp_path, mon
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A handler whose megabyte has 1000 bytes, with lines as they come."""
-    monkeypatch.setattr(rotation, "MEGABYTE", 1000)
+    monkeypatch.setattr(logfile, "MEGABYTE", 1000)
     handlers = []
 
     def make(**more):
@@ -258,7 +257,7 @@ def test_full_file_is_rotated_and_compressed_and_no_line_is_lost(small, tmp_path
     for text in lines:
         handler.emit(record(text))
         handler.wait(60)
-    old = rotated(str(tmp_path / "x.log"))
+    old = list_rotated(str(tmp_path / "x.log"))
     assert len(old) == 9
     texts = [unzipped(name) for name in reversed(old)] + [(tmp_path / "x.log").read_text()]
     assert "".join(texts).splitlines() == lines
@@ -274,7 +273,7 @@ def test_old_files_are_removed_by_number_and_strangers_are_left(small, tmp_path)
     for i in range(60):
         handler.emit(record("%d %s", i, "x" * 90))
         handler.wait(60)
-    assert len(rotated(str(tmp_path / "x.log"))) == 2
+    assert len(list_rotated(str(tmp_path / "x.log"))) == 2
     assert all((tmp_path / name).exists() for name in strangers)
 
 
@@ -286,10 +285,10 @@ def test_old_files_are_removed_by_age_and_plain_ones_compressed(tmp_path):
         name.write_text(str(age))
         os.utime(name, (now - age * 1000,) * 2)
     tidy(str(path), 10, 2500)
-    assert rotated(str(path)) == [f"{names[2]}.gz", f"{names[1]}.gz"]
+    assert list_rotated(str(path)) == [f"{names[2]}.gz", f"{names[1]}.gz"]
     assert unzipped(f"{names[1]}.gz") == "2"
     tidy(str(path), 10, 0)
-    assert len(rotated(str(path))) == 2
+    assert len(list_rotated(str(path))) == 2
 
 
 def test_log_that_somebody_removed_is_made_again_at_the_next_rotation(small, tmp_path):
@@ -307,10 +306,10 @@ def test_full_disk_costs_lines_and_one_error_but_not_the_agent(small, tmp_path, 
     def full(descriptor, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rotation.os, "write", full)
+    monkeypatch.setattr(logfile.os, "write", full)
     handler.emit(record("a"))
     handler.emit(record("b"))
-    monkeypatch.setattr(rotation.os, "write", real)
+    monkeypatch.setattr(logfile.os, "write", real)
     handler.emit(record("c"))
     assert (tmp_path / "x.log").read_text() == "c\n"
     assert (
