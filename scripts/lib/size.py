@@ -32,6 +32,7 @@ REPOSITORY = LIB.parents[1]
 PYTHON = {"kirkstone": "3.10", "scarthgap": "3.12", "wrynose": "3.14"}
 LIBRARIES = {
     "grpclib": "",
+    "h11": "",
     "h2": "",
     "hpack": "",
     "hyperframe": "",

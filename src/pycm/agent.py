@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from pycm import __version__
 from pycm.api.server import Server, tcp_address
-from pycm.api.server.grpc import Rooms
+from pycm.api.server.operations import Rooms
 from pycm.config.load import Note, degraded
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.containers.manager import Manager

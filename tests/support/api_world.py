@@ -19,7 +19,7 @@ from h2.events import DataReceived
 from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import Server
-from pycm.api.server.grpc import Rooms
+from pycm.api.server.operations import Rooms
 from pycm.errors import PycmError
 from pycm.model.container import (
     Container,

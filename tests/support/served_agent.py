@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pycm.api.server import Server
-from pycm.api.server.grpc import Rooms
+from pycm.api.server.operations import Rooms
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings

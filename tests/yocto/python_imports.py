@@ -25,6 +25,7 @@ LIBRARIES = {
     "cgroupspy": "python3-cgroupspy",
     "google": "python3-protobuf",
     "grpclib": "python3-grpclib",
+    "h11": "python3-h11",
     "h2": "python3-h2",
     "hpack": "python3-hpack",
     "paho": "python3-paho-mqtt",

@@ -99,6 +99,7 @@ RDEPENDS:${PN} = "\
     ${@pycm_python_packages(d)} \
     python3-core \
     python3-grpclib \
+    python3-h11 \
     python3-h2 \
     python3-hpack \
     python3-protobuf \

@@ -14,7 +14,7 @@ from h2.exceptions import StreamClosedError
 
 from pycm.api.methods import CONTAINERS, EXIT_CODE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
-from pycm.api.server import streams
+from pycm.api.server import grpc
 from pycm.errors import OperationFailedError
 from pycm.model.container import IOConfig, State
 from pycm.model.states import Status as ContainerStatus
@@ -146,10 +146,10 @@ async def test_a_message_that_makes_no_sense_ends_the_call(world: World) -> None
 
 
 async def test_a_client_that_never_reads_is_cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "STALLED", 0.05)
+    monkeypatch.setattr(grpc, "STALLED", 0.05)
     async with attached(world) as (_, attachment):
         for _ in range(8):
             attachment.out.put_nowait(bytes(1024 * 1024))  # more than the window that is open
         await eventually(lambda: attachment.closed)
-        monkeypatch.setattr(streams, "STALLED", WAIT)
+        monkeypatch.setattr(grpc, "STALLED", WAIT)
     await world.is_well()

@@ -19,9 +19,9 @@ from pycm.api import server
 from pycm.api.methods import AGENT, CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.pycm.v1 import agent_pb2 as own
-from pycm.api.server import clients, frame_guard, streams
+from pycm.api.server import clients, frame_guard, grpc
 from pycm.api.server import grpc_connection as module
-from pycm.api.server.clients import Clients, Complaints, share_of
+from pycm.api.server.clients import Clients
 from pycm.api.server.grpc_connection import Connection
 from pycm.ports import Action
 from support.api_world import WAIT, Raw, World, eventually, running, served
@@ -245,7 +245,7 @@ async def test_connection_makes_one_long_answer_at_a_time(
 
 
 async def test_call_whose_answer_is_not_read_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "STALLED", 0.05)
+    monkeypatch.setattr(grpc, "STALLED", 0.05)
     world.containers.present["a"] = running("a")
     client, connection = await opened(world)
     client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
@@ -271,15 +271,6 @@ async def test_calls_that_fail_in_the_library_are_reset(world: World) -> None:
     await client.flush()
     assert (await events_until(client, StreamReset)).error_code == 2
     client.close()
-
-
-def test_complaints_are_bounded_and_the_rest_counted(caplog: pytest.LogCaptureFixture) -> None:
-    some = Complaints()
-    allowed = [some.allowed(float(second)) for second in range(30)]
-    assert allowed == [True] * clients.COMPLAINTS + [False] * (30 - clients.COMPLAINTS)
-    assert not some.allowed(clients.COMPLAINTS_PERIOD - 0.1)
-    assert some.allowed(clients.COMPLAINTS_PERIOD)
-    assert complaints(caplog) == ["API clients: 21 more complaints were not logged"]
 
 
 # ── time ──
@@ -385,7 +376,7 @@ async def test_connection_of_a_client_that_says_goodbye_and_does_not_read_ends(
 
 
 async def test_call_without_a_request_ends(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "TIMEOUT", 0.05)
+    monkeypatch.setattr(grpc, "TIMEOUT", 0.05)
     raw.request(CONTAINERS + "List")
     assert await raw.status() == ("4", "the request did not come within 0.05 s")
 
@@ -393,7 +384,7 @@ async def test_call_without_a_request_ends(raw: Raw, monkeypatch: pytest.MonkeyP
 async def test_call_ends_when_the_rest_of_a_later_request_does_not_come(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "TIMEOUT", 0.05)
+    monkeypatch.setattr(grpc, "TIMEOUT", 0.05)
     world.containers.present["a"] = running("a")
     client, _ = await opened(world)
     client.h2.send_headers(1, [(name, value.replace("List", "Attach")) for name, value in HEADERS])
@@ -466,22 +457,6 @@ async def test_clients_with_calls_fill_the_share_of_their_peer_only(
     again, _ = await opened(world)
     for client in (refused, other, again, busy[1][0]):
         client.close()
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("10.0.0.1", "10.0.0.1", True),
-        ("10.0.0.1", "10.0.0.2", False),
-        ("10.0.0.1", "::ffff:10.0.0.1", True),
-        ("2001:db8::1", "2001:db8::ffff:2", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("fe80::1%eth0", "fe80::2%eth1", True),
-        ("unknown", "unknown", True),
-    ],
-)
-def test_share_of_an_address_is_its_machines(one: str, other: str, same: bool) -> None:
-    assert (share_of(one) == share_of(other)) is same
 
 
 async def test_connection_over_tcp_finds_out_that_its_client_is_gone() -> None:

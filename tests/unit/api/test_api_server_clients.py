@@ -9,7 +9,7 @@ import pytest
 
 from pycm.api.methods import CONTAINERS, MAX_MESSAGE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
-from pycm.api.server import clients, streams
+from pycm.api.server import clients, grpc
 from pycm.api.server import grpc_connection as module
 from support.api_world import WAIT, Raw, World, eventually
 
@@ -63,7 +63,7 @@ async def test_a_request_as_long_as_allowed_is_taken(world: World) -> None:
 async def test_slow_senders_of_large_requests_lose_their_turn(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "TIMEOUT", 0.02)
+    monkeypatch.setattr(grpc, "TIMEOUT", 0.02)
     slow = [await Raw.connect(world.path) for _ in range(clients.LARGE_AT_ONCE + 1)]
     for client in slow:
         client.request(CONTAINERS + "Create")
@@ -82,13 +82,13 @@ async def test_an_unknown_method_is_unimplemented(raw: Raw) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
         b"\0" * 1000,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0" + b"\0\0\5\1\4\0\0\0\1\xff\xff\xff\xff\xff",
     ],
 )
-async def test_bytes_that_are_no_http2_end_that_connection_without_traceback(
+async def test_malformed_bytes_end_that_connection_without_traceback(
     raw: Raw, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.writer.write(data)

@@ -14,7 +14,7 @@ from h2.exceptions import StreamClosedError
 
 from pycm.api.methods import AGENT
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.server import streams, watching
+from pycm.api.server import grpc, watching
 from pycm.model.container import Container, State
 from pycm.model.measurements import CPU_UTILIZATION, MEMORY_USED
 from pycm.model.states import Status as ContainerStatus
@@ -98,13 +98,13 @@ async def test_a_client_that_is_too_slow_is_cut_off_and_its_events_are_forgotten
 async def test_a_client_that_stops_reading_is_gone_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "STALLED", 0.05)
+    monkeypatch.setattr(grpc, "STALLED", 0.05)
     fat = running("a", state=State(status=ContainerStatus.EXITED, error="x" * 1_000_000))
     async with events(world):
         for _ in range(8):  # more than the window that is open
             world.containers.tell(Action.EXITED, fat)
         await eventually(lambda: world.watchers == [])
-        monkeypatch.setattr(streams, "STALLED", WAIT)
+        monkeypatch.setattr(grpc, "STALLED", WAIT)
     await world.is_well()
 
 

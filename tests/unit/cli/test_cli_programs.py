@@ -14,7 +14,7 @@ from support.served_agent import ServedAgent
 
 #: Slow to import, or a sign that something slow was.
 HEAVY = {
-    "argparse", "asyncio", "concurrent.futures", "cgroupspy", "grpclib", "h2", "paho", "psutil", "ssl", "pycm.agent",
+    "argparse", "asyncio", "concurrent.futures", "cgroupspy", "grpclib", "h11", "h2", "paho", "psutil", "ssl", "pycm.agent",
     "pycm.containers", "pycm.containerd",
 }  # fmt: skip
 #: Not for help either.

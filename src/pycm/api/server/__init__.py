@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from grpclib.protocol import H2Protocol
 
-    from pycm.api.server.grpc import Rooms
+    from pycm.api.server.handlers import Handlers
+    from pycm.api.server.operations import Rooms
 
 log = logging.getLogger("pycm.api")
 
@@ -39,6 +40,19 @@ CLOSE_TIMEOUT = 2.0
 DIRECTORY_MODE = 0o711
 SOCKET_MODE = 0o660
 _MAX_PATH = 107  # sockaddr_un.sun_path without its final NUL
+
+#: Languages, and how HTTP/2 begins.
+HTTP1, HTTP2 = "HTTP/1.1", "HTTP/2"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+#: Browsers can send HTTP/1.1 to any TCP address, and the API has no login.
+_REFUSED = (
+    b'{"type":"urn:pycm:problem:unix-socket-only","title":"Only on the unix socket","status":403,'
+    b'"detail":"the JSON API is served on the unix socket only","code":"unix-socket-only"}'
+)
+REFUSAL = (
+    b"HTTP/1.1 403 Only on the unix socket\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(_REFUSED), _REFUSED)
+)
 
 _FAMILIES = {"tcp": 0, "tcp4": 2, "tcp6": 10}  # AF_UNSPEC, AF_INET, AF_INET6
 
@@ -83,8 +97,8 @@ class Server:
 
     async def start(self) -> None:
         _quiet_library()
-        grpc = _Grpc([self._service], codec=Codec())
         address = tcp_address(self._listen)
+        grpc = _Grpc(self._service, speaks_json=address is None)
         if address is None:
             self._file = SocketFile(self._listen.address_path)
             await grpc.start(sock=self._file.socket, backlog=BACKLOG)
@@ -119,19 +133,32 @@ class Server:
 class _Grpc(grpclib.server.Server):
     """grpclib's server that knows its connections."""
 
-    def __init__(self, handlers: Any, *, codec: Codec) -> None:
+    def __init__(self, service: Service, *, speaks_json: bool) -> None:
         windows = Configuration(http2_connection_window_size=WINDOW, http2_stream_window_size=WINDOW)
-        super().__init__(handlers, codec=codec, config=windows)
+        super().__init__([service], codec=Codec(), config=windows)
         self.clients = Clients()
+        self.speaks_json = speaks_json
+        self._operations = service.operations
+        self._json: Handlers | None = None
 
     def _protocol_factory(self) -> H2Protocol:
         return cast("H2Protocol", Greeting(self))
 
-    def connection(self) -> Connection:
+    def grpc_connection(self) -> Connection:
         calls = Calls(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
         self._handlers.add(calls)
         calls.gone = self._forget
         return Connection(calls, self._config, self._h2_config, self.clients)
+
+    def json_connection(self) -> Client:
+        """Import the JSON API with its first client: an agent without one does not pay for it."""
+        from pycm.api.server import http
+
+        if self._json is None:
+            from pycm.api.server.handlers import Handlers
+
+            self._json = Handlers(self._operations)
+        return http.Connection(self.clients, self._json)
 
     def _forget(self, calls: Calls) -> None:
         asyncio.get_running_loop().call_soon(self._handlers.discard, calls)
@@ -142,11 +169,21 @@ class _Grpc(grpclib.server.Server):
     async def finish(self) -> None:
         """The library's own wait would last, from Python 3.12 on, until the last client has gone by itself."""
         self.close()
-        calls = [handler.wait_closed() for handler in self._handlers]
-        if calls:
-            await asyncio.wait([asyncio.ensure_future(call) for call in calls], timeout=CLOSE_TIMEOUT)
+        ending: list[asyncio.Future[None]] = [
+            asyncio.ensure_future(handler.wait_closed()) for handler in self._handlers
+        ]
+        ending += filter(None, [connection.finish() for connection in self.clients.connections])
+        if ending:
+            await asyncio.wait(ending, timeout=CLOSE_TIMEOUT)
         for connection in tuple(self.clients.connections):
             connection.end()
+
+
+def language_of(first: bytes) -> str:
+    """Return what a client speaks by its first bytes, "" if they do not tell yet. Bytes that are neither are gRPC's to refuse."""
+    if PREFACE.startswith(first[: len(PREFACE)]):
+        return HTTP2 if len(first) >= len(b"PRI") else ""
+    return HTTP1 if first[:1].isalpha() else HTTP2
 
 
 class Greeting(Client, asyncio.Protocol):
@@ -171,11 +208,25 @@ class Greeting(Client, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._first += data
-        self._hand_over(self._server.connection())
+        language = language_of(self._first)
+        if language == HTTP2:
+            self._hand_over(self._server.grpc_connection())
+        elif language == HTTP1 and self._server.speaks_json:
+            self._hand_over(self._server.json_connection())
+        elif language == HTTP1:
+            self._refuse()
 
-    def _hand_over(self, new: Connection) -> None:
+    def _refuse(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.clients.complain(f"API client ({self.name}): connection closed: HTTP/1.1 on a TCP address")
+            self.transport.write(REFUSAL)
+            self.transport.close()
+            self.changed()
+
+    def _hand_over(self, new: Client) -> None:
         transport, self.transport = self.transport, None
         assert transport is not None
+        assert isinstance(new, asyncio.Protocol)
         self.changed()
         self.clients.replace(self, new)
         transport.set_protocol(new)

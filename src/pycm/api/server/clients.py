@@ -79,6 +79,10 @@ class Client:
         """End a connection without calls in the way of the protocol, so that the client connects again when it needs to."""
         raise NotImplementedError
 
+    def finish(self) -> asyncio.Future[None] | None:
+        """End the calls under way; return what is to be waited for, if anything."""
+        return None
+
     def hold(self, size: int) -> None:
         self.clients.hold(self, size)
 

@@ -12,7 +12,8 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.server.streams import beside, receive, receive_next
+from pycm.api.server.grpc import receive, receive_next
+from pycm.api.server.operations import beside
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.ports import Command
 from pycm.waiting import within

@@ -1,36 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each call of the gRPC API does: a request to the manager or the logs, and the answer back.
+"""Answer Kanto's gRPC calls, and turn failures into gRPC's.
 
-Every expected failure is status UNKNOWN with its text, as Kanto's clients expect it. A bug is INTERNAL with one line, and stands in
-the log; a request that never was a proper message says so. `list` and `get` answer from memory.
+Every expected failure is status UNKNOWN with its text, as Kanto's clients expect it. A bug is INTERNAL with one line, and is logged;
+a request that is not a proper message says so. What grpclib's own functions lack is added: a bound on the length and time of
+requests, and an end for clients that do not read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+import struct
 from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
+from h2.errors import ErrorCodes
 
 from pycm import __version__
 from pycm.api.methods import (
     AGENT,
-    API_VERSION,
     CONTAINERS,
+    EXIT_CODE,
+    MAX_MESSAGE,
+    PREFIX,
+    PREFIX_SIZE,
     PROJECT_INFO,
-    UNKNOWN_BUILD,
 )
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
-from pycm.api.proto.api.types.containers import types_pb2 as types
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
-from pycm.api.server.attach import Attach
-from pycm.api.server.streams import answering, receive, send
+from pycm.api.protocol import API_VERSION, UNKNOWN_BUILD
+from pycm.api.server.clients import SMALL
+from pycm.api.server.operations import EncodedContainers, Operations, beside, message_of
 from pycm.errors import (
     BusyError,
     ConflictError,
@@ -41,18 +47,15 @@ from pycm.errors import (
     UnavailableError,
 )
 from pycm.model import records
-from pycm.model.container import Container, LogConfiguration, StopOptions, UpdateOptions
-from pycm.model.states import ALIVE
-from pycm.model.states import Status as ContainerStatus
-from pycm.model.validation import check_id
-from pycm.ports import Action
+from pycm.model.container import Container, StopOptions, UpdateOptions
+from pycm.waiting import within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 
     from grpclib.server import Stream
 
-    from pycm.ports import Containers, Event, Images, Logs, Metrics, Sessions
+    from pycm.api.server.operations import Attached, Rooms
 
     Unary = Callable[[Any], Awaitable[Any]]
     Streaming = Callable[[Any], AsyncGenerator[Any, None]]
@@ -76,6 +79,13 @@ STATUS = {
 }
 
 
+#: Seconds for a request once its call, or its first bytes, have come, and for a client to take one message.
+TIMEOUT, STALLED = 30.0, 30.0
+CUT_SHORT = "the request ended before its message was complete"
+#: Tag of field 1 with a message: every answer has its containers there.
+_FIELD_1 = b"\x0a"
+
+
 class Codec(CodecBase):
     """Protobuf, but what is bytes already goes out as it is."""
 
@@ -88,31 +98,18 @@ class Codec(CodecBase):
         return message_type.FromString(data)
 
 
-@dataclass(frozen=True)
-class Rooms:
-    """What the calls work on."""
-
-    containers: Containers
-    logs: Logs
-    sessions: Sessions
-    metrics: Metrics
-    images: Images
-
-
 class Service:
-    """All services of the API; grpclib asks it for `__mapping__`."""
+    """Kanto's services; grpclib asks for `__mapping__`."""
 
     def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
+        self.operations = Operations(rooms)
         self._containers = rooms.containers
-        self._logs = rooms.logs
-        self._encoded = EncodedContainers(rooms.containers)
-        self._attach = Attach(rooms.containers, rooms.sessions)
+        self._encoded = EncodedContainers(rooms.containers, answer_of)
         self._own: dict[str, Call] | None = None
 
     def closing(self) -> None:
         """The calls that end from now on are not ended by their clients."""
-        self._attach.closing = True
+        self.operations.closing = True
 
     def __mapping__(self) -> dict[str, Handler]:
         unary: tuple[tuple[str, Unary, Any, Any], ...] = (
@@ -133,7 +130,7 @@ class Service:
             ("Logs", self.logs, m.GetLogsRequest, m.GetLogsResponse),
         )
         attach = Handler(
-            self._attach_call, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
+            self._attach, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
         )
         return {
             **{CONTAINERS + name: self._unary(name, *row) for name, *row in unary},
@@ -172,89 +169,112 @@ class Service:
             if self._own is None:
                 from pycm.api.server.own import calls
 
-                self._own = calls(self._rooms)
+                self._own = calls(self.operations.rooms)
             with _failures_as_status(name, STATUS):
                 await self._own[name](stream)
 
         return Handler(handle, Cardinality.STREAM_STREAM, cast("Any", None), cast("Any", None))
 
-    async def _attach_call(self, stream: Stream[Any, Any]) -> None:
-        with _failures_as_status("Attach"):
-            await self._attach(stream)
-
     # ── reading ──
 
     async def get(self, request: Any) -> bytes:
-        """An unknown id is no error: clients look if the container is set."""
+        """An unknown id is not an error: clients look whether the container is set."""
         container = self._containers.get(request.id)
         return self._encoded.one(container) if container else b""
 
     async def list(self, _request: Any) -> bytes:
-        return self._encoded.all(self._containers.list())
+        return b"".join(map(self._encoded.one, self._containers.list()))
 
     async def list_stream(self, _request: Any) -> AsyncGenerator[bytes, None]:
         for container in self._containers.list():
             yield self._encoded.one(container)
 
     async def logs(self, request: Any) -> AsyncGenerator[Any, None]:
-        container = self._containers.get(request.id)
-        if container is None:
-            raise NotFoundError(f"no such container with id = {_known_form(request.id)} exists")
-        texts = self._logs.read(container.id, log_configuration(container), request.tail)
-        # closed at once when the client goes away, so that no file stays open until the next collection
-        async with contextlib.aclosing(cast("AsyncGenerator[str, None]", texts)):
+        # closed at once when the client leaves, so that no file stays open until the next collection
+        async with contextlib.aclosing(self.operations.logs(request.id, request.tail)) as texts:
             async for text in texts:
                 yield m.GetLogsResponse(log=text)
 
     # ── changing ──
 
     async def create(self, request: Any) -> bytes:
-        container = await self._containers.create(records.from_message(Container, request.container))
-        return encode(container)
+        wanted = records.from_message(Container, request.container)
+        # not kept: the container may be removed before the client of its creation is answered
+        return answer_of(await self.operations.create(wanted))
 
     async def start(self, request: Any) -> Empty:
-        await self._containers.start(_known_form(request.id))
+        await self.operations.start(request.id)
         return Empty()
 
     async def stop(self, request: Any) -> Empty:
-        await self._containers.stop(_known_form(request.id), _stop_options(request))
+        await self.operations.stop(request.id, _stop_options(request))
         return Empty()
 
     async def restart(self, request: Any) -> Empty:
-        identifier = _known_form(request.id)
-        container = self._containers.get(identifier)
-        if container is not None and container.state.status in ALIVE:
-            await self._containers.stop(identifier, StopOptions(force=True))
-        try:
-            await self._containers.start(identifier)
-        except ConflictError:
-            container = self._containers.get(identifier)
-            # a restart policy may have been faster
-            if container is None or container.state.status is not ContainerStatus.RUNNING:
-                raise
+        await self.operations.restart(request.id)
         return Empty()
 
     async def pause(self, request: Any) -> Empty:
-        await self._containers.pause(_known_form(request.id))
+        await self.operations.pause(request.id)
         return Empty()
 
     async def unpause(self, request: Any) -> Empty:
-        await self._containers.unpause(_known_form(request.id))
+        await self.operations.unpause(request.id)
         return Empty()
 
     async def rename(self, request: Any) -> Empty:
-        await self._containers.rename(_known_form(request.id), request.name)
+        await self.operations.rename(request.id, request.name)
         return Empty()
 
     async def update(self, request: Any) -> Empty:
-        identifier = _known_form(request.id)
-        await self._containers.update(identifier, records.from_message(UpdateOptions, request.updateOptions))
+        options = records.from_message(UpdateOptions, request.updateOptions)
+        await self.operations.update(request.id, options)
         return Empty()
 
     async def remove(self, request: Any) -> Empty:
-        identifier = _known_form(request.id)
-        await self._containers.remove(identifier, force=request.force, options=_stop_options(request))
+        await self.operations.remove(request.id, force=request.force, options=_stop_options(request))
         return Empty()
+
+    # ── attach ──
+
+    async def _attach(self, stream: Stream[Any, Any]) -> None:
+        with _failures_as_status("Attach"):
+            request = await receive(stream, m.AttachContainerRequest)
+            try:
+                exit_code = await self._join(stream, request)
+            except PycmError as error:
+                # clients show what they read; only some look at the status
+                text = str(error).encode(errors="replace") + b"\r\n"
+                await send(stream, m.AttachContainerResponse(read_data=text))
+                raise
+            if exit_code is not None:
+                await stream.send_trailing_metadata(metadata={EXIT_CODE: str(exit_code)})
+
+    async def _join(self, stream: Stream[Any, Any], request: Any) -> int | None:
+        async with self.operations.attached(request.id, wants_input=request.std_in) as attached:
+            await (
+                stream.send_initial_metadata()
+            )  # a client that wants to start the container after this waits for it
+            await beside(_show(stream, attached, request), _take(stream, attached, request))
+        return attached.exit_code
+
+
+async def _show(stream: Stream[Any, Any], attached: Attached, request: Any) -> None:
+    first: dict[str, Any] = {"id": request.id, "std_in": request.std_in}
+    while data := await attached.read():
+        await send(stream, m.AttachContainerResponse(read_data=data, **first))
+        first = {}
+
+
+async def _take(stream: Stream[Any, Any], attached: Attached, request: Any) -> None:
+    """The end of a client's messages, or `finish_write`, is the end of the container's stdin."""
+    finished = False
+    while request is not None and not finished:
+        await attached.write(request.data_to_write)
+        finished = request.finish_write
+        if not finished:
+            request = await receive_next(stream, m.AttachContainerRequest)
+    await attached.end_input()
 
 
 async def project_info(_request: Any) -> sysinfo.ProjectInfoResponse:
@@ -267,32 +287,23 @@ async def project_info(_request: Any) -> sysinfo.ProjectInfoResponse:
     return sysinfo.ProjectInfoResponse(project_info=info)
 
 
-def _known_form(identifier: str) -> str:
-    check_id(identifier)
-    return identifier
-
-
 def _stop_options(request: Any) -> StopOptions | None:
     return records.from_message(StopOptions, request.stopOptions) if request.HasField("stopOptions") else None
 
 
-def log_configuration(container: Container) -> LogConfiguration:
-    """Where the container's log is. Errors, with the original's texts: it never ran, or keeps no log."""
-    name = container.id
-    if container.state.status is ContainerStatus.CREATED:
-        raise ConflictError('there are no logs for container with status "Created"')
-    if container.host_config is None:
-        raise NotFoundError(f"no host config for container {name}")
-    config = container.host_config.log_config
-    if config is None:
-        raise NotFoundError(f"no log config for container {name}")
-    if config.driver_config is None:
-        raise NotFoundError(f"log driver config is not set for container {name}")
-    if config.driver_config.type == "none":
-        raise NotFoundError(f"there are not any logs for container {name} with log type none")
-    if config.driver_config.type != "json-file":
-        raise InvalidInputError(f"unknown log type {config.driver_config.type}")
-    return config
+def answer_of(container: Container) -> bytes:
+    """Return an answer with *container* in its field 1, as bytes of the wire."""
+    message = message_of(container).SerializeToString()
+    return _FIELD_1 + _varint(len(message)) + message
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
 
 @contextlib.contextmanager
@@ -310,68 +321,75 @@ def _failures_as_status(method: str, codes: Mapping[type[PycmError], Status] = {
         ) from None
 
 
-# ── containers as bytes of the wire ──
-
-#: Tag of field 1 holding a message: that is where every answer has its containers.
-_FIELD_1 = b"\x0a"
+# ── requests with a bound, and an end for clients that do not read ──
 
 
-class EncodedContainers:
-    """At most one entry for each container that exists: an event of its removal ends it."""
-
-    def __init__(self, containers: Containers) -> None:
-        self._kept: dict[str, tuple[Container, bytes]] = {}
-        containers.subscribe(self._forget_removed)
-
-    def one(self, container: Container) -> bytes:
-        """A whole answer (of Get, ListStream) with this container, which must exist, in its field 1."""
-        kept = self._kept.get(container.id)
-        if kept is None or kept[0] is not container:
-            kept = container, encode(container)
-            self._kept[container.id] = kept
-        return kept[1]
-
-    def all(self, containers: Sequence[Container]) -> bytes:
-        """The answer of List."""
-        return b"".join(map(self.one, containers))
-
-    def _forget_removed(self, event: Event) -> None:
-        if event.action is Action.REMOVED:
-            self._kept.pop(event.container.id, None)
+async def receive(stream: Stream[Any, Any], request_type: Any) -> Any:
+    """Return the first request of a call. Errors: GRPCError."""
+    source = stream._stream  # noqa: SLF001 - the only way to look at the length before the message is read
+    return await _message(source, await _timely(source, PREFIX_SIZE), request_type)
 
 
-def encode(container: Container) -> bytes:
-    """The same answer, not kept: a container may be removed before the client of its creation is answered."""
-    return _field(_encode(container))
+async def receive_next(stream: Stream[Any, Any], request_type: Any) -> Any | None:
+    """Return the next of a client's many requests, None when it has sent all. Errors: GRPCError."""
+    source = stream._stream  # noqa: SLF001 - as above
+    prefix = await source.recv_data(PREFIX_SIZE)
+    return await _message(source, prefix, request_type) if prefix else None
 
 
-def _encode(container: Container) -> bytes:
+async def _message(source: Any, prefix: bytes, request_type: Any) -> Any:
+    if len(prefix) != PREFIX_SIZE:
+        raise GRPCError(Status.INTERNAL, CUT_SHORT)
+    compressed, length = struct.unpack(PREFIX, prefix)
+    if compressed:
+        raise GRPCError(
+            Status.UNIMPLEMENTED, "compressed messages are not supported: send without compression"
+        )
+    if length > MAX_MESSAGE:
+        text = f"grpc: received message larger than max ({length} vs. {MAX_MESSAGE})"
+        raise GRPCError(Status.RESOURCE_EXHAUSTED, text)
+    if length <= SMALL:
+        data = await _timely(source, length)
+    else:
+        async with source.connection.client.peer.large:
+            data = await _timely(source, length)
+    if len(data) != length:
+        raise GRPCError(Status.INTERNAL, CUT_SHORT)
     try:
-        return records.to_message(container, types.Container()).SerializeToString()  # type: ignore[no-any-return]
-    except (TypeError, ValueError) as error:
-        # a text or number from a file of someone else that the wire cannot carry; List must not fail for all
-        log.warning("container %s: sent without its details: %s", ascii(container.id), error)
-        return _bare(container).SerializeToString()
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise GRPCError(
+            Status.INTERNAL, f"the request is no {request_type.DESCRIPTOR.name} message: {error}"
+        ) from None
 
 
-def _bare(container: Container) -> types.Container:
-    state = types.State(status=container.state.status.word, running=container.state.running)
-    image = types.Image(name=_clean(container.image.name))
-    return types.Container(id=_clean(container.id), name=_clean(container.name), image=image, state=state)
+async def _timely(source: Any, size: int) -> bytes:
+    read = source.recv_data(size)
+    try:
+        return await (read if source.buffer.has(size) else within(TIMEOUT, read))
+    except asyncio.TimeoutError:
+        text = f"the request did not come within {TIMEOUT:g} s"
+        raise GRPCError(Status.DEADLINE_EXCEEDED, text) from None
 
 
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+async def send(stream: Stream[Any, Any], message: Any) -> None:
+    """Send one message. A client that does not take it is cut off: nothing may wait for it for ever."""
+    timer = asyncio.get_running_loop().call_later(STALLED, _cut_off, stream)
+    try:
+        await stream.send_message(message)
+    finally:
+        timer.cancel()
 
 
-def _field(message: bytes) -> bytes:
-    return _FIELD_1 + _varint(len(message)) + message
+def _cut_off(stream: Stream[Any, Any]) -> None:
+    # the usual end, trailers, would wait for the client too
+    stream._cancel_done = True  # noqa: SLF001
+    source = stream._stream  # noqa: SLF001
+    if source.closable:
+        source.reset_nowait(ErrorCodes.ENHANCE_YOUR_CALM)
+    source.__terminated__(f"the client did not read for {STALLED:g} s")
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+def answering(stream: Stream[Any, Any]) -> asyncio.Lock:
+    """Return the lock of the connection under which long answers are made and sent: one is enough to hold for a client."""
+    return stream._stream.connection.client.answering  # type: ignore[attr-defined, no-any-return] # noqa: SLF001

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.empty_pb2 import Empty
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.server.streams import answering, beside, receive, send
+from pycm.api.server.grpc import answering, receive, send
+from pycm.api.server.operations import beside
 from pycm.errors import InvalidInputError
 from pycm.ports import PullStep
 

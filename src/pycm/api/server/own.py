@@ -9,8 +9,8 @@ from google.protobuf.empty_pb2 import Empty
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
 from pycm.api.server.exec import Exec
+from pycm.api.server.grpc import receive
 from pycm.api.server.images import ImageCalls
-from pycm.api.server.streams import receive
 from pycm.api.server.watching import Watching
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from grpclib.server import Stream
 
-    from pycm.api.server.grpc import Rooms
+    from pycm.api.server.operations import Rooms
 
     Call = Callable[[Stream[Any, Any]], Awaitable[None]]
 

@@ -12,7 +12,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.api.server.streams import receive, send
+from pycm.api.server.grpc import receive, send
 from pycm.errors import InvalidInputError, NotFoundError, shorten
 from pycm.model import measurements as ids
 from pycm.model import units
