@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from containerd_server import wait_until
 
-from pycm.logs.fifos import end_keepers
+from support.keepers import end_keepers
 
 if TYPE_CHECKING:
     from containerd_server import ContainerdServer

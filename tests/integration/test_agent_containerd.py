@@ -16,8 +16,8 @@ from gates import gated
 from images import IMAGE, Image, write_archive
 from network_world import private_network
 
-from pycm.logs.fifos import end_keepers
 from support.closing_listener import closing_listener
+from support.keepers import end_keepers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

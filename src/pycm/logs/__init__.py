@@ -3,7 +3,7 @@
 
     FIFO --splice--> spool --cut, encode--> json.log
 
-`fifos` makes and opens the FIFOs, `spool` keeps the bytes that are not in json.log yet, `records` is the form of a line (pure),
-`rotation` is json.log with its older files, `sink` joins these three so that a kill at any instant neither loses nor doubles a
-line, `pump` is the thread that serves all containers, `reader` reads back, `files` is the room's front.
+`front` is what the event loop uses, `pump` is the thread that serves all containers. `fifos` creates and opens the FIFOs, `spool` keeps
+the bytes that are not in json.log yet, `records` is the form of a line (pure), and `jsonlog` is json.log with its rotated files. `sink`
+joins them so that a kill at any instant neither loses nor repeats a line. `clients` get copies of the output.
 """

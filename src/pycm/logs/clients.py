@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that are attached to a container: its output as it comes, and its stdin.
+"""Clients of a container's streams: attached to its main process, or running a command in it.
 
-The pump's thread puts output into a Tap, the event loop takes it out. A client that does not keep up is cut off when LIMIT bytes
-wait for it: neither the container nor its log ever waits for a client.
+An attached client gets a copy of the output: the pump's thread puts it into a Tap, and the event loop takes it out. A client that does
+not keep up is disconnected when LIMIT bytes wait for it, so that neither the container nor its log waits for a client. A command has
+pipes of its own, which only its client reads: while the client does not read, the command waits.
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ if TYPE_CHECKING:
 
     from pycm.ports import TaskIO
 
-#: Bytes of output that wait for one client; beyond, it is cut off.
+#: Bytes of output that wait for one attached client. Beyond this it is disconnected.
 LIMIT = 1024 * 1024
-#: Bytes that one `read` returns at most.
-PIECE = 256 * 1024
-#: Clients attached at one time, over all containers.
+#: Bytes that one `read` returns: of a Tap, and of a command's pipe.
+PIECE, EXEC_PIECE = 256 * 1024, 64 * 1024
+#: Clients that are attached at the same time, over all containers.
 MOST_CLIENTS = 32
-TOO_SLOW = f"the client reads too slowly: {LIMIT} bytes of output waited for it; the log has all of it"
+TOO_SLOW = f"client reads too slowly: {LIMIT} bytes of output waited for it (the log has all of it)"
 
 
 class Tap:
-    """Output between the pump's thread (`put`, `end`) and the loop (`read`, `close`)."""
+    """Output on its way from the pump's thread (`put`, `end`) to the loop (`read`, `close`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
         self._data = bytearray()
-        self._rung = False  # the loop knows that there is something
+        self._rung = False  # the loop was woken
         self._wake = asyncio.Event()
         self._ended = False
         self._error = ""
@@ -55,7 +56,7 @@ class Tap:
         self._ring()
 
     def end(self, error: str = "") -> None:
-        """No more will come; with *error*, `read` raises it after what has come."""
+        """No more will come. With an *error*, `read` raises it after the rest of the output."""
         with self._lock:
             if self._ended:
                 return
@@ -70,7 +71,7 @@ class Tap:
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     async def read(self) -> bytes:
-        """What has come, as soon as there is something; b"" at the end. OperationFailedError if it is cut off."""
+        """Output as soon as there is some, b"" at the end. OperationFailedError if the client is disconnected."""
         while True:
             with self._lock:
                 if self._data:
@@ -92,7 +93,7 @@ class Tap:
 
 
 class Attachment:
-    """One attached client. Implements ports.Attachment; *leave* is called once, by `close`."""
+    """One attached client. Implements ports.Attachment. `close` calls *leave* once."""
 
     def __init__(self, container_id: str, tap: Tap, leave: Callable[[Attachment], None]) -> None:
         self.container_id = container_id
@@ -106,7 +107,7 @@ class Attachment:
 
     @property
     def waiting(self) -> bool:
-        """The run that it is for has not begun."""
+        """Whether the run that it waits for has not begun."""
         return self._io is None
 
     def begin(self, io: TaskIO) -> None:
@@ -117,7 +118,7 @@ class Attachment:
         return await self.tap.read()
 
     async def write(self, data: bytes) -> None:
-        """Hand *data* to the container's stdin, waiting while it does not read. Dropped if it has none, or has ended."""
+        """Write *data* to the container's stdin, and wait while it does not read. Without an open stdin, drop it."""
         await self._begun.wait()
         rest = memoryview(data)
         while rest and self._open():
@@ -125,18 +126,15 @@ class Attachment:
                 rest = rest[os.write(self._stdin, rest) :]
             except BlockingIOError:
                 await self._writable()
-            except OSError:  # nobody reads any more
+            except OSError:  # no reader is left
                 self.shut()
 
     def _open(self) -> bool:
-        if self._stdin >= 0 or self._shut:
+        if self._stdin >= 0 or self._shut or self._io is None:
             return not self._shut
-        assert self._io is not None
-        try:
+        with suppress(OSError):  # gone, or without a reader
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
             self._stdin = os.open(self._io.stdin, flags) if self._io.stdin else -1
-        except OSError:  # gone, or nobody reads
-            pass
         self._shut = self._stdin < 0
         return not self._shut
 
@@ -148,11 +146,11 @@ class Attachment:
             await self._ready.wait()
         finally:
             self._ready.clear()
-            if self._stdin == descriptor:  # else its number may be somebody else's by now
+            if self._stdin == descriptor:  # else its number may belong to another file by now
                 loop.remove_writer(descriptor)
 
     def shut(self) -> None:
-        """Write nothing more."""
+        """Write nothing from now on."""
         self._shut = True
         if self._stdin >= 0:
             descriptor, self._stdin = self._stdin, -1
@@ -168,12 +166,8 @@ class Attachment:
             leave(self)
 
 
-#: Bytes that one `read` returns at most.
-EXEC_PIECE = 64 * 1024
-
-
 class ExecPipes:
-    """Implements ports.Pipes. *directory* is made, and removed by `close`."""
+    """The FIFOs of a command in a container. Implements ports.Pipes. *directory* is created, and removed by `close`."""
 
     def __init__(self, directory: str, *, terminal: bool, stdin: bool) -> None:
         self._directory = directory
@@ -236,7 +230,7 @@ class ExecPipes:
             os.close(descriptor)
 
     def close(self) -> None:
-        """No read or write may be under way."""
+        """Close and remove the FIFOs. No `read` or `write` may be running."""
         self.started()
         self.end_input()
         for descriptor in self._outputs:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The FIFOs between containerd's shim and the agent: made fresh for each run, 1 MiB each, opened, removed.
+"""The FIFOs between containerd's shim and the agent, and the keepers that hold them open while no agent runs.
 
-1 MiB is as much as an unprivileged user may ask for: so much output is kept while no agent runs, by the shim as long as the
-container runs, then by its keeper.
+Each run of a container gets new FIFOs of 1 MiB, which is as much as an unprivileged user may request. So much output is kept while no
+agent runs. The content of a FIFO exists as long as a process has it open. The shim does while the container runs, and closes it when
+the container ends. Without a keeper, the last output of a container that ends while no agent runs would be lost, and a container with
+an open stdin would get end-of-file when the agent stops. A keeper is a sleeping process that holds the descriptors and does nothing
+else (about 100 KiB). It is killed when the output has been read.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from pycm.ports import TaskIO
 from pycm.storage.files import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
 PIPE_BYTES = 1024 * 1024
 _F_SETPIPE_SZ = 1031  # linux/fcntl.h
@@ -33,7 +36,7 @@ log = logging.getLogger("pycm.logs")
 
 
 def make(directory: str, *, terminal: bool, stdin: bool) -> TaskIO:
-    """Fresh FIFOs in *directory*, whose earlier content is removed."""
+    """Create new FIFOs in *directory*, whose earlier content is removed."""
     wanted = {"stdin": stdin, "stdout": True, "stderr": not terminal}
     try:
         remove_all(directory)
@@ -42,31 +45,56 @@ def make(directory: str, *, terminal: bool, stdin: bool) -> TaskIO:
             if wanted[name]:
                 os.mkfifo(os.path.join(directory, name), 0o600)
     except OSError as error:
-        raise OperationFailedError(f"cannot make FIFOs in {directory}: {error.strerror}") from error
+        raise OperationFailedError(f"cannot create FIFOs in {directory}: {error.strerror}") from error
     return find(directory, terminal=terminal)
 
 
 def find(directory: str, *, terminal: bool = False) -> TaskIO:
-    """The FIFOs there are in *directory*."""
+    """The FIFOs that *directory* has."""
     paths = {name: os.path.join(directory, name) for name in _NAMES}
-    there = {name: path if os.path.exists(path) else "" for name, path in paths.items()}
-    return TaskIO(stdin=there["stdin"], stdout=there["stdout"], stderr=there["stderr"], terminal=terminal)
+    found = {name: path if os.path.exists(path) else "" for name, path in paths.items()}
+    return TaskIO(stdin=found["stdin"], stdout=found["stdout"], stderr=found["stderr"], terminal=terminal)
+
+
+class Opened:
+    """Descriptors of a task's FIFOs: outputs by stream number, and a held stdin. `error` says what could not be opened."""
+
+    def __init__(self, io: TaskIO) -> None:
+        self.io = io
+        self.outputs: dict[int, int] = {}
+        self.held: tuple[int, ...] = ()
+        self.error = ""
+        try:
+            for stream, path in enumerate((io.stdout, io.stderr)):
+                if path:
+                    self.outputs[stream] = open_output(path)
+            if io.stdin:
+                self.held = (open_input(io.stdin),)
+        except OSError as error:
+            self.error = f"cannot open {error.filename}: {error.strerror}"
+
+    def close(self) -> None:
+        for descriptor in (*self.outputs.values(), *self.held):
+            os.close(descriptor)
+        self.outputs, self.held = {}, ()
 
 
 def open_output(path: str) -> int:
-    """A descriptor to read *path* from, without waiting for a writer. OSError if there is no such FIFO."""
+    """A descriptor for reading *path*, without waiting for a writer. OSError if it is not a FIFO."""
     descriptor = _open(path, os.O_RDONLY)
     try:
         fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_BYTES)
     except OSError as error:
-        log.warning("%s keeps less than 1 MiB while no agent runs: %s", path, error.strerror)
-    # A pipe hangs up only for a reader that has seen a writer: having been one ourselves, poll tells at any time if there are any.
+        log.warning(
+            "%s: cannot get 1 MiB: %s (less output is kept while no agent runs)", path, error.strerror
+        )
+    # A pipe reports a hang-up only to a reader that has seen a writer. After one writer, poll always tells whether there are any.
     os.close(_open(path, os.O_WRONLY))
     return descriptor
 
 
 def open_input(path: str) -> int:
-    """A descriptor that keeps the container's stdin from ending; nothing is written to it."""
+    """A descriptor that keeps the container's stdin open. Nothing is written to it."""
     return _open(path, os.O_RDWR)
 
 
@@ -79,7 +107,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def waiting(descriptor: int) -> int:
-    """Bytes that wait in the FIFO."""
+    """Number of bytes in the FIFO."""
     answer = fcntl.ioctl(descriptor, termios.FIONREAD, b"\0\0\0\0")
     return int(struct.unpack("i", answer)[0])
 
@@ -89,14 +117,10 @@ def remove(root: str, io: TaskIO) -> None:
     for path in filter(None, (io.stdin, io.stdout, io.stderr)):
         directory = os.path.dirname(path)
         if os.path.realpath(directory).startswith(os.path.realpath(root) + os.sep):
-            _quietly(os.unlink, path)
-            _quietly(os.rmdir, directory)
-
-
-def _quietly(function: Callable[[str], None], path: str) -> None:
-    """What is gone already, or still in use by a brother, needs nothing."""
-    with suppress(OSError):
-        function(path)
+            with suppress(OSError):  # gone already
+                os.unlink(path)
+            with suppress(OSError):  # gone already, or another FIFO is still in it
+                os.rmdir(directory)
 
 
 def remove_all(directory: str) -> None:
@@ -104,19 +128,22 @@ def remove_all(directory: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-#: 68 years; not every sleep knows "infinity".
+# ── keepers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#: 68 years, because not every sleep accepts "infinity".
 _SLEEP = ("sleep", "2147483647")
 _PID_FILE = "keeper"
-#: Number of the keeper's first descriptor, and of copies on the way there, beyond all that are about to be used.
+#: The keeper's first descriptor, and the lowest number of copies on the way there, above all that are about to be used.
 _FIRST, _ABOVE = 3, 64
-log = logging.getLogger("pycm.logs")
 
 
 def start_keeper(directory: str, descriptors: Collection[int]) -> None:
-    """Start the keeper of the FIFOs in *directory*. Without one only those last words are at risk: failures are logged."""
+    """Start the keeper of the FIFOs in *directory*. Failures are only logged: without it, a container's last output is at risk."""
     program = shutil.which(_SLEEP[0], path="/usr/bin:/bin")
     if program is None:
-        log.warning("no sleep program: output of a container that ends while no agent runs may be lost")
+        log.warning(
+            "%s: no sleep program (output of a container that ends while no agent runs is lost)", directory
+        )
         return
     copies: list[int] = []
     try:
@@ -125,24 +152,24 @@ def start_keeper(directory: str, descriptors: Collection[int]) -> None:
         with open(open_regular(os.path.join(directory, _PID_FILE), flags), "w", encoding="ascii") as file:
             file.write(str(_spawn(program, copies)))
     except OSError as error:
-        log.warning("no keeper for %s: %s", directory, error.strerror)
+        text = "%s: cannot start a keeper: %s (output of a container that ends while no agent runs is lost)"
+        log.warning(text, directory, error.strerror)
     finally:
         for copy in copies:
             os.close(copy)
 
 
 def renew_keeper(directory: str, descriptors: Collection[int]) -> None:
-    """Let the keeper of *directory*, if it has one, hold *descriptors* only."""
+    """Make the keeper of *directory*, if it has one, hold only *descriptors*."""
     if os.path.exists(os.path.join(directory, _PID_FILE)):
         end_keeper(directory)
         start_keeper(directory, descriptors)
 
 
 def _spawn(program: str, descriptors: list[int]) -> int:
-    """In a session of its own, so that a Ctrl-C for the agent does not reach it; nothing else is inherited.
+    """Start the process in its own session, so that Ctrl-C in the agent's terminal does not reach it. It inherits nothing else.
 
-    SIGTERM is the only signal that ends it: a machine that shuts down sends it to all, and others may reach all of a unit's
-    processes too (`systemctl kill`).
+    Only SIGTERM ends it, which a shutdown sends to all processes. Others may reach all processes of a unit (`systemctl kill`).
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(_FIRST)
@@ -161,7 +188,7 @@ def _spawn(program: str, descriptors: list[int]) -> int:
 
 
 def end_keeper(directory: str) -> None:
-    """End the keeper of *directory*, if the process is really it: its descriptor leads there."""
+    """Kill the keeper of *directory*, if the process is the keeper: its first descriptor is a file in *directory*."""
     try:
         with open(open_regular(os.path.join(directory, _PID_FILE)), encoding="ascii") as file:
             pid = int(file.read())
@@ -171,12 +198,5 @@ def end_keeper(directory: str) -> None:
     if os.path.dirname(target) == os.path.realpath(directory):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        with suppress(ChildProcessError):  # an earlier agent's keeper is not this one's child
+        with suppress(ChildProcessError):  # the keeper of an earlier agent is not a child of this one
             os.waitpid(pid, 0)
-
-
-def end_keepers(fifo_root: str) -> None:
-    """End the keepers of all containers below *fifo_root*: for those who take an agent's directories away under it."""
-    with suppress(FileNotFoundError):
-        for name in os.listdir(fifo_root):
-            end_keeper(os.path.join(fifo_root, name))

@@ -1,26 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""json.log with its older files json.log.1, json.log.2, ...: appended to, cut back, rotated before a write once it is full."""
+"""json.log and its rotated files json.log.1, json.log.2, …: appended to and rotated, bounded together, and read back."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import logging
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from pycm.errors import NotFoundError, OperationFailedError
 from pycm.failpoints import fail_point
 from pycm.storage.files import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+#: Bytes that are read at a time.
+BLOCK = 256 * 1024
+log = logging.getLogger("pycm.logs")
 
-@dataclass(frozen=True)
-class Target:
-    """Where a container's output goes: the live file, its size at which it is rotated, how many files there are in total."""
+
+# ── appended to and rotated ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Target(NamedTuple):
+    """Where a container's output goes: the live file, the size at which it is rotated, and the number of all its files."""
 
     path: str
     max_size: int
@@ -28,7 +35,7 @@ class Target:
 
 
 class LogFile:
-    """Open for appending. `size` is what belongs to it: what a killed or failed append left beyond is cut off at the next `open`."""
+    """json.log, open for appending. `size` is its valid part: `open` truncates what a killed or failed append left beyond it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -37,7 +44,7 @@ class LogFile:
         self._early = False
 
     def open(self, device: int = 0, inode: int = 0, size: int = 0) -> None:
-        """Make or open the file. It ends at *size* if it is the file these say, else at its last newline."""
+        """Create or open the file. Truncate it to *size* if *device* and *inode* are its own, else after its last newline."""
         self.close()
         directory = os.path.dirname(self._target.path)
         if not os.path.isdir(directory):
@@ -46,7 +53,7 @@ class LogFile:
         status = os.fstat(self._descriptor)
         known = (status.st_dev, status.st_ino) == (device, inode) and size <= status.st_size
         self.device, self.inode = status.st_dev, status.st_ino
-        self.size = size if known else _end_of_last_line(self._descriptor, status.st_size)
+        self.size = size if known else _tail_range(self._descriptor, 0)[1]
         if self.size < status.st_size:
             os.ftruncate(self._descriptor, self.size)
 
@@ -55,30 +62,30 @@ class LogFile:
         return self.size >= self._target.max_size or (self._early and self.size > 0)
 
     def rotate_early(self) -> None:
-        """The next write finds the file full."""
+        """Make the next write find the file full."""
         self._early = True
 
     @property
     def room(self) -> int:
-        """Bytes until it is full; at least one record goes into an empty file, whatever the limit."""
+        """Bytes until the file is full, at least 1: an empty file takes one record whatever its limit is."""
         return max(self._target.max_size - self.size, 1)
 
     def append(self, records: bytes) -> None:
-        """All of it, or an OSError; then the file has to be opened again."""
+        """Write all of *records*. After an OSError the file has to be opened again."""
         written = os.write(self._descriptor, records)
         while written < len(records):  # no room for all: the next write says why
             written += os.write(self._descriptor, memoryview(records)[written:])
         self.size += len(records)
 
     def rotate(self) -> None:
-        """Shift the older files up and begin a new one; with one file in total, empty it."""
+        """Rename the older files up and begin a new one. With one file in total, empty it."""
         self._early = False
         if self._target.max_files <= 1:
             os.ftruncate(self._descriptor, 0)
             self.size = 0
             return
         path = self._target.path
-        # up to the first number that is free: there may be millions that are allowed, and all containers wait for this thread
+        # Only up to the first free number: the limit may be in the millions, and all containers wait for this thread.
         last = self._target.max_files - 1
         free = next((number for number in range(1, last) if not os.path.lexists(f"{path}.{number}")), last)
         for number in range(free, 1, -1):
@@ -95,24 +102,13 @@ class LogFile:
             self._descriptor = -1
 
 
-def _end_of_last_line(descriptor: int, size: int) -> int:
-    """Length of the file without a torn last line, such as a power cut leaves."""
-    position = size
-    while position > 0:
-        begin = max(position - BLOCK, 0)
-        newline = os.pread(descriptor, position - begin, begin).rfind(b"\n")
-        if newline >= 0:
-            return begin + newline + 1
-        position = begin
-    return 0
+# ── bounded together ────────────────────────────────────────────────────────────────────────────────────────────────
 
-
-#: Bytes written between two looks where the bound cannot be kept, and at least between any two.
+#: Bytes written between two scans where the limit cannot be kept, and at least between any two scans.
 AT_LEAST = 1024 * 1024
-#: No container's minimum is below this.
+#: No container's share is below this.
 LEAST_MINIMUM = 64 * 1024
 _OURS = re.compile(r"json\.log(\.[0-9]{1,6})?")
-log = logging.getLogger("pycm.logs")
 
 
 class Found(NamedTuple):
@@ -123,16 +119,24 @@ class Found(NamedTuple):
 
 
 class Quota:
-    """*containers*: the directory that holds a directory for each container. *limit*: bytes; 0 for no bound. For one thread."""
+    """A limit for the logs of all containers together, because the limits of each may add up to more than a device's flash.
+
+    At the limit, files are removed in this order until the rest fits: rotated files, the oldest first, then logs of containers that
+    do not run, the oldest first. Then the live files of running containers are rotated early, the biggest first, if they are above
+    the minimum (a fair share of the limit). Nothing here wakes up by itself: writes are counted, and the files are scanned when the
+    count says that the limit may be reached.
+
+    *containers*: the directory with a directory for each container. *limit*: bytes, 0 for none. Only one thread may use it.
+    """
 
     def __init__(self, containers: str, limit: int) -> None:
         self._containers = containers
         self._limit = limit
-        #: Bytes that may be written before the next look. The first one waits until all that runs has been opened.
+        #: Bytes that may be written before the next scan. The first scan comes after all running containers are opened.
         self._left = AT_LEAST
         self._live: dict[str, LogFile] = {}
         self._elsewhere: set[str] = set()  # directories of logs with a root_dir, as far as they are known
-        self._told = False
+        self._reached = False
 
     def opened(self, path: str, file: LogFile) -> None:
         """The container of the log at *path* runs."""
@@ -145,30 +149,27 @@ class Quota:
         self._live.pop(path, None)
 
     def wrote(self, count: int) -> None:
-        """*count* bytes have been appended to a log. Looks at the files if the bound may have been reached."""
+        """*count* bytes were appended to a log: scan the files if the limit may be reached."""
         if self._limit <= 0:
             return
         self._left -= count
         if self._left <= 0:
-            self._left = max(self._keep(), AT_LEAST)
+            self._left = max(self._enforce(), AT_LEAST)
 
     def rotated(self) -> None:
-        """There is a file more that could go: the bound may be kept where it could not be before."""
-        if self._told:
+        """One more file can be removed: the limit may be kept where it could not be before."""
+        if self._reached:
             self._left = 0
 
-    def _keep(self) -> int:
-        """Remove what is too much; the bytes that are free then."""
+    def _enforce(self) -> int:
+        """Remove what is beyond the limit, and return the bytes that are free then."""
         files = list(self._files())
         over = sum(file.size for file in files) - self._limit
-        if over > 0 and not self._told:
-            self._told = True
-            log.warning(
-                "the logs of all containers together have reached their limit of %d bytes: from now on the oldest rotated files"
-                " are removed",
-                self._limit,
-            )
-        for file in _removable(files, self._live):
+        if over > 0 and not self._reached:
+            self._reached = True
+            text = "logs of all containers: limit of %d bytes reached (the oldest rotated files are removed from now on)"
+            log.warning(text, self._limit)
+        for file in self._removable(files):
             if over <= 0:
                 break
             with suppress(OSError):
@@ -177,6 +178,11 @@ class Quota:
         if over > 0:
             self._rotate_early(files, over)
         return -over
+
+    def _removable(self, files: Iterable[Found]) -> list[Found]:
+        """In the order of removal."""
+        candidates = [file for file in files if file.size and (file.rotated or file.path not in self._live)]
+        return sorted(candidates, key=lambda file: (not file.rotated, file.changed))
 
     def _rotate_early(self, files: Iterable[Found], over: int) -> None:
         minimum = max(self._limit // (4 * max(len(self._live), 1)), LEAST_MINIMUM)
@@ -188,9 +194,11 @@ class Quota:
             over -= file.size
 
     def _files(self) -> Iterator[Found]:
-        below = glob.glob(os.path.join(glob.escape(self._containers), "*", "json.log*"))
-        others = [os.path.join(directory, "json.log") for directory in sorted(self._elsewhere)]
-        for path in [*below, *(found for other in others for found in glob.glob(glob.escape(other) + "*"))]:
+        patterns = [os.path.join(glob.escape(self._containers), "*", "json.log*")]
+        patterns += [
+            os.path.join(glob.escape(directory), "json.log*") for directory in sorted(self._elsewhere)
+        ]
+        for path in itertools.chain.from_iterable(map(glob.glob, patterns)):
             match = _OURS.fullmatch(os.path.basename(path))
             if match is None:
                 continue
@@ -199,39 +207,88 @@ class Quota:
                 yield Found(path, status.st_size, status.st_mtime, bool(match[1]))
 
 
-def _removable(files: Iterable[Found], live: Iterable[str]) -> list[Found]:
-    """In the order in which they go."""
-    kept = frozenset(live)
-    candidates = [file for file in files if file.size and (file.rotated or file.path not in kept)]
-    return sorted(candidates, key=lambda file: (not file.rotated, file.changed))
+# ── read back ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-
-BLOCK = 256 * 1024
-#: A message of the whole file ends with the first record that makes it bigger than this.
+#: Files of one log that are read: all are open at the same time.
+MOST_READ = 100
+#: Records in one batch, so that few calls of a worker thread are needed.
+RECORDS_A_CALL = 64
+#: A message of the whole log ends with the first record that makes it bigger than this.
 MESSAGE_BYTES = 3 * 1024 * 1024
-#: gRPC's limit is 4 MiB a message: a record of a foreign file that would go beyond is cut.
+#: gRPC's limit for a message is 4 MiB: a record of a foreign file that would exceed it is split.
 RECORD_BYTES = 512 * 1024
 
 
-def last_records(descriptors: Iterable[int], count: int) -> Iterator[str]:
-    """The last *count* records, oldest first, without their newlines. *descriptors*: newest file first, taken as far as needed."""
+class LogReader:
+    """The last *tail* records of a log of at most *files* files; with a negative *tail* all of it, in big messages. Blocking.
+
+    It reads blocks, never a whole file. What follows the last newline is a record that is being written or that a power cut tore;
+    it is left out.
+    """
+
+    def __init__(self, path: str, files: int, tail: int) -> None:
+        self._path = path
+        self._opened = [_open_log(path)]
+        newest_first = self._descriptors(min(files, MOST_READ))
+        self._messages = _last_records(newest_first, tail) if tail >= 0 else _all_records(newest_first)
+        self._batch = RECORDS_A_CALL if tail >= 0 else 1
+
+    def batch(self) -> list[str]:
+        """The next messages, oldest first, none at the end. A message is one record without its newline, or many with theirs."""
+        try:
+            return list(itertools.islice(self._messages, self._batch))
+        except OSError as error:
+            raise OperationFailedError(f"cannot read {self._path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        for descriptor in self._opened:
+            os.close(descriptor)
+
+    def _descriptors(self, files: int) -> Iterator[int]:
+        """The live file, then older ones as long as the caller continues. A file that is renamed meanwhile comes once."""
+        yield self._opened[0]
+        seen = {_identity(self._opened[0])}
+        for number in range(1, files):
+            with suppress(NotFoundError, OperationFailedError):
+                descriptor = _open_log(f"{self._path}.{number}")
+                self._opened.append(descriptor)
+                if _identity(descriptor) not in seen:
+                    seen.add(_identity(descriptor))
+                    yield descriptor
+
+
+def _open_log(path: str) -> int:
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        raise NotFoundError(f"log file not found {path}") from None  # compat
+    except OSError as error:
+        raise OperationFailedError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+def _last_records(newest_first: Iterable[int], count: int) -> Iterator[str]:
     parts = []
-    for descriptor in descriptors:
+    for descriptor in newest_first:
         begin, end, found = _tail_range(descriptor, count)
         parts.append((descriptor, begin, end))
         count -= found
         if count <= 0:
             break
-    for part in _records_of(parts):
-        yield part.rstrip(b"\n").decode("utf-8", "replace")
+    for record in _records_of(parts):
+        yield record.rstrip(b"\n").decode("utf-8", "replace")
 
 
-def all_records(descriptors: Iterable[int]) -> Iterator[str]:
-    """Messages of whole records, oldest first, and a last one, which may be empty. *descriptors*: newest file first."""
+def _all_records(newest_first: Iterable[int]) -> Iterator[str]:
+    """Messages of whole records, and a last one, which may be empty."""
     message = bytearray()
-    parts = [(descriptor, 0, _tail_range(descriptor, 0)[1]) for descriptor in descriptors]
-    for part in _records_of(parts):
-        message += part
+    parts = [(descriptor, 0, _tail_range(descriptor, 0)[1]) for descriptor in newest_first]
+    for record in _records_of(parts):
+        message += record
         if len(message) > MESSAGE_BYTES:
             yield message.decode("utf-8", "replace")
             message.clear()
@@ -244,7 +301,7 @@ def _records_of(parts: list[tuple[int, int, int]]) -> Iterator[bytes]:
 
 
 def _tail_range(descriptor: int, count: int) -> tuple[int, int, int]:
-    """Where the last *count* records begin and end, and how many there are; found from the end backwards."""
+    """Where the last *count* records begin and end, and how many they are. Searched from the end backwards."""
     position = os.fstat(descriptor).st_size
     end = -1
     left = count
@@ -264,7 +321,7 @@ def _tail_range(descriptor: int, count: int) -> tuple[int, int, int]:
 
 
 def _records(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
-    """Records from *begin* to *end*, each with its newline; overlong ones in pieces. Ends early if the file was cut."""
+    """Records from *begin* to *end*, each with its newline, overlong ones in pieces. Ends early if the file was truncated."""
     rest = b""
     while begin < end:
         block = os.pread(descriptor, min(BLOCK, end - begin), begin)

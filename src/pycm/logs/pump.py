@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that moves the output of all containers.
 
-It sleeps in epoll until a FIFO has output or another thread has posted a command; there is no periodic wake-up. FIFOs are watched
-edge-triggered: after an edge a container is served, a bounded amount a turn and in turn with the others, until its FIFOs are empty.
+It sleeps in epoll until a FIFO has output or another thread posts a command. There is no periodic wake-up. FIFOs are watched
+edge-triggered: after an edge, a container gets turns of a bounded size, alternating with the others, until its FIFOs are empty.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pycm.logs.fifos import waiting
-from pycm.logs.sink import NullSink
+from pycm.logs.sink import JsonSink, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pycm.logs.clients import Tap
-    from pycm.logs.sink import Sink
 
-#: How long output is awaited of a container whose task has been deleted.
+#: Seconds that the agent waits for the end of the output after the task was deleted.
 FINISH_LIMIT = 10.0
-#: Output that comes line by line would cost a wake-up a line: where less than LITTLE bytes came, and did within the last CHATTY
-#: seconds too, the thread rests for REST seconds before it looks again. The FIFOs hold what comes meanwhile.
+#: Output that comes line by line would cost a wake-up for each line. If a turn found less than LITTLE bytes, and so did the turn less
+#: than CHATTY seconds before, the thread rests for REST seconds. The FIFOs hold what comes meanwhile.
 LITTLE = 8 * 1024
 CHATTY = 0.008
 REST = 0.005
-#: Seconds before the next attempt after an error that is nobody's in particular.
+#: Seconds before the next attempt after an error that belongs to no container.
 AFTER_BUG = 1.0
 log = logging.getLogger("pycm.logs")
 
 
 class Drain:
-    """One container's FIFOs and where their output goes.
+    """One container's FIFOs and the sink of their output.
 
-    *outputs*: stream number to descriptor; *held*: its stdin, kept open only; *taps*: clients that are attached.
+    *outputs*: stream number to descriptor. *held*: its stdin, only kept open. *taps*: attached clients.
     """
 
     def __init__(
@@ -59,12 +58,12 @@ class Drain:
         self._taps: list[Tap] = []
         for tap in taps:
             self.tap(tap)
-        self.found = 0  # bytes that waited at the last turn
+        self.found = 0  # bytes in the FIFOs at the last turn
         self.deadline: float | None = None
         self._done: Callable[[], None] | None = None
 
     def turn(self, now: float) -> bool:
-        """Serve both streams once; True if more output waits."""
+        """Serve both streams once. Return whether more output is waiting."""
         self.found = 0
         for stream, descriptor in self.outputs.items():
             count = waiting(descriptor)
@@ -81,12 +80,12 @@ class Drain:
 
     @property
     def due(self) -> float | None:
-        """When it wants a turn even if no output comes."""
+        """When it needs a turn even if no output comes."""
         times = [moment for moment in (self.deadline, self.sink.retry_at) if moment is not None]
         return min(times, default=None)
 
     def finish(self, deadline: float, done: Callable[[], None]) -> None:
-        """The task is gone: *done* is called at the end of its output or at the deadline."""
+        """The task was deleted: call *done* at the end of its output, or at the deadline."""
         if self._done is not None:
             self._done()
         self.deadline, self._done = deadline, done
@@ -97,11 +96,8 @@ class Drain:
         if all(map(_ended, self.outputs.values())):
             return True
         if now >= self.deadline:
-            log.warning(
-                "container %s: its output has not ended %.0f s after its task; the rest is not waited for",
-                self.id,
-                FINISH_LIMIT,
-            )
+            text = "container %s: output did not end within %.0f s after the task (its rest is lost)"
+            log.warning(text, self.id, FINISH_LIMIT)
             return True
         return False
 
@@ -119,25 +115,27 @@ class Drain:
             tap.put(data)
 
     def release_stdin(self) -> None:
-        """Hold the container's stdin open no longer."""
+        """Close the container's stdin."""
         for descriptor in self._held:
             os.close(descriptor)
         self._held = ()
 
     def give_up(self) -> None:
-        """Go on without the log, so that the container does not wait."""
-        sink, self.sink = self.sink, NullSink()
+        """Continue without the log, so that the container does not wait."""
+        sink, self.sink = self.sink, Sink()
         self.sink.tee = sink.tee
         sink.close(final=False)
 
     def close(self, *, final: bool) -> None:
-        """*final*: the output has ended; what the FIFOs hold now is all there is."""
-        with contextlib.ExitStack() as stack:  # whatever fails: nobody waits for ever, nothing stays open
+        """*final*: the output has ended, and the FIFOs hold the rest of it."""
+        with (
+            contextlib.ExitStack() as stack
+        ):  # whatever fails, no caller waits for ever and nothing stays open
             if self._done is not None:
                 stack.callback(self._done)
             stack.callback(self.sink.close, final=final)
             for tap in self._taps:
-                stack.callback(tap.end, "" if final else "the agent is being stopped; the container runs on")
+                stack.callback(tap.end, "" if final else "the agent stops; the container keeps running")
             for descriptor in (*self.outputs.values(), *self._held):
                 stack.callback(os.close, descriptor)
             while final and self.turn(time.monotonic()):
@@ -146,14 +144,14 @@ class Drain:
 
 
 def _ended(descriptor: int) -> bool:
-    """No writer and nothing left; asked in this order, so that what a writer leaves behind is seen."""
+    """No writer and no data. Checked in this order, so that the last data of a writer is seen."""
     poll = select.poll()
     poll.register(descriptor, 0)
     return any(event & select.POLLHUP for _, event in poll.poll(0)) and not waiting(descriptor)
 
 
 class Pump:
-    """Commands are functions that run in the thread, in order. There are at most a few a container, so the queue has no bound."""
+    """Commands are functions that run in the thread in order. Their queue has no limit: a container has only a few."""
 
     def __init__(self) -> None:
         self._commands: deque[Callable[[], None]] = deque()
@@ -161,18 +159,16 @@ class Pump:
         self._drains: dict[str, Drain] = {}
         self._owner: dict[int, str] = {}  # descriptor to container
         self._ready: dict[str, None] = {}  # containers with output, in the order of their turns
-        self._timed: dict[str, Drain] = {}  # those that want a turn at some time
+        self._timed: dict[str, Drain] = {}  # those that need a turn at some time
         self._stopped: Callable[[], None] | None = None
         self._closing = False
-        self._ringing = (
-            threading.Lock()
-        )  # the thread that ends must not close the bell under one who rings it
+        self._ringing = threading.Lock()  # the thread must not close the bell while another one rings it
         self._served_at = 0.0
 
     # ── for other threads ──
 
     def post(self, command: Callable[[], None]) -> bool:
-        """Run *command* in the thread, which is started with the first one. False after `stop`: it is not run."""
+        """Run *command* in the thread, which starts with the first one. False after `stop`: it is not run."""
         with self._ringing:
             if self._closing:
                 return False
@@ -204,21 +200,18 @@ class Pump:
     # ── commands ──
 
     def attach(self, drain: Drain) -> None:
-        """*drain*'s container must not be attached yet."""
+        """Serve *drain*, whose container must not be attached yet."""
         self._drains[drain.id] = drain
         for descriptor in drain.outputs.values():
             self._owner[descriptor] = drain.id
             self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
         self._ready[drain.id] = None
 
-    def attached(self, container_id: str) -> bool:
-        return container_id in self._drains
-
     def drain(self, container_id: str) -> Drain | None:
         return self._drains.get(container_id)
 
     def finish(self, container_id: str, done: Callable[[], None]) -> bool:
-        """Drain to the end. False, and *done* is not called, if the container is not attached."""
+        """Drain to the end, then call *done*. False, without a call, if the container is not attached."""
         drain = self._drains.get(container_id)
         if drain is None:
             return False
@@ -226,26 +219,25 @@ class Pump:
         self._ready[container_id] = None
         return True
 
-    def detach(self, container_id: str, *, final: bool) -> bool:
-        """Stop serving the container at once. *final*: its output has ended. False if it was not attached."""
+    def detach(self, container_id: str, *, final: bool) -> None:
+        """Stop serving the container now. *final*: its output has ended."""
         drain = self._drains.pop(container_id, None)
         if drain is None:
-            return False
+            return
         self._timed.pop(container_id, None)
         for descriptor in drain.outputs.values():
-            del self._owner[descriptor]  # closing takes it out of the epoll
-        self._guarded(lambda: drain.close(final=final), f"the log of container {container_id}")
-        return True
+            del self._owner[descriptor]  # closing it removes it from the epoll
+        self._guarded(lambda: drain.close(final=final), f"container {container_id}: output")
 
     # ── the thread ──
 
     def _run(self) -> None:
         while self._stopped is None:
-            if not self._guarded(self._step, "the thread that reads the containers' output"):
+            if not self._guarded(self._step, "container output: thread"):
                 time.sleep(AFTER_BUG)
         for container_id in tuple(self._drains):
             self._guarded(
-                partial(self.detach, container_id, final=False), f"the log of container {container_id}"
+                partial(self.detach, container_id, final=False), f"container {container_id}: output"
             )
         with self._ringing:
             self._closing = True
@@ -257,7 +249,7 @@ class Pump:
         for descriptor, _ in self._epoll.poll(self._patience()):
             self._noticed(descriptor)
         while self._commands:
-            self._guarded(self._commands.popleft(), "a command of the agent")
+            self._guarded(self._commands.popleft(), "container output: command")
         self._round()
 
     def _round(self) -> None:
@@ -277,7 +269,7 @@ class Pump:
             self._ready[self._owner[descriptor]] = None
 
     def _patience(self) -> float | None:
-        """Seconds to sleep at most; None for ever. Containers that are due become ready."""
+        """Seconds to sleep, None for ever. Makes containers ready whose time has come."""
         now = time.monotonic()
         dues = {key: drain.due or now for key, drain in self._timed.items()}
         self._ready.update(dict.fromkeys(key for key, due in dues.items() if due <= now))
@@ -288,14 +280,14 @@ class Pump:
     def _serve(self, container_id: str) -> None:
         del self._ready[container_id]
         drain = self._drains.get(container_id)
-        if drain is None or self._guarded(lambda: self._turn(drain), f"the log of container {container_id}"):
+        if drain is None or self._guarded(lambda: self._turn(drain), f"container {container_id}: output"):
             return
-        if isinstance(drain.sink, NullSink):
-            self.detach(container_id, final=False)
-        else:
-            log.error("container %s: its output is dropped until the agent starts again", container_id)
-            self._guarded(drain.give_up, f"the log of container {container_id}")
+        if isinstance(drain.sink, JsonSink):
+            log.error("container %s: its output is dropped until the agent restarts", container_id)
+            self._guarded(drain.give_up, f"container {container_id}: output")
             self._ready[container_id] = None
+        else:
+            self.detach(container_id, final=False)
 
     def _turn(self, drain: Drain) -> None:
         now = time.monotonic()
@@ -310,10 +302,10 @@ class Pump:
 
     @staticmethod
     def _guarded(function: Callable[[], object], what: str) -> bool:
-        """The thread serves all containers: what goes wrong with one, expected or not, must not end it for the others."""
+        """Call *function* and log any error: the thread serves all containers, and one must not end it for the others."""
         try:
             function()
         except Exception as error:  # noqa: BLE001  see above
-            log.error("%s: %s: %s", what, type(error).__name__, error)
+            log.error("%s: unexpected error: %s: %s", what, type(error).__name__, error)
             return False
         return True

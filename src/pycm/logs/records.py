@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form of json.log: raw output cut into lines, and lines encoded as one JSON object each (pure).
+"""The form of json.log: raw output is cut into lines, and each line is encoded as one JSON object (pure).
 
-A whole batch is encoded at once: its lines share one time, so that all between two lines is a constant and one bytes.replace makes
-a hundred records. A line of more than LINE_LIMIT bytes becomes several records that share a time; only the last ends with a
-newline.
+A whole batch is encoded at once. Its lines share one time, so that the text between two lines is a constant, and one bytes.replace
+makes a hundred records. A line of more than LINE_LIMIT bytes becomes several records that share a time. Only the last of them ends
+with a newline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Bytes of a line, without its newline, that go into one record.
+#: Bytes of a line, without its newline, in one record.
 LINE_LIMIT = 16 * 1024
 
 
@@ -31,11 +31,11 @@ class Piece(NamedTuple):
 
 
 def cut(data: bytes, *, continuing: bool, final: bool) -> Iterator[Piece]:
-    """Pieces of *data* in order; an unfinished last line is left over unless the output is *final*.
+    """Pieces of *data* in order. An unfinished last line is left over, unless the output is *final*.
 
     *continuing*: data begins in the middle of a long line whose earlier parts were pieces of an earlier call.
     """
-    start = position = 0  # data[start:position] is whole lines that wait to become one piece
+    start = position = 0  # data[start:position] are whole lines that will be one piece
     while True:
         end = min(position + LINE_LIMIT + 1, len(data))
         newline = data.find(b"\n", position, end) if continuing else data.rfind(b"\n", position, end)
@@ -62,7 +62,7 @@ def cut(data: bytes, *, continuing: bool, final: bool) -> Iterator[Piece]:
 
 
 def _character_start(data: bytes, position: int) -> int:
-    """*position*, or up to three bytes before it if a UTF-8 character would be torn there."""
+    """*position*, or up to three bytes before it if a UTF-8 character would be split there."""
     for candidate in range(position, position - 4, -1):
         if data[candidate] & 0xC0 != 0x80:
             return candidate
@@ -96,12 +96,12 @@ _SEPARATORS = (("\u2028".encode(), rb"\u2028"), ("\u2029".encode(), rb"\u2029"))
 _CONTROLS = [bytes([number]) for number in range(0x20) if number not in b"\t\n\r"]
 _ALL_CONTROLS = b"".join(_CONTROLS)
 _CONTROL = re.compile(b"[" + re.escape(_ALL_CONTROLS) + b"]")
-#: surrogateescape turns a byte that is no UTF-8 into one of these.
+#: surrogateescape turns a byte that is not UTF-8 into one of these.
 _INVALID = dict.fromkeys(range(0xDC80, 0xDD00), r"\ufffd")
 
 
 def escape(raw: bytes) -> bytes:
-    """*raw* as the inside of a JSON string, but for newlines, which stay. Runs of memchr, since most output needs none of it."""
+    """*raw* as the inside of a JSON string, except newlines, which stay. It uses memchr, because most output needs no escape."""
     text = raw
     for character, replacement in _SHORT:
         text = text.replace(character, replacement)
@@ -119,7 +119,7 @@ def escape(raw: bytes) -> bytes:
 
 
 def _has_controls(text: bytes) -> bool:
-    """29 searches with memchr, or for a short text one look at each character: whichever costs less."""
+    """Whether *text* has control characters: by 29 searches with memchr, or in a short text by one pass, whichever costs less."""
     if len(text) > 2048:
         return any(map(text.__contains__, _CONTROLS))
     return len(text.translate(None, _ALL_CONTROLS)) != len(text)

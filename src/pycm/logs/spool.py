@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output that has left the FIFO and is not in json.log yet, and the record of how far json.log has come.
+"""Output that has left the FIFO and is not in json.log yet, and the checkpoint that says how far json.log is.
 
-splice(2) moves bytes from the FIFO into the spool file in one system call: a kill leaves each of them in exactly one place. After
-an append to json.log one small write records, together, the size of json.log and the place in each spool up to which everything is
-in it. A process that finds json.log longer than the record says, cuts it back and goes on from the spool.
+splice(2) moves bytes from the FIFO into the spool file in one system call, so that a kill leaves each byte in exactly one place. After
+an append to json.log, one small write records the size of json.log together with the position in each spool up to which everything
+is in it. If a process finds json.log longer than the checkpoint says, it truncates json.log and continues from the spool.
 
-A spool file grows at its end only (its size is its write position). When enough of it is used up, its rest moves to a file of the
-next generation: that is complete before the record names it, and the old one goes afterwards. A spool file that is not there is
-an empty one.
+A spool file grows only at its end, and its size is its write position. When enough of it is used, its rest moves to a file of the next
+generation. That file is complete before the checkpoint names it; the old one is removed afterwards. A missing spool file is empty.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ import os
 import struct
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from pycm.storage.files import open_regular
 
-#: Bytes at the beginning of a spool file that are in json.log already; beyond these the file is replaced.
+#: Bytes at the beginning of a spool file that are in json.log already. A file with more is replaced.
 USED_LIMIT = 64 * 1024
 STREAMS = ("stdout", "stderr")
 
@@ -32,23 +29,27 @@ _SUM = struct.Struct("<I")
 STATE_BYTES = _HEAD.size + len(STREAMS) * _STREAM.size + _SUM.size
 
 
-@dataclass
 class Mark:
-    """How far json.log has one stream: *used* bytes of the spool of *generation*; *line_time* (ns) if in the middle of a long line."""
+    """How far json.log is with one stream: *used* bytes of the spool of *generation*. *line_time* (ns) is not 0 within a long line."""
 
-    generation: int = 0
-    used: int = 0
-    line_time: int = 0
+    __slots__ = ("generation", "line_time", "used")
+
+    def __init__(self, generation: int = 0, used: int = 0, line_time: int = 0) -> None:
+        self.generation = generation
+        self.used = used
+        self.line_time = line_time
 
 
-@dataclass
 class State:
-    """What json.log holds: device and inode of the file, its size, and a mark a stream."""
+    """What json.log contains: device and inode of the file, its size, and a mark for each stream."""
 
-    device: int = 0
-    inode: int = 0
-    size: int = 0
-    marks: tuple[Mark, ...] = field(default_factory=lambda: tuple(Mark() for _ in STREAMS))
+    __slots__ = ("device", "inode", "marks", "size")
+
+    def __init__(self, device: int = 0, inode: int = 0, size: int = 0, marks: tuple[Mark, ...] = ()) -> None:
+        self.device = device
+        self.inode = inode
+        self.size = size
+        self.marks = marks or tuple(Mark() for _ in STREAMS)
 
     def pack(self) -> bytes:
         body = _HEAD.pack(_MAGIC, self.device, self.inode, self.size)
@@ -57,7 +58,7 @@ class State:
 
     @classmethod
     def unpack(cls, data: bytes) -> State | None:
-        """None if *data* is not a whole record."""
+        """None if *data* is not a complete record."""
         body = data[: -_SUM.size]
         if len(data) != STATE_BYTES or data[-_SUM.size :] != _SUM.pack(zlib.crc32(body)):
             return None
@@ -68,80 +69,70 @@ class State:
         return cls(device, inode, size, tuple(Mark(*_STREAM.unpack_from(body, at)) for at in offsets))
 
 
-class StateFile:
-    """The State of a container on disk. The record is shorter than a page, so that a kill leaves it old or new."""
+class Checkpoint:
+    """The State of a container on disk. It is shorter than a page, so that a kill leaves the old or the new one.
+
+    Before `open` and after `close` nothing is stored: a kill of the agent then may lose or repeat lines.
+    """
 
     def __init__(self, path: str) -> None:
-        self._descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+        self._path = path
+        self._descriptor = -1
 
-    def load(self) -> State | None:
+    def open(self) -> State | None:
+        """Return the State that the file has. Errors: OSError."""
+        self._descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT)
         return State.unpack(os.pread(self._descriptor, STATE_BYTES, 0))
 
     def store(self, state: State) -> None:
-        os.pwrite(self._descriptor, state.pack(), 0)
+        if self._descriptor >= 0:
+            os.pwrite(self._descriptor, state.pack(), 0)
 
     def close(self) -> None:
-        os.close(self._descriptor)
-
-
-class NoStateFile:
-    """Where no file can be written: nothing is remembered over a kill."""
-
-    def load(self) -> State | None:
-        return None
-
-    def store(self, state: State) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Spool(Protocol):
-    """Bytes of one stream. `size`: where the next ones come."""
-
-    @property
-    def size(self) -> int: ...
-
-    def fill(self, fifo: int, count: int) -> int:
-        """Move *count* bytes, which the FIFO has, from it; returns how many came. OSError: nothing moved."""
-
-    def append(self, data: bytes) -> None: ...
-
-    def read(self, offset: int, count: int) -> bytes: ...
-
-    def next(self, used: int) -> Spool:
-        """The spool of the next generation, which begins after the *used* bytes. The old one stays until `discard`."""
-
-    def close(self) -> None: ...
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def discard(self) -> None:
-        """Close and remove."""
+        self.close()
+        with suppress(OSError):
+            os.unlink(self._path)
 
 
-class FileSpool:
-    def __init__(self, directory: str, stream: str, generation: int) -> None:
+class Spool:
+    """Bytes of one stream, in the file `<directory>/<stream>.<generation>`. `size` is where the next bytes come.
+
+    Without a *directory* it is a file in memory: it works where the file system is full or cannot splice, but a kill loses its content.
+    """
+
+    def __init__(self, directory: str, stream: str, generation: int = 0) -> None:
         self._place = (directory, stream, generation)
-        self._path = os.path.join(directory, f"{stream}.{generation}")
+        self._path = os.path.join(directory, f"{stream}.{generation}") if directory else ""
         self._descriptor = -1
         self.size = 0
-        with suppress(FileNotFoundError):
-            self._open(os.O_RDWR)
-            self.size = os.fstat(self._descriptor).st_size
-
-    def _open(self, flags: int) -> None:
-        self._descriptor = open_regular(self._path, flags)
+        if directory:
+            with suppress(FileNotFoundError):
+                self._descriptor = open_regular(self._path, os.O_RDWR)
+                self.size = os.fstat(self._descriptor).st_size
 
     def _ready(self) -> int:
-        """The descriptor; the file is made when there is something to keep."""
+        """The descriptor. The file is created when there is something to keep."""
         if self._descriptor < 0:
-            self._open(os.O_RDWR | os.O_CREAT)
+            if self._path:
+                self._descriptor = open_regular(self._path, os.O_RDWR | os.O_CREAT)
+            else:
+                self._descriptor = os.memfd_create("pycm-spool", os.MFD_CLOEXEC)
         return self._descriptor
 
     def fill(self, fifo: int, count: int) -> int:
-        moved = os.splice(fifo, self._ready(), count, offset_dst=self.size)
-        self.size += moved
-        return moved
+        """Move *count* bytes, which the FIFO has, from it. Return how many came. OSError: nothing moved."""
+        if self._path:
+            moved = os.splice(fifo, self._ready(), count, offset_dst=self.size)
+            self.size += moved
+            return moved
+        data = os.read(fifo, count)
+        self.append(data)
+        return len(data)
 
     def append(self, data: bytes) -> None:
         while data:
@@ -152,9 +143,10 @@ class FileSpool:
     def read(self, offset: int, count: int) -> bytes:
         return os.pread(self._descriptor, count, offset) if offset < self.size else b""
 
-    def next(self, used: int) -> FileSpool:
+    def successor(self, used: int, *, in_memory: bool = False) -> Spool:
+        """The spool of the next generation, without the first *used* bytes. The old one stays until `discard`."""
         directory, stream, generation = self._place
-        successor = FileSpool(directory, stream, generation + 1)
+        successor = Spool("" if in_memory else directory, stream, generation + 1)
         try:
             successor.append(self.read(used, self.size - used))
         except OSError:
@@ -168,37 +160,8 @@ class FileSpool:
             self._descriptor = -1
 
     def discard(self) -> None:
+        """Close and remove it."""
         self.close()
-        with suppress(OSError):
-            os.unlink(self._path)
-
-
-class MemorySpool:
-    """In place of a FileSpool where the file system is full or cannot splice: works, but a kill loses what it holds."""
-
-    def __init__(self, data: bytes = b"") -> None:
-        self._data = bytearray(data)
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def fill(self, fifo: int, count: int) -> int:
-        data = os.read(fifo, count)
-        self._data += data
-        return len(data)
-
-    def append(self, data: bytes) -> None:
-        self._data += data
-
-    def read(self, offset: int, count: int) -> bytes:
-        return bytes(self._data[offset : offset + count])
-
-    def next(self, used: int) -> MemorySpool:
-        return MemorySpool(bytes(self._data[used:]))
-
-    def close(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        self._data.clear()
+        if self._path:
+            with suppress(OSError):
+                os.unlink(self._path)

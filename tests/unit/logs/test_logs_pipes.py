@@ -133,7 +133,7 @@ def test_what_cannot_be_made_is_told_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OperationFailedError, match=r"cannot make FIFOs in .*/file/x: Not a directory"):
+    with pytest.raises(OperationFailedError, match=r"cannot create FIFOs in .*/file/x: Not a directory"):
         ExecPipes(str(tmp_path / "file" / "x"), terminal=False, stdin=False)
     opened = iter((True, False))
 

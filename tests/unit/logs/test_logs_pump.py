@@ -17,10 +17,11 @@ from logs_shim import Shim
 
 from pycm.errors import OperationFailedError
 from pycm.logs import front, pump
-from pycm.logs.fifos import PIPE_BYTES, end_keepers
+from pycm.logs.fifos import PIPE_BYTES
 from pycm.logs.front import JsonFileLogs
 from pycm.model.container import LogConfiguration, LogDriverConfiguration
 from pycm.ports import TaskIO
+from support.keepers import end_keepers
 
 JSON = LogConfiguration(driver_config=LogDriverConfiguration(type="json-file", max_files=2, max_size="100M"))
 NONE = LogConfiguration(driver_config=LogDriverConfiguration(type="none"))
@@ -181,7 +182,7 @@ async def test_an_output_that_does_not_end_is_not_waited_for_for_ever(room, monk
     shim.write(b"still here\n")
     await room.logs.finish("c1")
     assert room.lines() == [("stdout", "still here\n")]
-    assert "container c1: its output has not ended" in caplog.text
+    assert "container c1: output did not end" in caplog.text
 
 
 async def test_a_new_agent_goes_on_where_the_old_one_closed(room, tmp_path):
@@ -239,7 +240,7 @@ async def test_a_noisy_container_does_not_hold_up_a_quiet_one(room):
 async def test_fifos_that_are_gone_are_named_and_nothing_else_happens(room, caplog):
     room.logs.attach("c1", TaskIO(stdout="/nowhere/stdout", stderr="/nowhere/stderr"), JSON)
     await room.logs.finish("c1")
-    assert "container c1: its output cannot be read: cannot open /nowhere/stdout: No such file" in caplog.text
+    assert "container c1: cannot read its output: cannot open /nowhere/stdout: No such file" in caplog.text
 
 
 async def test_a_regular_file_in_place_of_a_fifo_is_refused(room, tmp_path, caplog):
@@ -306,7 +307,7 @@ async def test_a_defect_in_one_log_leaves_the_others_running(room, monkeypatch, 
     bad.write(b"x\n")
     good.write(b"x\n")
     await room.until(lambda: room.lines("good"))
-    await room.until(lambda: "the log of container bad: ZeroDivisionError" in caplog.text)
+    await room.until(lambda: "container bad: output: unexpected error: ZeroDivisionError" in caplog.text)
     for _ in range(3):
         await asyncio.to_thread(bad.write, bytes(PIPE_BYTES))  # it does not wait for a log that is given up
     assert len([entry for entry in caplog.records if entry.levelno == logging.ERROR]) == 2
@@ -356,7 +357,7 @@ def _end(pid):
 async def test_fifos_that_cannot_be_made_fail_the_start(tmp_path):
     (tmp_path / "run").write_text("in the way")
     logs = JsonFileLogs(str(tmp_path / "home"), str(tmp_path / "run"))
-    with pytest.raises(OperationFailedError, match="cannot make FIFOs in"):
+    with pytest.raises(OperationFailedError, match="cannot create FIFOs in"):
         logs.make_fifos("c1", terminal=False, stdin=False)
     await logs.close()
 
@@ -399,13 +400,13 @@ async def test_files_that_would_only_be_renamed_all_the_time_are_bounded(room, c
     await room.logs.finish("c1")
     assert room.lines() == [("stdout", "0\n"), ("stdout", "1\n"), ("stdout", "2\n")]
     assert not os.path.exists(room.logs.path("c1", hungry) + ".1")
-    assert "container c1: 1000 files of its log are kept, not 1000000000" in caplog.text
+    assert "container c1: max_files of its log is 1000000000 (using 1000)" in caplog.text
 
 
 async def test_client_that_cannot_be_attached_gets_an_error(room, monkeypatch):
     room.start()
     monkeypatch.setattr(room.logs, "_tap", lambda *_: 1 / 0)
-    with pytest.raises(OperationFailedError, match="cannot be read"):
+    with pytest.raises(OperationFailedError, match="cannot read the container's output"):
         await room.logs.connect("c1", next_run=False)
 
 
@@ -425,12 +426,12 @@ async def test_pump_goes_on_after_an_error_of_its_own(room, monkeypatch, caplog)
     await room.until(lambda: not bugs or shim.write(b"x\n"))
     shim.write(b"last\n")
     await room.until(lambda: ("stdout", "last\n") in room.lines())
-    assert "the thread that reads the containers' output: KeyError" in caplog.text
+    assert "container output: thread: unexpected error: KeyError" in caplog.text
 
 
 async def test_pump_ends_after_an_error_in_one_container(room, monkeypatch):
     room.start()
-    await room.until(lambda: room.logs._pump.attached("c1"))
+    await room.until(lambda: room.logs._pump.drain("c1"))
     monkeypatch.setattr(room.logs._pump, "detach", lambda *_, **__: 1 / 0)
     await room.logs.close()
 
@@ -438,7 +439,7 @@ async def test_pump_ends_after_an_error_in_one_container(room, monkeypatch):
 @pytest.mark.parametrize("broken", ["turn", "store", "sink"])
 async def test_drain_that_fails_at_its_end_wakes_who_waits_for_it(room, monkeypatch, broken):
     _, shim = room.start()
-    await room.until(lambda: room.logs._pump.attached("c1"))
+    await room.until(lambda: room.logs._pump.drain("c1"))
     drain = room.logs._pump.drain("c1")
     descriptors = list(drain.outputs.values())
     client = await room.logs.connect("c1", next_run=False)
@@ -455,3 +456,11 @@ async def test_drain_that_fails_at_its_end_wakes_who_waits_for_it(room, monkeypa
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
     shim.end()
+
+
+async def test_log_directory_that_cannot_be_used_comes_with_a_hint(room, tmp_path):
+    (tmp_path / "file").touch()
+    driver = LogDriverConfiguration(type="json-file", root_dir=str(tmp_path / "file"))
+    with pytest.raises(OperationFailedError, match=r"cannot be used: Not a directory$") as failed:
+        await room.logs.check("c1", LogConfiguration(driver_config=driver))
+    assert "ReadWritePaths" in failed.value.hint

@@ -57,7 +57,7 @@ def test_the_oldest_rotated_files_go_first_until_the_rest_fits(machine, caplog):
     assert machine.names() == ["a/json.log", "a/json.log.1", "b/json.log", "b/json.log.1"]
     machine.look(70 * KIB, live)
     assert machine.names() == ["a/json.log", "b/json.log", "b/json.log.1"]
-    assert caplog.text.count("have reached their limit of 128000 bytes") == 1
+    assert caplog.text.count("limit of 128000 bytes reached") == 1
 
 
 def test_nothing_goes_below_the_bound_and_without_one(machine, caplog):
@@ -106,8 +106,8 @@ def test_the_files_are_looked_at_only_when_the_count_says_so(machine, monkeypatc
     live = machine.file("a", "json.log", 10 * KIB)
     quota = Quota(str(machine.root), 10 * AT_LEAST)
     looks = []
-    keep = quota._keep
-    monkeypatch.setattr(quota, "_keep", lambda: looks.append(1) or keep())
+    keep = quota._enforce
+    monkeypatch.setattr(quota, "_enforce", lambda: looks.append(1) or keep())
     quota.opened(live, LogFile(Target(live, KIB, 2)))
     for _ in range(9):
         quota.wrote(AT_LEAST)
