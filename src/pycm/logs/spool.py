@@ -135,10 +135,13 @@ class Spool:
         return len(data)
 
     def append(self, data: bytes) -> None:
+        """Add all of *data*. OSError: nothing was added."""
+        end = self.size
         while data:
-            written = os.pwrite(self._ready(), data, self.size)
-            self.size += written
+            written = os.pwrite(self._ready(), data, end)
+            end += written
             data = data[written:]
+        self.size = end
 
     def read(self, offset: int, count: int) -> bytes:
         return os.pread(self._descriptor, count, offset) if offset < self.size else b""

@@ -329,6 +329,34 @@ def test_without_room_for_the_spool_output_is_logged_all_the_same(bench, monkeyp
     assert sum("a kill of the agent may lose some" in entry.getMessage() for entry in caplog.records) == 1
 
 
+def test_spool_that_fills_up_within_an_append_repeats_nothing(make_bench, monkeypatch):
+    """The rest of a line whose beginning was dropped is appended with pwrite, which may take only a part of it."""
+    bench = make_bench(buffer=TURN_BYTES, max_size=10_000_000)
+    bench.take(b"x" * TURN_BYTES + b"dropped")
+    bench.sink.store(final=True)
+    write = os.pwrite
+
+    def is_spool(descriptor):
+        return "/spool/stdout." in os.readlink(f"/proc/self/fd/{descriptor}")
+
+    def part(descriptor, data, offset):
+        if not is_spool(descriptor):
+            return write(descriptor, data, offset)
+        monkeypatch.setattr(os, "pwrite", refuse)
+        return write(descriptor, data[:5], offset)
+
+    def refuse(descriptor, data, offset):
+        if is_spool(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", part)
+    bench.take(b" too\nnext line\nlast line\n")
+    monkeypatch.undo()
+    bench.sink.store(final=True)
+    assert "".join(bench.logs()) == "x" * TURN_BYTES + "\nnext line\nlast line\n"
+
+
 def test_without_a_spool_directory_output_is_logged_all_the_same(tmp_path, make_bench, caplog):
     (tmp_path / "spool").write_text("in the way")
     bench = make_bench()
