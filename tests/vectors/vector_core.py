@@ -6,14 +6,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import vector_operations
 import vector_stimuli
-from vector_fakes import FakeContainers, FakeMetrics
+from vector_fakes import FakeContainers, FakeDownloads, FakeMetrics
 from vector_matching import Bindings, Seen, find_all, forbidden, missing, wrong_answer
+from vector_operations import FakeManager
 
 from pycm.config.types import Policy
 from pycm.model.states import Status
 from pycm.twin.core import DEFAULT_FEATURES, Twin
+from pycm.twin.lanes import Lanes
 from pycm.twin.outbox import (
     CONTAINERS,
     Baseline,
@@ -29,7 +30,7 @@ from pycm.twin.outbox import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
 
 #: Seconds of the vector's time after which what is missing is missing.
 LIMIT = 30.0
@@ -52,11 +53,35 @@ class CorePlayer:
             policy=Policy(**given.get("policy", {})),
         )
         self.containers.subscribe(lambda event: self.carry_out(self.core.event(event)))
+        self.lanes = Lanes(
+            self.drive,
+            self.manager(),
+            self.downloads(),
+            changed=lambda run, name, value: self.carry_out(self.core.changed(run, name, value)),
+            ended=lambda run, outcome: self.carry_out(self.core.ended(run, outcome)),
+        )
         self.seen: list[Seen] = []
         self.remembered: dict[str, list[str]] = {}
         self.now = 0.0
         self._due: float | None = None
         self._period = 0.0
+
+    def manager(self) -> Any:
+        return FakeManager(self.containers, self.given)
+
+    def downloads(self) -> Any:
+        return self
+
+    async def fetch(self, url: str, _: int) -> bytes:
+        return FakeDownloads(self.given.get("http") or {}).read(url)
+
+    def drive(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work* to its end, without a loop: nothing that the player offers waits."""
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        raise AssertionError("the job waits")
 
     def carry_out(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
@@ -66,8 +91,7 @@ class CorePlayer:
             elif isinstance(decision, (Recall, Remember, Forget)):
                 self._remembering(decision)
             elif isinstance(decision, Run):
-                outcome = vector_operations.carry_out(decision.operation, self.containers, self.given)
-                self.carry_out(self.core.done(decision.ticket, outcome))
+                self.lanes.begin(decision)
             elif isinstance(decision, Baseline):
                 self.metrics.baseline(decision.container_ids)
             elif isinstance(decision, Measure) and decision.reader == CONTAINERS:

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The core's operations on the faked containers, at once: the model's own rules, and the failures that a vector gives."""
+"""The container manager for the core's jobs: faked containers that change at once, the model's own rules, and a vector's failures."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from vector_fakes import FakeDownloads
-
-from pycm.errors import NotFoundError, OperationFailedError, PycmError
+from pycm.errors import NotFoundError, OperationFailedError
 from pycm.model.container import Container, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap
-from pycm.model.states import Operation as Kind
-from pycm.model.states import Status, check_allowed
+from pycm.model.states import Operation, Status, check_allowed
 from pycm.model.units import parse_signal
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
-from pycm.twin import lanes as ops
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,94 +18,66 @@ if TYPE_CHECKING:
     from vector_fakes import FakeContainers
 
 
-def carry_out(operation: ops.Operation, containers: FakeContainers, given: Mapping[str, Any]) -> Any:
-    """The operation's result or Failed, as `pycm.twin.runner` gives it."""
-    try:
-        return _DOERS[type(operation)](operation, containers, given)
-    except PycmError as error:
-        return ops.Failed(str(error), error.masked)
+class FakeManager:
+    """As much of `ports.Containers` as jobs call. No method waits."""
 
+    def __init__(self, containers: FakeContainers, given: Mapping[str, Any]) -> None:
+        self._containers = containers
+        self._errors: Mapping[str, str] = given.get("manager") or {}
 
-def _existing(containers: FakeContainers, container_id: str, kind: Kind | None = None) -> Container:
-    container = containers.get(container_id)
-    if container is None:
-        raise NotFoundError(f"no such container with id = {container_id} exists")
-    if kind is not None:
-        check_allowed(kind, container)
-    return container
+    def _existing(self, container_id: str, operation: Operation | None = None) -> Container:
+        container = self._containers.get(container_id)
+        if container is None:
+            raise NotFoundError(f"no such container with id = {container_id} exists")
+        if operation is not None:
+            check_allowed(operation, container)
+        return container
 
+    async def create(self, container: Container) -> Container:
+        container = fill_swap(fill_defaults(container))
+        check_id(container.id)
+        validate(container)
+        if error := self._errors.get("create_error"):
+            raise OperationFailedError(error)
+        self._containers.add_now(container)
+        return container
 
-def _create(operation: ops.Create, containers: FakeContainers, given: Mapping[str, Any]) -> Container:
-    container = fill_swap(fill_defaults(operation.container))
-    check_id(container.id)
-    validate(container)
-    if error := (given.get("manager") or {}).get("create_error"):
-        raise OperationFailedError(error)
-    containers.add_now(container)
-    return container
+    async def start(self, container_id: str) -> None:
+        self._existing(container_id, Operation.START)
+        if error := self._errors.get("start_error"):
+            self._containers.fail_now(container_id, error)
+            raise OperationFailedError(error)
+        self._containers.run_now(container_id)
 
+    async def stop(self, container_id: str, options: StopOptions | None = None) -> None:
+        options = options or StopOptions()
+        if options.timeout < 0:
+            raise OperationFailedError(f"the timeout = {options.timeout} shouldn't be negative")
+        parse_signal(options.signal)
+        self._existing(container_id, Operation.STOP)
+        self._containers.stop_now(container_id)
 
-def _start(operation: ops.Start, containers: FakeContainers, given: Mapping[str, Any]) -> None:
-    _existing(containers, operation.container_id, Kind.START)
-    if error := (given.get("manager") or {}).get("start_error"):
-        containers.fail_now(operation.container_id, error)
-        raise OperationFailedError(error)
-    containers.run_now(operation.container_id)
+    async def pause(self, container_id: str) -> None:
+        self._existing(container_id, Operation.PAUSE)
+        self._containers.freeze_now(container_id, Status.PAUSED)
 
+    async def unpause(self, container_id: str) -> None:
+        self._existing(container_id, Operation.UNPAUSE)
+        self._containers.freeze_now(container_id, Status.RUNNING)
 
-def _stop(operation: ops.Stop, containers: FakeContainers, _: Mapping[str, Any]) -> None:
-    options = operation.options or StopOptions()
-    if options.timeout < 0:
-        raise OperationFailedError(f"the timeout = {options.timeout} shouldn't be negative")
-    parse_signal(options.signal)
-    _existing(containers, operation.container_id, Kind.STOP)
-    containers.stop_now(operation.container_id)
+    async def rename(self, container_id: str, name: str) -> None:
+        container = self._existing(container_id)
+        check_name(name)
+        if name != container.name:
+            self._containers.rename_now(container_id, name)
 
+    async def update(self, container_id: str, options: UpdateOptions) -> None:
+        self._existing(container_id)
+        if options.restart_policy is not None:
+            check_restart_policy(options.restart_policy)
+        check_resources(options.resources)
+        self._containers.update_now(container_id, options)
 
-def _pause(operation: ops.Pause, containers: FakeContainers, _: Mapping[str, Any]) -> None:
-    _existing(containers, operation.container_id, Kind.PAUSE)
-    containers.freeze_now(operation.container_id, Status.PAUSED)
-
-
-def _resume(operation: ops.Resume, containers: FakeContainers, _: Mapping[str, Any]) -> None:
-    _existing(containers, operation.container_id, Kind.UNPAUSE)
-    containers.freeze_now(operation.container_id, Status.RUNNING)
-
-
-def _rename(operation: ops.Rename, containers: FakeContainers, _: Mapping[str, Any]) -> None:
-    container = _existing(containers, operation.container_id)
-    check_name(operation.name)
-    if operation.name != container.name:
-        containers.rename_now(operation.container_id, operation.name)
-
-
-def _update(operation: ops.Update, containers: FakeContainers, _: Mapping[str, Any]) -> None:
-    options: UpdateOptions = operation.options
-    _existing(containers, operation.container_id)
-    if options.restart_policy is not None:
-        check_restart_policy(options.restart_policy)
-    check_resources(options.resources)
-    containers.update_now(operation.container_id, options)
-
-
-def _remove(operation: ops.Remove, containers: FakeContainers, _: Mapping[str, Any]) -> None:
-    kind = Kind.FORCE_REMOVE if operation.force else Kind.REMOVE
-    _existing(containers, operation.container_id, kind)
-    containers.remove_now(operation.container_id)
-
-
-def _download(operation: ops.Download, _: FakeContainers, given: Mapping[str, Any]) -> bytes:
-    return FakeDownloads(given.get("http") or {}).read(operation.url)
-
-
-_DOERS: Mapping[type, Any] = {
-    ops.Create: _create,
-    ops.Start: _start,
-    ops.Stop: _stop,
-    ops.Pause: _pause,
-    ops.Resume: _resume,
-    ops.Rename: _rename,
-    ops.Update: _update,
-    ops.Remove: _remove,
-    ops.Download: _download,
-}
+    async def remove(self, container_id: str, *, force: bool = False) -> None:
+        self._existing(container_id, Operation.FORCE_REMOVE if force else Operation.REMOVE)
+        self._containers.remove_now(container_id)

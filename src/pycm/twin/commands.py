@@ -1,24 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands from the cloud: which are accepted, and how each is answered (shared specification, mqtt-twin 2.1, 2.2).
+"""Commands from the cloud: which are accepted, how each is answered, and which have run before.
 
-`CHECKS` is the acceptance algorithm, one row a step; the first step that finds something ends it. An answer is made only for a request
+`CHECKS` is the acceptance algorithm, one row a step; the first step that finds a problem ends it. An answer is made only for a request
 with an id in its topic whose headers ask for one.
-
-
-Commands that must not run twice though they may come twice (QoS 1: at least once). No I/O, no clock.
-
-A copy has the topic, and so the request id, and the payload, and so the correlation id, of the first one. Of the operations only those
-that make containers are remembered: the others ask for a state, and a second time find it. A command that failed is forgotten, so that it
-can be tried again as it is; so is one whose container was removed. Nothing is kept over a restart of the agent: its session at the broker
-is a new one, to which nothing is delivered again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pycm.errors import InvalidInputError
 from pycm.twin import envelope as ditto
@@ -31,28 +22,32 @@ if TYPE_CHECKING:
 
     from pycm.twin.envelope import Envelope
     from pycm.twin.features.base import Feature
+    from pycm.twin.session import Thing
 
+    Check = Callable[["Address", Envelope, "Known"], Problem | None]
+    Refuse = Callable[["Address", Envelope, Problem], Publish | None]
 
-#: Names of one-way topics that are not operations: what the backend tells of its own twin. They change nothing here.
+#: Names of one-way topics that are not operations: events of the backend's own twin. They change nothing here.
 EVENTS = frozenset({"created", "modified", "deleted", "errors-response"})
-
 #: Longest topic of a command; the answer's topic is a little longer, and MQTT allows 65 535 bytes.
 MAX_TOPIC = 4096
+#: Commands that are remembered; the oldest is forgotten.
+MAX_RECENT = 64
 
 _FEATURE_PATH = re.compile(r"/features/([^/]+)/inbox/messages/([^/]+)")
 _THING_PATH = re.compile(r"/inbox/messages/[^/]+")
 
 
 class Known(Protocol):
-    """What a command is held against."""
+    """The thing and the features that a command is checked against."""
 
-    def thing_id(self) -> str: ...
+    @property
+    def thing(self) -> Thing | None: ...
 
     def feature(self, feature_id: str) -> Feature | None: ...
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """The parts of a command's MQTT topic."""
 
     thing_id: str
@@ -74,9 +69,8 @@ def address_of(topic: str) -> Address | None:
     return Address(parts[2], parts[4], parts[5])
 
 
-@dataclass(frozen=True)
-class Command:
-    """An accepted request: run `operation` of `feature` with `argument`, then `answer`."""
+class Command(NamedTuple):
+    """An accepted request: run `operation` of `feature` with `argument`, then `answer`. `size`: bytes of the payload."""
 
     feature: Feature
     feature_id: str
@@ -84,17 +78,17 @@ class Command:
     argument: Any
     address: Address
     envelope: Envelope
-    #: Bytes of the payload.
     size: int
 
     def without_argument(self) -> Command:
-        """As much as an answer needs: it may have to wait for long."""
-        return replace(self, argument=None, envelope=replace(self.envelope, value=None))
+        """What an answer needs; a command may wait for a long time."""
+        return self._replace(argument=None, envelope=self.envelope._replace(value=None))
 
-    def answer(self, value: Any = ditto.ABSENT) -> Publish | None:
-        """The handler succeeded; *value* absent: 204."""
-        status = 204 if value is ditto.ABSENT else 200
-        return _response(self.address, self.envelope, self._outbox(), value, status)
+    def answer(self, value: Any) -> Publish | None:
+        """The handler succeeded. *value* None: 204 without a value."""
+        if value is None:
+            return _response(self.address, self.envelope, self._outbox(), ditto.ABSENT, 204)
+        return _response(self.address, self.envelope, self._outbox(), value, 200)
 
     def refuse(self, problem: Problem) -> Publish | None:
         return _response(self.address, self.envelope, self._outbox(), problem.as_value(), problem.kind.status)
@@ -103,9 +97,8 @@ class Command:
         return f"/features/{self.feature_id}/outbox/messages/{self.operation}"
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Not accepted: why, and the answer if one is due."""
+class Refusal(NamedTuple):
+    """A command that is not accepted: the reason, and the answer if one is due."""
 
     reason: str
     answer: Publish | None
@@ -116,27 +109,61 @@ def accept(address: Address, payload: bytes, known: Known) -> Command | Refusal:
         envelope = ditto.decode(payload)
     except InvalidInputError as error:
         return _undecodable(address, str(error))
-    for check, anonymous in CHECKS:
-        problem = check(address, envelope, known)
-        if problem is not None:
-            answer = (
-                _anonymous(address, envelope, problem) if anonymous else _refused(address, envelope, problem)
-            )
-            return Refusal(problem.message, answer)
-    # from here on answers go out under the thing that was found
-    address = replace(address, thing_id=known.thing_id())
-    problem = _feature_problem(address, envelope, known)
-    if problem is not None:
-        return Refusal(problem.message, _refused(address, envelope, problem))
+    for check, refuse in CHECKS:
+        if problem := check(address, envelope, known):
+            return Refusal(problem.message, refuse(address, envelope, problem))
+    # from here on answers are sent for the thing that was found
+    address = address._replace(thing_id=known.thing.id if known.thing else address.thing_id)
     match = _FEATURE_PATH.fullmatch(envelope.path)
-    assert match is not None
-    feature_id, operation = match.groups()
-    feature = known.feature(feature_id)
-    assert feature is not None
-    return Command(feature, feature_id, operation, envelope.value, address, envelope, len(payload))
+    feature = known.feature(match[1]) if match else None
+    if match is None or feature is None:
+        problem = _path_problem(address, envelope.path)
+        return Refusal(problem.message, _refused(address, envelope, problem))
+    return Command(feature, match[1], match[2], envelope.value, address, envelope, len(payload))
 
 
-# ── the steps ──
+# ── the answers to refused commands ──
+
+
+def _response(address: Address, envelope: Envelope, path: str, value: Any, status: int) -> Publish | None:
+    if not address.request_id or envelope.headers.get("response-required") is not True:
+        return None
+    headers: dict[str, Any] = {}
+    if value is not ditto.ABSENT:
+        headers["content-type"] = ditto.JSON_TYPE
+    if correlation := envelope.text_header("correlation-id"):
+        headers["correlation-id"] = correlation
+    payload = ditto.encode(envelope.topic, headers, path, value, status)
+    return Publish(response_topic(address.thing_id, address.request_id, status), payload)
+
+
+def _refused(address: Address, envelope: Envelope, problem: Problem) -> Publish | None:
+    return _response(address, envelope, envelope.path, problem.as_value(), problem.kind.status)
+
+
+def _anonymous(address: Address, envelope: Envelope, problem: Problem) -> Publish | None:
+    """An answer that cannot name the topic and the path of the request."""
+    if envelope.headers.get("response-required") is not True:
+        return None
+    return _nameless(address, problem)
+
+
+def _nameless(address: Address, problem: Problem) -> Publish | None:
+    if not address.request_id:
+        return None
+    status = problem.kind.status
+    headers = {"content-type": ditto.JSON_TYPE}
+    payload = ditto.encode("unknown/unknown/things/twin/errors", headers, "/", problem.as_value(), status)
+    return Publish(response_topic(address.thing_id, address.request_id, status), payload)
+
+
+def _undecodable(address: Address, reason: str) -> Refusal:
+    """Whether an answer is wanted cannot be read; one is given if the topic has a request id."""
+    text = f"error parsing Ditto message received for device id [{address.thing_id}]"  # compat
+    return Refusal(f"{text}: {reason}", _nameless(address, Problem(Kind.INVALID, text)))
+
+
+# ── the steps; their texts are the original's (compat) ──
 
 
 def _invalid(address: Address, detail: str = "") -> Problem:
@@ -173,17 +200,15 @@ def _has_content_type(address: Address, envelope: Envelope, _: Known) -> Problem
 
 def _is_for_our_thing(address: Address, envelope: Envelope, known: Known) -> Problem | None:
     namespace, name, _ = envelope.topic.split("/", 2)
-    if f"{namespace}:{name}" == known.thing_id():
+    if known.thing is not None and f"{namespace}:{name}" == known.thing.id:
         return None
     return Problem(Kind.NOT_FOUND, f"thing with ID = {address.thing_id} is not found")
 
 
-def _feature_problem(address: Address, envelope: Envelope, known: Known) -> Problem | None:
-    if match := _FEATURE_PATH.fullmatch(envelope.path):
-        if known.feature(match[1]) is not None:
-            return None
+def _path_problem(address: Address, path: str) -> Problem:
+    if match := _FEATURE_PATH.fullmatch(path):
         return Problem(Kind.INVALID, f"feature [{match[1]}] not found ")
-    if _THING_PATH.fullmatch(envelope.path):
+    if _THING_PATH.fullmatch(path):
         return Problem(
             Kind.NOT_FOUND,
             f"the target thing ID = {address.thing_id} does not have e registered operations handler"
@@ -192,68 +217,32 @@ def _feature_problem(address: Address, envelope: Envelope, known: Known) -> Prob
     return Problem(Kind.INVALID, f"missing operation name for device id [{address.thing_id}]")
 
 
-#: (step, True if the answer cannot name the request's topic and path)
-CHECKS: tuple[tuple[Callable[[Address, Envelope, Known], Problem | None], bool], ...] = (
-    (_has_topic_and_path, True),
-    (_has_thing_topic, True),
-    (_has_correlation, False),
-    (_has_content_type, False),
-    (_is_for_our_thing, False),
+#: (step, what makes the answer if it finds a problem)
+CHECKS: tuple[tuple[Check, Refuse], ...] = (
+    (_has_topic_and_path, _anonymous),
+    (_has_thing_topic, _anonymous),
+    (_has_correlation, _refused),
+    (_has_content_type, _refused),
+    (_is_for_our_thing, _refused),
 )
 
-
-# ── the answers ──
-
-
-def _response(address: Address, envelope: Envelope, path: str, value: Any, status: int) -> Publish | None:
-    if not address.request_id or envelope.headers.get("response-required") is not True:
-        return None
-    headers: dict[str, Any] = {}
-    if value is not ditto.ABSENT:
-        headers["content-type"] = ditto.JSON_TYPE
-    if correlation := envelope.text_header("correlation-id"):
-        headers["correlation-id"] = correlation
-    payload = ditto.encode(envelope.topic, headers, path, value, status)
-    return Publish(response_topic(address.thing_id, address.request_id, status), payload)
-
-
-def _refused(address: Address, envelope: Envelope, problem: Problem) -> Publish | None:
-    return _response(address, envelope, envelope.path, problem.as_value(), problem.kind.status)
-
-
-def _anonymous(address: Address, envelope: Envelope, problem: Problem) -> Publish | None:
-    if envelope.headers.get("response-required") is not True:
-        return None
-    return _nameless(address, problem)
-
-
-def _nameless(address: Address, problem: Problem) -> Publish | None:
-    if not address.request_id:
-        return None
-    status = problem.kind.status
-    headers = {"content-type": ditto.JSON_TYPE}
-    payload = ditto.encode("unknown/unknown/things/twin/errors", headers, "/", problem.as_value(), status)
-    return Publish(response_topic(address.thing_id, address.request_id, status), payload)
-
-
-def _undecodable(address: Address, reason: str) -> Refusal:
-    """Whether an answer is wanted cannot be read; one is given if there is somewhere to send it."""
-    text = f"error parsing Ditto message received for device id [{address.thing_id}]"
-    return Refusal(f"{text}: {reason}", _nameless(address, Problem(Kind.INVALID, text)))
-
-
-#: Commands that are remembered; the oldest is forgotten.
-MAX_RECENT = 64
+# ── commands that must not run twice ──
 
 RUNNING: Any = object()
 
 
 def mark_of(topic: str, payload: bytes) -> bytes:
+    """A copy of a command has the same topic, and so request id, and the same payload, and so correlation id."""
     return hashlib.sha256(topic.encode("utf-8", "replace") + b"\0" + payload).digest()
 
 
 class Recent:
-    """Marks of commands, and what each was answered; RUNNING as long as it is not."""
+    """Marks of the commands that create containers, with the value of each answer; RUNNING until there is one.
+
+    QoS 1 may deliver a command twice. Other commands ask for a state, and find it the second time. A command that failed, or whose
+    container was removed, is forgotten, so that the same command runs again. Nothing is kept over a restart of the agent, which begins
+    a new session at the broker.
+    """
 
     def __init__(self) -> None:
         self._values: dict[bytes, Any] = {}
@@ -281,12 +270,12 @@ class Recent:
         self._values.pop(mark, None)
 
     def is_first_retained(self) -> bool:
-        """For the log: such a command comes with each subscription, and never runs."""
+        """For the log: a retained command comes with each subscription, and never runs."""
         first, self._retained = not self._retained, True
         return first
 
     def removed(self, container_id: str) -> None:
-        """A container is gone: who asks for it anew means it. What an installation has made is not known, so any ends its memory."""
+        """Forget the command that created this container. Containers of an installation are not known: any removal forgets it."""
         for mark, value in list(self._values.items()):
             if value is not RUNNING and (value == container_id or not isinstance(value, str)):
                 del self._values[mark]

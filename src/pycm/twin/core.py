@@ -1,33 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twin without I/O: what comes in (connections, messages, container events, samples) to decisions (`actions`).
+"""The twin without I/O: connections, messages, container events and samples go in, decisions (`outbox`) come out.
 
-It knows no socket, file, timer or clock. It keeps the containers as the events tell them, so that everything it publishes is derived from
-state: while there is no session nothing is kept for later but answers, and a registration tells the whole truth anew, in one message a
-feature.
+It knows no socket, file, timer or clock. It holds the containers as the events report them, so that everything it publishes is derived
+from state. Without a session only answers are kept for later; a registration publishes everything again, one message per feature.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pycm.config.types import Policy
 from pycm.errors import InvalidInputError, shorten
 from pycm.model.defaults import new_id
 from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Event, HostMeasurements
 from pycm.twin import envelope as ditto
-from pycm.twin import session
 from pycm.twin.commands import RUNNING, Command, Recent, Refusal, accept, address_of, mark_of
 from pycm.twin.envelope import Problem
 from pycm.twin.features import container_factory, metrics, software_updatable
-from pycm.twin.features.container import ContainerFeature, feature_id, operations_under, state_value
-from pycm.twin.features.container_config import ALL
+from pycm.twin.features.container import ContainerFeature, feature_id, state_value
 from pycm.twin.features.container_factory import ContainerFactory
 from pycm.twin.features.metrics import Due, Metrics, data_value
-from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, SoftwareUpdatable
-from pycm.twin.lanes import Jobs, Task
+from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, STATUS_PATH, SoftwareUpdatable
+from pycm.twin.lanes import Load, Task
 from pycm.twin.outbox import (
     CONTAINERS,
     MACHINE,
@@ -40,6 +37,7 @@ from pycm.twin.outbox import (
     Publish,
     Recall,
     Remember,
+    Run,
     Subscribe,
     Unsubscribe,
     ignored,
@@ -52,32 +50,29 @@ from pycm.twin.session import (
     Input,
     Session,
     Step,
+    device_from,
+    response_topic,
 )
 from pycm.twin.state import Kept
-from pycm.twin.telling import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from pycm.config.types import Policy
     from pycm.model.container import Container
     from pycm.twin.features.base import Feature
-    from pycm.twin.lanes import Property
     from pycm.twin.session import Thing
     from pycm.twin.system_metrics import SystemMetrics
 
-    Finish = Callable[[Any], list[Decision]]
-
 DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
 
-#: Things that were ours and whose features could not be deleted yet.
+#: Former things whose features could not be deleted yet.
 MAX_LEFT = 4
 
 
 class Twin:
-    """`containers`: all containers there are now, asked for at each registration. `features`: the enabled ones by name.
+    """`containers` returns all present containers, at each registration. `features`: the enabled ones by name.
 
-    `mask_env`: values of environment variables are not shown. `system_metrics`: serve the machine's figures on the device's own thing.
+    `mask_env`: hide the values of environment variables. `system_metrics`: publish system metrics on the device's own thing.
     """
 
     def __init__(
@@ -87,34 +82,36 @@ class Twin:
         *,
         mask_env: bool = False,
         system_metrics: bool = False,
-        policy: Policy = ALL,
+        policy: Policy | None = None,
     ) -> None:
+        policy = policy or Policy()
         self._list = containers
         self._session = Session()
         self._containers: dict[str, Container] = {}
         self._stale: frozenset[str] = frozenset()
         self._left_over: frozenset[str] = frozenset()
-        self._metrics = Metrics(self._containers.values)
-        self._software = SoftwareUpdatable(self._containers.values, self._exists, policy, mask_env=mask_env)
-        self._jobs = Jobs()
+        self._load = Load()
         self._recent = Recent()
         #: The thing that request, statuses and published features belong to; it outlives a loss of the connection.
         self._owner: Thing | None = None
         self._left: dict[Thing, frozenset[str]] = {}
         self._late = LateAnswers()
-        #: In the order of registration: the list first, then the containers, then the figures.
-        available: dict[str, Feature] = {
-            software_updatable.ID: self._software,
-            container_factory.ID: ContainerFactory(policy),
-            metrics.ID: self._metrics,
-        }
-        enabled = frozenset(features)
-        self._features = {name: feature for name, feature in available.items() if name in enabled}
-        self._container_feature = ContainerFeature(operations_under(policy), mask_env=mask_env)
         self._mask_env = mask_env
+        self._metrics = Metrics(self._containers.values)
+        self._software = SoftwareUpdatable(self._containers.values, self._exists, policy, mask_env=mask_env)
+        self._container_feature = ContainerFeature(policy, mask_env=mask_env)
+        enabled = frozenset(features)
+        self._shows_containers = container_factory.ID in enabled
+        #: In the order of registration.
+        available: list[tuple[str, Feature]] = [
+            (software_updatable.ID, self._software),
+            (container_factory.ID, ContainerFactory(policy)),
+            (metrics.ID, self._metrics),
+        ]
+        self._features = {name: feature for name, feature in available if name in enabled}
         self._system: SystemMetrics | None = None
         if system_metrics:
-            from pycm.twin.system_metrics import SystemMetrics  # for those who want it
+            from pycm.twin.system_metrics import SystemMetrics  # loaded only where it is enabled
 
             self._system = SystemMetrics(new_id)
 
@@ -122,9 +119,9 @@ class Twin:
         return any(container.id == container_id for container in self._list())
 
     def restore(self, kept: Kept) -> None:
-        """Before the first connection: what the agent before this one left."""
+        """Take the state of the previous agent, before the first connection."""
         self._owner = kept.thing
-        self._software.restore(kept.told)
+        self._software.restore(kept.statuses)
         self._metrics.restore(kept.request)
         self._left_over = frozenset(kept.container_ids)
         if self._system:
@@ -143,18 +140,18 @@ class Twin:
         return self._take(self._session.feed(Input.LOST))
 
     def retry(self) -> list[Decision]:
-        """Something could not be sent though the connection is up: tell everything anew."""
+        """A message could not be sent although the connection is up: publish everything again."""
         return self._take(self._session.feed(Input.RETRY))
 
     def recalled(self, thing: Thing, container_ids: Iterable[str]) -> list[Decision]:
-        """The answer to Recall. One that comes late, for another thing, is not wanted any more."""
+        """The result of Recall. A late one, for another thing, has no effect."""
         if thing != self.thing:
             return []
         self._stale = frozenset(container_ids)
         return self._take(self._session.feed(Input.RECALLED))
 
     def leave(self) -> list[Decision]:
-        """The agent ends: stop listening."""
+        """The agent ends: unsubscribe."""
         listening = self._session.listening
         if self._session.feed(Input.LOST) == ():
             return []
@@ -176,9 +173,9 @@ class Twin:
         return [Unsubscribe(old.commands)]
 
     def _recall(self) -> list[Decision]:
-        """Before that, the features of things that are not ours any more are deleted, which may be possible still."""
+        """First delete the features of former things, which may still be possible."""
         thing = self._the_thing()
-        if self._owner not in (None, thing):
+        if self._owner is not None and self._owner != thing:
             self._give_up(self._owner)
         self._left.pop(thing, None)
         cleared: list[Decision] = []
@@ -190,36 +187,35 @@ class Twin:
             cleared.append(Forget(old, file=old.id != thing.id))
         return [*cleared, Recall(thing)]
 
-    def _give_up(self, old: Thing | None) -> None:
-        assert old is not None
-        shown = self._containers.keys() | self._left_over if container_factory.ID in self._features else ()
+    def _give_up(self, old: Thing) -> None:
+        shown = self._containers.keys() | self._left_over if self._shows_containers else ()
         self._left[old] = frozenset(shown)
         while len(self._left) > MAX_LEFT:
             self._left.pop(next(iter(self._left)))
         self._owner, self._metrics.request = None, None
-        self._software.told = {}
+        self._software.statuses = {}
         self._late.take()
         self._recent.clear()
         if self._system:
             self._system.forget()
 
     def unsent(self, answers: Iterable[Publish]) -> None:
-        """Their sending failed: they are given after the next registration, once, since one of them may be why it failed."""
-        mine = session.response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
+        """Keep answers that could not be sent for the next registration, once: one of them may be the reason for the failure."""
+        mine = response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
         for answer in answers:
             if not answer.again and answer.topic.partition("/res/")[0] == mine:
-                self._late.add(replace(answer, again=True))
+                self._late.add(answer._replace(again=True))
 
     def forgotten(self, thing: Thing) -> None:
-        """The answer to Forget: everything before it was sent."""
+        """The result of Forget: everything before it was sent."""
         self._left.pop(thing, None)
 
     def _listen(self) -> list[Decision]:
-        assert self.thing is not None
-        if self._session.listening == self.thing:
+        thing = self._the_thing()
+        if self._session.listening == thing:
             return []
-        self._session.listening = self.thing
-        return [Subscribe(self.thing.commands), *self._late.take()]
+        self._session.listening = thing
+        return [Subscribe(thing.commands), *self._late.take()]
 
     def _pause(self) -> list[Decision]:
         return [Measure(None), *(self._system.end() if self._system else [])]
@@ -229,21 +225,18 @@ class Twin:
         self._containers.update((container.id, container) for container in self._list())
         self._owner, self._left_over = self.thing, frozenset()
         decisions: list[Decision] = [self._keep()]
-        for name in self._features:
-            decisions += self._registration(name)
+        for name, feature in self._features.items():
+            if isinstance(feature, ContainerFactory):
+                decisions += self._register_containers()
+            decisions.append(self._modify(f"/features/{name}", feature.value()))
+        if metrics.ID in self._features:
+            decisions += self._metrics.begin(resume=True)
         if self._system and self._session.device:
             decisions += self._system.begin(self._session.device)
         return decisions
 
-    def _registration(self, name: str) -> list[Decision]:
-        feature = self._features[name]
-        own = self._modify(f"/features/{name}", feature.value())
-        if name == container_factory.ID:
-            return [*self._register_containers(), own]
-        return [own, *self._metrics.begin(resume=True)] if name == metrics.ID else [own]
-
     def _register_containers(self) -> list[Decision]:
-        """The stored list is written before a feature appears and after one is gone, so that no cut leaves one unknown."""
+        """The stored list is written before a feature appears and after one is deleted, so that it always names all of them."""
         stale = sorted(self._stale - self._containers.keys())
         self._stale = frozenset()
         published = [self._whole(container) for container in self._containers.values()]
@@ -262,12 +255,12 @@ class Twin:
     # ── messages ──
 
     def message(self, topic: str, payload: bytes, *, retained: bool = False) -> list[Decision]:
-        """*retained*: the broker kept it; a device stays valid, a command would run at each start of the agent."""
+        """*retained*: stored by the broker. A device stays valid; a command would run at each start of the agent."""
         if topic == EDGE_RESPONSE:
             return self._edge_response(payload)
         if retained:
             level = logging.WARNING if self._recent.is_first_retained() else logging.DEBUG
-            return [ignored(topic, payload, "a retained command; delete it at the broker", level)]
+            return [ignored(topic, "a retained command; delete it at the broker", level, len(payload))]
         if self._system and self._system.is_command(topic):
             before = self._system.kept
             decisions = self._system.message(topic, payload)
@@ -281,111 +274,112 @@ class Twin:
             found = ditto.parse(payload)
             if not isinstance(found, dict):
                 raise InvalidInputError("not a JSON object")
-            device = session.device_from(ditto.members(found))
+            device = device_from(ditto.members(found))
         except InvalidInputError as error:
-            return [ignored(EDGE_RESPONSE, payload, str(error))]
+            return [ignored(EDGE_RESPONSE, str(error), size=len(payload))]
         return self._take(self._session.meet(device))
 
     def _command(self, topic: str, payload: bytes) -> list[Decision]:
         address = address_of(topic)
         if address is None:
-            return [ignored(topic, payload, "the topic is not that of a command")]
+            return [ignored(topic, "not the topic of a command", size=len(payload))]
         if address.is_event:
-            return [Note(logging.DEBUG, f"{shorten(topic)}: the twin's own event is ignored")]
+            return [ignored(topic, "an event of the backend's twin", logging.DEBUG)]
         found = accept(address, payload, self)
         if isinstance(found, Refusal):
             level = logging.DEBUG if found.answer else logging.WARNING
-            note = Note(level, f"command refused, {shorten(topic)}: {shorten(found.reason, 300)}")
+            note = Note(level, f"twin: command on {shorten(topic)} refused: {shorten(found.reason, 300)}")
             return [note, *([found.answer] if found.answer else [])]
-        if found.operation in found.feature.once:
-            return self._run_once(found, mark_of(topic, payload))
-        return self._run(found, partial(self._finished, found.without_argument(), self.thing), None)
-
-    def _run_once(self, command: Command, mark: bytes) -> list[Decision]:
-        """The second copy of a command gets the answer of the first, in whose place it may be."""
+        if found.operation not in found.feature.once:
+            return self._run(found, None)
+        mark = mark_of(topic, payload)
         if mark not in self._recent:
             self._recent.begin(mark)
-            return self._run(
-                command, partial(self._ended_once, mark, command.without_argument(), self.thing), mark
-            )
+            return self._run(found, mark)
+        # a copy gets the answer of the first one, which may not have arrived
         value = self._recent.value(mark)
-        return [] if value is RUNNING else self._finished(command, self.thing, value)
+        return [] if value is RUNNING else self._answer(found, self.thing, value)
 
-    def _ended_once(self, mark: bytes, command: Command, thing: Thing | None, outcome: Any) -> list[Decision]:
-        if isinstance(outcome, Problem):
-            self._recent.forget(mark)
-        else:
-            self._recent.end(mark, outcome)
-        return self._finished(command, thing, outcome)
-
-    def _job_ended(self, mark: bytes | None, succeeded: Any) -> list[Decision]:
-        """A job in the background was answered when it began, and tells its end by itself."""
-        if mark is not None and not succeeded:
-            self._recent.forget(mark)
-        return []
-
-    def _run(self, command: Command, finish: Finish, mark: bytes | None) -> list[Decision]:
+    def _run(self, command: Command, mark: bytes | None) -> list[Decision]:
         """*mark*: that of a command which runs once."""
-        changed = partial(self._changed, self.thing)
+        finish = partial(self._finished, command.without_argument(), self.thing, mark)
         before = self._metrics.request
         try:
             reaction = command.feature.run(command.feature_id, command.operation, command.argument)
             if isinstance(reaction, Task):
-                return self._jobs.begin(reaction, finish, changed, command.size)
-            ended = partial(self._job_ended, mark)
-            begun = self._jobs.begin(reaction.task, ended, changed, command.size) if reaction.task else []
+                return [self._begin(reaction, command.size, finish)]
+            begun = []
+            if reaction.task:
+                begun = [self._begin(reaction.task, command.size, partial(self._job_ended, mark))]
         except Problem as problem:
             return finish(problem)
         keep = [self._keep()] if self._metrics.request != before else []
         return [*reaction.decisions, *finish(reaction.value), *begun, *keep]
 
-    def _finished(self, command: Command, thing: Thing | None, outcome: Any) -> list[Decision]:
-        """The answer. Without a session it waits for the next one of the same thing."""
+    def _begin(self, task: Task, size: int, finish: Callable[[Any], list[Decision]]) -> Run:
+        self._load.add(size)
+        return Run(task.lane, task.job, self.thing, size, finish)
+
+    def changed(self, run: Run, name: str, value: Any) -> list[Decision]:
+        """A job tells a status property. One of a former thing's job is not published."""
+        if run.thing != self._owner:
+            return []
+        self._software.statuses[name] = value
+        news = [self._modify(f"{STATUS_PATH}/{name}", value)] if self._session.registered else []
+        return [*news, self._keep()]
+
+    def ended(self, run: Run, outcome: Any) -> list[Decision]:
+        """A job has ended with a value, or with a Problem."""
+        self._load.remove(run.size)
+        return run.finish(outcome)
+
+    def _finished(
+        self, command: Command, thing: Thing | None, mark: bytes | None, outcome: Any
+    ) -> list[Decision]:
+        if mark is not None and isinstance(outcome, Problem):
+            self._recent.forget(mark)
+        elif mark is not None:
+            self._recent.end(mark, outcome)
+        return self._answer(command, thing, outcome)
+
+    def _job_ended(self, mark: bytes | None, succeeded: Any) -> list[Decision]:
+        """The command was answered when the job began, and the job has published its end itself."""
+        if mark is not None and succeeded is not True:
+            self._recent.forget(mark)
+        return []
+
+    def _answer(self, command: Command, thing: Thing | None, outcome: Any) -> list[Decision]:
+        """Without a session the answer waits for the next one of the same thing."""
         if isinstance(outcome, Problem):
             answer = command.refuse(outcome.without_secrets() if self._mask_env else outcome)
             if answer is None:
-                path = f"{command.feature_id} {command.operation}"
-                text = f"command failed, {shorten(path)}: {shorten(outcome.masked, 300)}"
-                return [Note(logging.WARNING, text)]
+                subject = shorten(f"{command.feature_id} {command.operation}")
+                return [Note(logging.WARNING, f"twin: {subject} failed: {shorten(outcome.masked, 300)}")]
         else:
             answer = command.answer(outcome)
         if answer is None or thing not in (self._owner, self.thing):
             return []
-        if self.thing is None:
-            self._late.add(answer)
-            return []
-        return [answer]
-
-    def _changed(self, thing: Thing | None, changed: Property) -> list[Decision]:
-        """A job of a thing that is not ours any more has nobody to tell."""
-        if thing != self._owner:
-            return []
-        self._software.told[changed.path.rpartition("/")[2]] = changed.value
-        news = [self._modify(changed.path, changed.value)] if self._session.registered else []
-        return [*news, self._keep()]
-
-    def done(self, ticket: int, outcome: Any) -> list[Decision]:
-        """What came of a Run: its result, or Failed."""
-        return self._jobs.done(ticket, outcome)
+        if self.thing is not None:
+            return [answer]
+        self._late.add(answer)
+        return []
 
     def _keep(self) -> Keep:
         machine = self._system.kept if self._system else None
-        return Keep(Kept(self._owner, (), self._software.told, self._metrics.argument, machine).as_state())
-
-    def thing_id(self) -> str:
-        return self.thing.id if self.thing else ""
+        kept = Kept(self._owner, (), self._software.statuses, self._metrics.argument, machine)
+        return Keep(kept.as_state())
 
     def feature(self, wanted: str) -> Feature | None:
         kind, colon, container_id = wanted.partition(":")
-        if colon and kind + colon == CONTAINER_PREFIX:
-            shown = container_factory.ID in self._features and container_id in self._containers
+        if kind + colon == CONTAINER_PREFIX:
+            shown = self._shows_containers and container_id in self._containers
             return self._container_feature if shown else None
         return self._features.get(wanted)
 
     # ── containers ──
 
     def event(self, event: Event) -> list[Decision]:
-        """Told at once while the features are registered, else not at all: registration begins with a list of its own."""
+        """Published at once while the features are registered, else not at all: a registration begins with the list of containers."""
         container, action = event.container, event.action
         if action is Action.REMOVED:
             self._recent.removed(container.id)
@@ -400,57 +394,62 @@ class Twin:
             self._containers[container.id] = container
             action = action if before else Action.CREATED
         decisions: list[Decision] = []
-        for name in told(action, before, container):
-            decisions += self._TELLERS[name](self, container, action)
+        for publish in self._EVENTS[action]:
+            decisions += publish(self, container)
+        # a start in host network mode gives the container the machine's name, without an event of its own
+        renamed = before is not None and before.host_name != container.host_name
+        if renamed and action not in (Action.UPDATED, Action.REMOVED):
+            decisions += self._publish_config(container)
         return decisions
 
-    def _tell_feature(self, container: Container, _: Action) -> list[Decision]:
-        return [self._whole(container)] if container_factory.ID in self._features else []
+    def _publish_feature(self, container: Container) -> list[Decision]:
+        return [self._whole(container)] if self._shows_containers else []
 
-    def _tell_state(self, container: Container, action: Action) -> list[Decision]:
-        status = Status.DEAD if action is Action.REMOVED else None
-        return self._property(container, "state", state_value(container, status))
+    def _publish_state(self, container: Container) -> list[Decision]:
+        return self._property(container, "state", state_value(container))
 
-    def _tell_name(self, container: Container, _: Action) -> list[Decision]:
+    def _publish_dead(self, container: Container) -> list[Decision]:
+        return self._property(container, "state", state_value(container, Status.DEAD))
+
+    def _publish_name(self, container: Container) -> list[Decision]:
         return self._property(container, "name", container.name)
 
-    def _tell_config(self, container: Container, _: Action) -> list[Decision]:
+    def _publish_config(self, container: Container) -> list[Decision]:
         return self._property(container, "config", self._container_feature.config_of(container))
 
-    def _tell_delete(self, container: Container, _: Action) -> list[Decision]:
-        if container_factory.ID not in self._features:
-            return []
-        return [self._delete(f"/features/{feature_id(container.id)}")]
+    def _delete_feature(self, container: Container) -> list[Decision]:
+        return [self._delete(f"/features/{feature_id(container.id)}")] if self._shows_containers else []
 
-    def _tell_dependencies(self, _: Container, __: Action) -> list[Decision]:
-        feature = self._features.get(software_updatable.ID)
-        if not isinstance(feature, SoftwareUpdatable):
-            return []
-        return [self._modify(DEPENDENCIES_PATH, feature.installed())]
+    def _publish_dependencies(self, _: Container) -> list[Decision]:
+        shown = software_updatable.ID in self._features
+        return [self._modify(DEPENDENCIES_PATH, self._software.installed())] if shown else []
 
-    def _tell_remember(self, _: Container, __: Action) -> list[Decision]:
-        return [self._remember()] if container_factory.ID in self._features else []
+    def _remember_shown(self, _: Container) -> list[Decision]:
+        return [self._remember()] if self._shows_containers else []
 
-    def _tell_baseline(self, container: Container, _: Action) -> list[Decision]:
+    def _take_baseline(self, container: Container) -> list[Decision]:
         return self._metrics.container_runs(container.id)
 
-    _TELLERS: Mapping[str, Callable[[Twin, Container, Action], list[Decision]]] = {
-        "feature": _tell_feature,
-        "state": _tell_state,
-        "name": _tell_name,
-        "config": _tell_config,
-        "delete": _tell_delete,
-        "dependencies": _tell_dependencies,
-        "remember": _tell_remember,
-        "baseline": _tell_baseline,
+    #: The messages of each event, in this order; within a feature it is the original's.
+    _EVENTS: Mapping[Action, tuple[Callable[[Twin, Container], list[Decision]], ...]] = {
+        Action.CREATED: (_remember_shown, _publish_feature, _publish_dependencies, _publish_state),
+        Action.RUNNING: (_publish_state, _take_baseline),
+        Action.PAUSED: (_publish_state,),
+        Action.RESUMED: (_publish_state,),
+        Action.STOPPED: (_publish_state,),
+        Action.EXITED: (_publish_state,),
+        Action.RENAMED: (_publish_name,),
+        Action.UPDATED: (_publish_config,),
+        Action.HEALTH: (_publish_state,),
+        Action.REMOVED: (_publish_dead, _publish_dependencies, _delete_feature, _remember_shown),
     }
 
-    # ── figures ──
+    # ── measurements ──
 
     def due(self, reader: str = CONTAINERS) -> Due:
-        """The period of *reader* is over: what to sample."""
+        """What to sample at the end of *reader*'s period."""
         if reader == MACHINE:
-            return Due(host=self._system.due() if self._system else {})
+            return Due(host=self._system.due()) if self._system else Due()
         return self._metrics.due() if self._session.registered else Due()
 
     def measured(
@@ -460,7 +459,7 @@ class Twin:
         unix_seconds: int,
         reader: str = CONTAINERS,
     ) -> list[Decision]:
-        """What `due` asked for."""
+        """The sample that `due` requested."""
         if reader == MACHINE:
             return self._system.measured(host, unix_seconds) if self._system else []
         value = data_value(samples, host, unix_seconds)
@@ -473,8 +472,9 @@ class Twin:
     # ── messages to the twin ──
 
     def _the_thing(self) -> Thing:
-        thing = self.thing
-        assert thing is not None
+        """Publishing follows the device, so that there is one."""
+        if (thing := self.thing) is None:
+            raise RuntimeError("no device")
         return thing
 
     def _modify(self, path: str, value: Any) -> Publish:
@@ -482,14 +482,15 @@ class Twin:
         return Publish(thing.events, ditto.modify(thing, path, value), path)
 
     def _delete(self, path: str, thing: Thing | None = None) -> Publish:
-        return Publish((thing := thing or self._the_thing()).events, ditto.delete(thing, path), path)
+        thing = thing or self._the_thing()
+        return Publish(thing.events, ditto.delete(thing, path), path)
 
     def _whole(self, container: Container) -> Publish:
         path = f"/features/{feature_id(container.id)}"
         return self._modify(path, self._container_feature.value_of(container))
 
     def _property(self, container: Container, name: str, value: Any) -> list[Decision]:
-        if container_factory.ID not in self._features:
+        if not self._shows_containers:
             return []
         return [self._modify(f"/features/{feature_id(container.id)}/properties/status/{name}", value)]
 

@@ -1,47 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the core of the twin decides; the service (or a test) does it.
+"""What the core decides, and the bounded queue of decisions that are carried out in order.
 
-Ordered ones are carried out one after the other, each finished before the next begins; after a loss of the connection those not yet
-done are dropped, because everything is told anew. The others are done at once.
-
-
-What waits to be sent, in order and bounded.
-
-Normally every value is sent, as the original does. A peer too slow for that is spared the past: beyond MAX_PENDING a value that a newer
-one supersedes is dropped, never the newest. So no more waits than MAX_PENDING and one value for each path in the twin.
+The service or a test carries decisions out. Those in order (`Ordered`) wait in the outbox, and each is finished before the next begins.
+After a loss of the connection the pending ones are dropped, because a registration publishes everything again. The others (`AtOnce`)
+are carried out immediately.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from pycm.twin.lanes import Operation
+    from pycm.twin.lanes import Job
     from pycm.twin.session import Thing
 
+#: Pending values from which on superseded ones are dropped.
+MAX_PENDING = 256
+#: Pending answers, and their bytes. A further answer is dropped, because nothing supersedes an answer.
+MAX_ANSWERS = 1000
+MAX_ANSWER_BYTES = 4 << 20
+#: Answers that wait for a connection, and their bytes. The oldest are dropped.
+MAX_LATE_ANSWERS = 100
+MAX_LATE_BYTES = 1 << 20
 
-@dataclass(frozen=True)
-class Subscribe:
+# ── in order ──
+
+
+class Subscribe(NamedTuple):
     topic: str
 
 
-@dataclass(frozen=True)
-class Unsubscribe:
+class Unsubscribe(NamedTuple):
     topic: str
 
 
-@dataclass(frozen=True)
-class Publish:
-    """`key`: the path in the twin whose value this is; a newer value supersedes an older one. "" for answers, which nothing supersedes.
+class Publish(NamedTuple):
+    """`key`: the path in the twin whose value this is; a newer value supersedes an older one. "" for answers.
 
-    `again`: an answer whose first sending failed.
+    `again`: an answer that could not be sent before.
     """
 
     topic: str
@@ -54,59 +56,54 @@ class Publish:
         return not self.key
 
 
-@dataclass(frozen=True)
-class Recall:
-    """Read which containers the thing's twin showed last; the answer goes to `Twin.recalled`."""
+class Recall(NamedTuple):
+    """Read which containers the thing's twin showed last, and call `Twin.recalled`."""
 
     thing: Thing
 
 
-@dataclass(frozen=True)
-class Remember:
-    """Write which containers the thing's twin shows: id to feature id."""
+class Remember(NamedTuple):
+    """Write which containers the thing's twin shows: container id to feature id."""
 
     thing: Thing
     features: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Forget:
-    """The old thing's features are deleted: tell `Twin.forgotten`, and with *file* write that its twin shows no containers."""
+class Forget(NamedTuple):
+    """The old thing's features are deleted: call `Twin.forgotten`, and with *file* write that its twin shows no containers."""
 
     thing: Thing
     file: bool
 
 
-@dataclass(frozen=True)
-class Keep:
-    """At once, the newest counts: write what a restart of the agent must not lose."""
+# ── at once ──
+
+#: Who measures, each with its own period: the feature Metrics of the containers' thing, and that of the device's own thing.
+CONTAINERS, MACHINE = "containers", "machine"
+
+
+class Keep(NamedTuple):
+    """Write the state that a restart of the agent must not lose. Only the newest one counts."""
 
     state: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """At once: take CPU times of these containers, so that the next sample has a utilization."""
+class Baseline(NamedTuple):
+    """Read CPU times of these containers, so that the next sample has a utilization."""
 
     container_ids: tuple[str, ...]
 
 
-#: Who measures, each in its own period: the feature Metrics of the containers' thing, and that of the device's own thing.
-CONTAINERS, MACHINE = "containers", "machine"
-
-
-@dataclass(frozen=True)
-class HostBaseline:
-    """At once: take the machine's CPU time, so that the next sample for *reader* has a utilization."""
+class HostBaseline(NamedTuple):
+    """Read the machine's CPU time, so that the next sample for *reader* has a utilization."""
 
     reader: str
 
 
-@dataclass(frozen=True)
-class Measure:
-    """At once: call `Twin.due` for *reader* every *period* seconds from now on, the first time after one period; None: no more.
+class Measure(NamedTuple):
+    """Call `Twin.due` for *reader* every *period* seconds, the first time after one period. None: stop.
 
-    *resume*: a loss of the session is over, and the times from before it are kept.
+    *resume*: a loss of the session is over; keep the times from before it.
     """
 
     period: float | None
@@ -114,43 +111,42 @@ class Measure:
     resume: bool = False
 
 
-@dataclass(frozen=True)
-class Run:
-    """At once, without waiting for its end: carry out the operation; what came of it goes to `Twin.done` with the ticket."""
+class Run(NamedTuple):
+    """Run the job in its lane. `Twin.changed` is called with each property that it tells, `Twin.ended` with its outcome.
 
-    ticket: int
-    operation: Operation
+    `thing` received the command, `size` is the command's bytes, `finish` makes the decisions that follow the outcome.
+    """
+
+    lane: str
+    job: Job
+    thing: Thing | None
+    size: int
+    finish: Callable[[Any], list[Decision]]
 
 
-@dataclass(frozen=True)
-class Note:
-    """At once: one line for the log, with a level of the logging module."""
+class Note(NamedTuple):
+    """Write a line to the log, with a level of the logging module."""
 
     level: int
     text: str
 
 
 Ordered = Subscribe | Unsubscribe | Publish | Recall | Remember | Forget
-AtOnce = Baseline | HostBaseline | Measure | Run | Keep | Note
+AtOnce = Keep | Baseline | HostBaseline | Measure | Run | Note
 Decision = Ordered | AtOnce
 
 
-def ignored(topic: str, payload: bytes, reason: str, level: int = logging.WARNING) -> Note:
-    return Note(level, f"message ignored, {shorten(topic)}, {len(payload)} bytes: {shorten(reason, 300)}")
+def ignored(topic: str, reason: str, level: int = logging.WARNING, size: int | None = None) -> Note:
+    """The line for a message that has no effect."""
+    length = "" if size is None else f" of {size} bytes"
+    return Note(level, f"twin: message{length} on {shorten(topic)} ignored: {shorten(reason, 300)}")
 
 
-#: From here on superseded values are dropped.
-MAX_PENDING = 256
-#: Answers that wait, and their bytes; a further one is dropped, since nothing supersedes an answer.
-MAX_ANSWERS = 1000
-MAX_ANSWER_BYTES = 4 << 20
-#: Answers that wait for a connection, and their bytes; the oldest are dropped.
-MAX_LATE_ANSWERS = 100
-MAX_LATE_BYTES = 1 << 20
+# ── the queue ──
 
 
 class LateAnswers:
-    """To operations that ended while there was no session."""
+    """Answers to operations that ended while there was no session."""
 
     def __init__(self) -> None:
         self._answers: deque[Publish] = deque(maxlen=MAX_LATE_ANSWERS)
@@ -161,13 +157,19 @@ class LateAnswers:
             self._answers.popleft()
 
     def take(self) -> list[Publish]:
-        """All, which are then no more here."""
+        """Remove and return all."""
         answers = list(self._answers)
         self._answers.clear()
         return answers
 
 
 class Outbox:
+    """Normally every value is sent, as by the original.
+
+    A peer too slow for that misses superseded values beyond MAX_PENDING, never the newest one. So no more is pending than MAX_PENDING
+    and one value for each path in the twin.
+    """
+
     def __init__(self) -> None:
         self._pending: deque[Ordered] = deque()
         self._answers = self._bytes = 0
@@ -176,7 +178,7 @@ class Outbox:
         return len(self._pending)
 
     def add(self, item: Ordered) -> bool:
-        """False if it was an answer too many."""
+        """Append *item*. False: it is an answer beyond the bound, and dropped."""
         if size := _answer_size(item):
             if self._answers >= MAX_ANSWERS or self._bytes + size > MAX_ANSWER_BYTES:
                 return False
@@ -195,7 +197,7 @@ class Outbox:
         return item
 
     def clear(self) -> list[Publish]:
-        """Drop all; returns the answers among them, which nothing tells anew."""
+        """Drop all. Returns the answers among them, which a registration does not publish again."""
         answers = [item for item in self._pending if isinstance(item, Publish) and item.is_answer]
         self._pending.clear()
         self._answers = self._bytes = 0
@@ -203,12 +205,12 @@ class Outbox:
 
 
 def _answer_size(item: Ordered) -> int:
-    """Bytes of topic and payload; 0 for what is no answer."""
+    """Bytes of an answer's topic and payload; 0 for anything else."""
     return len(item.topic) + len(item.payload) if isinstance(item, Publish) and item.is_answer else 0
 
 
 def _supersedes(new: Ordered, old: Ordered) -> bool:
-    """The same path, or all below it (a feature and its properties), of the same thing."""
+    """A value supersedes those of the same path and below it (a feature and its properties), of the same thing."""
     if isinstance(new, Publish) and isinstance(old, Publish):
         if new.topic != old.topic or not old.key:
             return False

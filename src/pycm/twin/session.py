@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names: the device that the cloud connector tells, the thing made of it, and its MQTT topics (shared specification, mqtt-twin 1.3, 2).
-
-The session with the cloud connector as a table (shared specification, mqtt-twin 1.2 to 1.5).
+"""The session with the cloud connector: its names (device, thing, topics), and its phases as a table.
 
 Two rules: the table alone says what follows what, and a pair that is not in it changes nothing. The device is forgotten at every loss
-of the connection, so that the first answer after it registers all features anew, even if it names the same device.
+of the connection, so that the first answer after it registers all features again, even if it names the same device.
 """
 
 from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import InvalidInputError, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
 
 EDGE_REQUEST = "edge/thing/request"
 EDGE_RESPONSE = "edge/thing/response"
@@ -27,21 +23,19 @@ CONTAINER_PREFIX = "Container:"
 
 #: Longest device or tenant id; Ditto's own limit for a thing is 256.
 MAX_NAME = 256
-#: Would change the level or the meaning of an MQTT topic, or the name of a file.
+#: Characters that would change the level or the meaning of an MQTT topic, or the name of a file.
 _UNFIT = re.compile(r"[/+#\x00-\x1f\x7f\ufffd]")
 
 
-@dataclass(frozen=True)
-class Device:
-    """What the connector says; `policy_id` is only compared."""
+class Device(NamedTuple):
+    """What the connector says. `policy_id` is only compared."""
 
     device_id: str
     tenant_id: str
     policy_id: str = ""
 
 
-@dataclass(frozen=True)
-class Thing:
+class Thing(NamedTuple):
     tenant: str
     id: str
 
@@ -68,7 +62,7 @@ def response_topic(thing_id: str, request_id: str, status: int) -> str:
 
 
 def device_from(message: Mapping[str, Any]) -> Device:
-    """The device of an edge response, given with lower-case keys. Errors: InvalidInputError, what is wrong with which member."""
+    """Read the device of an edge response, given with lower-case keys. Raises InvalidInputError, which names the member."""
     device_id = _text(message, "deviceId")
     namespace, _, name = device_id.partition(":")
     if not namespace or not name:
@@ -88,15 +82,18 @@ def _text(message: Mapping[str, Any], name: str) -> str:
     if len(value) > MAX_NAME:
         raise InvalidInputError(f"{name}: {shorten(value)} is longer than {MAX_NAME} characters")
     if _UNFIT.search(value):
-        raise InvalidInputError(f"{name}: {shorten(value)} has a character that no topic may have")
+        raise InvalidInputError(f"{name}: {shorten(value)} has a character that is not allowed in a topic")
     return value
+
+
+# ── the phases ──
 
 
 class Phase(enum.Enum):
     OFFLINE = "no connection"
     WAITING = "connected, no device yet"
     RECALLING = "device known, its stored list is being read"
-    ACTIVE = "features registered, commands listened to"
+    ACTIVE = "features registered, commands received"
 
 
 class Input(enum.Enum):
@@ -113,7 +110,7 @@ class Step(enum.Enum):
     """What the core does on a transition, in the order of the row."""
 
     ANNOUNCE = "subscribe to the connector's answers, ask for the device"
-    LEAVE = "stop listening to the old thing's commands"
+    LEAVE = "unsubscribe from the old thing's commands"
     RECALL = "read the stored list"
     REGISTER = "publish all features"
     LISTEN = "subscribe to the thing's commands, unless that is done"
@@ -126,13 +123,14 @@ _MOVE = (Step.LEAVE, Step.RECALL)
 _AGAIN = (Step.ANNOUNCE, Step.RECALL)
 _LOST = (Phase.OFFLINE, (Step.PAUSE,))
 
+# fmt: off
 TRANSITIONS: Mapping[tuple[Phase, Input], tuple[Phase, tuple[Step, ...]]] = {
     (Phase.OFFLINE, Input.CONNECTED): (Phase.WAITING, _ANNOUNCE),
     (Phase.WAITING, Input.NEW_DEVICE): (Phase.RECALLING, _RECALL),
     (Phase.WAITING, Input.RETRY): (Phase.WAITING, _ANNOUNCE),
     (Phase.WAITING, Input.LOST): _LOST,
     (Phase.RECALLING, Input.NEW_DEVICE): (Phase.RECALLING, _MOVE),
-    # The original listens last, and loses a command that answers the sight of a feature at once.
+    # The original subscribes last, and loses a command that is sent as soon as a feature appears.
     (Phase.RECALLING, Input.RECALLED): (Phase.ACTIVE, (Step.LISTEN, Step.REGISTER)),
     (Phase.RECALLING, Input.RETRY): (Phase.RECALLING, _AGAIN),
     (Phase.RECALLING, Input.LOST): _LOST,
@@ -141,15 +139,16 @@ TRANSITIONS: Mapping[tuple[Phase, Input], tuple[Phase, tuple[Step, ...]]] = {
     (Phase.ACTIVE, Input.RETRY): (Phase.RECALLING, _AGAIN),
     (Phase.ACTIVE, Input.LOST): _LOST,
 }
+# fmt: on
 
 
 class Session:
-    """Phase, device and what is listened to. `feed` gives the steps to take; the caller takes them in order."""
+    """Phase, device and subscription. `feed` returns the steps to take, in order."""
 
     def __init__(self) -> None:
         self.phase = Phase.OFFLINE
         self.device: Device | None = None
-        #: The thing whose commands the broker sends us; ahead of `thing` while a move is under way.
+        #: The thing whose commands are subscribed to; it differs from `thing` while the device changes.
         self.listening: Thing | None = None
 
     @property
@@ -172,7 +171,7 @@ class Session:
         return steps
 
     def meet(self, device: Device) -> tuple[Step, ...]:
-        """The connector told the device."""
+        """The connector has named the device."""
         event = self._classify(device)
         if (self.phase, event) not in TRANSITIONS and event is not Input.NEW_POLICY:
             return ()

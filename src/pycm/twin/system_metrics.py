@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's figures as Kanto's system-metrics component serves them: a feature `Metrics` on the device's own thing (mqtt-twin, appendix A).
+"""System metrics as Kanto's system-metrics component publishes them: a feature `Metrics` of the device's own thing.
 
-It has topics of its own, without tenant and device, answers only where that is asked for, and its errors have no text. Pure, as the core.
+It has topics of its own, without tenant and device, and answers only on request; its errors have no text. No I/O, as in the core.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model import durations
@@ -16,7 +15,7 @@ from pycm.model.measurements import CPU_UTILIZATION, MEMORY_UTILIZATION, SYSTEM
 from pycm.twin import envelope as ditto
 from pycm.twin.envelope import Kind, Problem
 from pycm.twin.features.metrics import DATA, ID, Filter, Metrics, Request, data_value, decode_request
-from pycm.twin.outbox import MACHINE, Decision, HostBaseline, Measure, Note, Publish, Subscribe
+from pycm.twin.outbox import MACHINE, Decision, HostBaseline, Measure, Publish, Subscribe, ignored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,53 +33,52 @@ _DATA_PATH = f"/features/{ID}/outbox/messages/{DATA}"
 DEFAULT = (Filter(SYSTEM, frozenset(), (CPU_UTILIZATION, MEMORY_UTILIZATION)),)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """`correlation_id` of the request stands in each data message."""
+class Accepted(NamedTuple):
+    """A request that is being served. Each data message carries its `correlation_id`."""
 
     request: Request
     correlation_id: str
 
 
 class SystemMetrics:
-    """*new_id*: makes the correlation id of the feature's registration."""
+    """*new_id* makes the correlation id of the feature's registration."""
 
     commands = COMMANDS
 
     def __init__(self, new_id: Callable[[], str]) -> None:
         self._new_id = new_id
         self._device: Device | None = None
-        self._asked: Asked | None = None
+        self._accepted: Accepted | None = None
 
     @property
     def kept(self) -> dict[str, Any] | None:
-        asked = self._asked
-        return (
-            {"argument": asked.request.as_argument(), "correlation": asked.correlation_id} if asked else None
-        )
+        if self._accepted is None:
+            return None
+        request, correlation_id = self._accepted
+        return {"argument": request.as_argument(), "correlation": correlation_id}
 
     def restore(self, kept: Any) -> None:
-        """After a start of the agent: the request goes on."""
+        """Continue the request after a restart of the agent."""
         if isinstance(kept, dict) and isinstance(kept.get("correlation"), str):
             try:
                 self._accept(kept.get("argument"), kept["correlation"])
             except InvalidInputError:  # of another version
-                self._asked = None
+                self._accepted = None
 
     def forget(self) -> None:
         """The device has changed."""
-        self._asked = None
+        self._accepted = None
 
     def is_command(self, topic: str) -> bool:
         return topic.startswith(_PREFIX)
 
-    # ── what is told ──
+    # ── registration ──
 
     def begin(self, device: Device) -> list[Decision]:
-        """The device is known: show the feature, listen, go on measuring."""
+        """The device is known: publish the feature, subscribe, continue to measure."""
         self._device = device
         headers = {"response-required": False, "correlation-id": self._new_id()}
-        topic = f"{self._ditto()}/things/twin/commands/modify"
+        topic = f"{_ditto(device)}/things/twin/commands/modify"
         payload = ditto.encode(topic, headers, f"/features/{ID}", {"definition": [Metrics.definition]})
         key = f"{EVENTS}/features/{ID}"
         return [Subscribe(COMMANDS), Publish(EVENTS, payload, key), *self._measure(resume=True)]
@@ -95,39 +93,31 @@ class SystemMetrics:
         self._device = None
         return [Measure(None, MACHINE)]
 
-    def _ditto(self) -> str:
-        assert self._device is not None
-        return self._device.device_id.replace(":", "/", 1)
-
     def _measure(self, *, resume: bool = False) -> list[Decision]:
-        if self._asked is None:
+        if self._accepted is None:
             return [Measure(None, MACHINE)]
-        period = self._asked.request.period / durations.SECOND
+        period = self._accepted.request.period / durations.SECOND
         return [HostBaseline(MACHINE), Measure(period, MACHINE, resume)]
 
     # ── requests ──
 
     def message(self, topic: str, payload: bytes) -> list[Decision]:
-        """What is not a request for this device is dropped without an answer, as the original does: others listen there, too."""
+        """Drop without an answer what is not a request for this device, as the original does: other programs receive it, too."""
         try:
             envelope = ditto.decode(payload)
         except InvalidInputError as error:
-            return [_dropped(topic, str(error))]
+            return [ignored(topic, str(error))]
         parts = topic.split("/")
-        if (
-            self._device is None
-            or len(parts) != 6
-            or not envelope.topic.startswith(f"{self._ditto()}/things/")
-        ):
-            return [_dropped(topic, "it is not for this device", logging.DEBUG)]
+        device = self._device
+        if device is None or len(parts) != 6 or not envelope.topic.startswith(f"{_ditto(device)}/things/"):
+            return [ignored(topic, "it is not for this device", logging.DEBUG)]
         if envelope.path != _REQUEST_PATH:
-            reason = f"its path {shorten(envelope.path)} is not that of a request"
-            return [_dropped(topic, reason, logging.DEBUG)]
+            return [ignored(topic, f"{shorten(envelope.path)} is not the path of a request", logging.DEBUG)]
         try:
             self._accept(envelope.value, envelope.text_header("correlation-id"))
         except InvalidInputError as error:
-            note = _dropped(topic, str(error))
-            return [note, *_answer(parts[4], envelope, Problem(Kind.INVALID, str(error)))]
+            answer = _answer(parts[4], envelope, Problem(Kind.INVALID, str(error)))
+            return [ignored(topic, str(error)), *answer]
         return [*self._measure(), *_answer(parts[4], envelope)]
 
     def _accept(self, argument: Any, correlation_id: str) -> None:
@@ -135,26 +125,31 @@ class SystemMetrics:
         whole_seconds = request.period // durations.SECOND * durations.SECOND  # the original's clock ticks so
         filters = tuple(map(_of_machine, request.filters)) if request.filters is not None else DEFAULT
         request = Request(whole_seconds, filters)
-        self._asked = Asked(request, correlation_id) if whole_seconds > 0 else None
+        self._accepted = Accepted(request, correlation_id) if whole_seconds > 0 else None
 
-    # ── figures ──
+    # ── measurements ──
 
     def due(self) -> dict[str, frozenset[str]]:
-        return self._asked.request.host() if self._asked and self._device else {}
+        return self._accepted.request.host() if self._accepted and self._device else {}
 
     def measured(self, host: Sequence[HostMeasurements], unix_seconds: int) -> list[Decision]:
         value = data_value((), host, unix_seconds)
-        if value is None or self._device is None or self._asked is None:
+        if value is None or self._device is None or self._accepted is None:
             return []
         headers = {"content-type": ditto.JSON_TYPE, "response-required": False}
-        if self._asked.correlation_id:
-            headers["correlation-id"] = self._asked.correlation_id
-        topic = f"{self._ditto()}/things/live/messages/{DATA}"
+        if self._accepted.correlation_id:
+            headers["correlation-id"] = self._accepted.correlation_id
+        topic = f"{_ditto(self._device)}/things/live/messages/{DATA}"
         return [Publish(EVENTS, ditto.encode(topic, headers, _DATA_PATH, value), f"{EVENTS}{_DATA_PATH}")]
 
 
+def _ditto(device: Device) -> str:
+    """namespace/name, as Ditto's topics begin."""
+    return device.device_id.replace(":", "/", 1)
+
+
 def _of_machine(entry: Filter) -> Filter:
-    return entry if entry.originator else replace(entry, originator=SYSTEM)
+    return entry if entry.originator else entry._replace(originator=SYSTEM)
 
 
 def _answer(request_id: str, envelope: Envelope, problem: Problem | None = None) -> list[Decision]:
@@ -173,7 +168,3 @@ def _answer(request_id: str, envelope: Envelope, problem: Problem | None = None)
     path = f"/features/{ID}/outbox/messages/{action}"
     payload = ditto.encode(envelope.topic, headers, path, value, status)
     return [Publish(f"command///res/{request_id}/{status}", payload)]
-
-
-def _dropped(topic: str, reason: str, level: int = logging.WARNING) -> Note:
-    return Note(level, f"message ignored, {shorten(topic)}: {shorten(reason, 300)}")

@@ -3,85 +3,138 @@
 
 import asyncio
 import json
-import logging
 
 import pytest
 from twin_world import C1, DEVICE, NAME, THING, FakeMqtt, container
 from vector_fakes import FakeContainers, FakeMetrics
 
+from pycm.errors import OperationFailedError
 from pycm.twin import service
 from pycm.twin.envelope import Problem
-from pycm.twin.lanes import INTERNAL, Jobs, Property, Start, Task
-from pycm.twin.outbox import Note, Run
+from pycm.twin.lanes import CREATIONS, INTERNAL, MAX_CREATIONS, Lanes
+from pycm.twin.outbox import Keep, Run
 from pycm.twin.service import TwinService, TwinSettings
 
 
-class Ends:
-    """`finish` of a job that remembers what came of it; with *bug* it fails."""
+class Bench:
+    """Lanes with tasks of their own; `ends` holds what came of each job, by its thing."""
 
     def __init__(self, *, bug=False):
-        self.values = []
+        self.tasks, self.ends, self.told = [], {}, []
         self._bug = bug
+        self.lanes = Lanes(self._spawn, None, None, changed=self._changed, ended=self._ended)
 
-    def __call__(self, value):
-        self.values.append(value)
+    def _spawn(self, work):
+        self.tasks.append(asyncio.ensure_future(work))
+
+    def _changed(self, run, name, value):
         if self._bug:
-            raise KeyError("finish")
-        return []
+            raise KeyError("changed")
+        self.told.append((name, value))
+
+    def _ended(self, run, outcome):
+        self.ends[run.thing] = outcome
+        if self._bug:
+            raise KeyError("ended")
+
+    def begin(self, name, job, lane="lane"):
+        self.lanes.begin(Run(lane, job, name, 0, lambda _: []))
+
+    async def quiet(self):
+        while pending := [task for task in self.tasks if not task.done()]:
+            await asyncio.wait(pending)
 
 
-def bug_at_once():
+async def bug_at_once(_):
     raise KeyError("at once")
-    yield
 
 
-def bug_after_an_operation():
-    yield Start(C1)
+async def bug_after_an_operation(_):
+    await asyncio.sleep(0)
     raise KeyError("later")
 
 
-def bug_after_a_property():
-    yield Property("/x", 1)
-    yield Start(C1)
+async def cancelled(_):
+    raise asyncio.CancelledError
 
 
-def fine():
-    return (yield Start(C1))
+async def fine(_):
+    return "done"
 
 
-@pytest.mark.parametrize("steps", [bug_at_once, bug_after_an_operation])
-def test_jobs_go_on_in_the_lane_after_a_bug_in_one_of_them(steps):
-    jobs, first, second = Jobs(), Ends(), Ends()
-    decisions = jobs.begin(Task("lane", steps()), first, lambda _: [])
-    if steps is bug_after_an_operation:
-        [run] = decisions
-        jobs.begin(Task("lane", fine()), second, lambda _: [])
-        decisions = jobs.done(run.ticket, None)
-    else:
-        decisions += jobs.begin(Task("lane", fine()), second, lambda _: [])
-    [note, run] = decisions
-    assert isinstance(note, Note)
-    assert (note.level, "KeyError" in note.text) == (logging.ERROR, True)
-    [problem] = first.values
-    assert isinstance(problem, Problem)
-    assert problem.message == INTERNAL
-    assert isinstance(run, Run)
-    jobs.done(run.ticket, "done")
-    assert second.values == ["done"]
-    assert len(jobs) == 0
+@pytest.mark.parametrize("job", [bug_at_once, bug_after_an_operation, cancelled])
+async def test_lane_continues_after_a_bug_in_a_job(caplog, job):
+    bench = Bench()
+    bench.begin("first", job)
+    bench.begin("second", fine)
+    await bench.quiet()
+    assert isinstance(bench.ends["first"], Problem)
+    assert bench.ends["first"].message == INTERNAL
+    assert ("KeyError" in caplog.text) is (job is not cancelled)
+    assert bench.ends["second"] == "done"
 
 
-def test_jobs_go_on_after_a_bug_in_what_a_job_tells():
-    jobs, end, second = Jobs(), Ends(bug=True), Ends()
+async def test_lane_continues_after_a_bug_in_what_follows_a_job(caplog):
+    async def tells(context):
+        context.tell("status", 1)
 
-    def changed(_):
-        raise KeyError("changed")
+    bench = Bench(bug=True)
+    bench.begin("first", tells)
+    bench.begin("second", fine)
+    await bench.quiet()
+    assert bench.ends["first"].message == INTERNAL
+    assert bench.ends["second"] == "done"
+    assert "KeyError: 'changed'" in caplog.text
+    assert caplog.text.count("KeyError: 'ended'") == 2
 
-    notes = jobs.begin(Task("lane", bug_after_a_property()), end, changed)
-    assert [type(note) for note in notes] == [Note, Note]
-    [run] = jobs.begin(Task("lane", fine()), second, lambda _: [])
-    jobs.done(run.ticket, "done")
-    assert second.values == ["done"]
+
+async def test_lane_reports_the_failure_of_a_job():
+    async def fails(_):
+        raise OperationFailedError("secret", masked="***")
+
+    bench = Bench()
+    bench.begin("first", fails)
+    await bench.quiet()
+    problem = bench.ends["first"]
+    assert (problem.message, problem.masked, problem.kind.status) == ("secret", "***", 500)
+
+
+async def test_lanes_run_beside_each_other_and_jobs_of_one_lane_in_order():
+    bench, gate, begun = Bench(), asyncio.Event(), []
+
+    def waits(name):
+        async def job(_):
+            begun.append(name)
+            await gate.wait()
+
+        return job
+
+    for lane, name in (("a", "a1"), ("b", "b1"), ("a", "a2")):
+        bench.begin(name, waits(name), lane)
+    for number in range(MAX_CREATIONS + 1):
+        bench.begin(number, waits(number), CREATIONS)
+    await asyncio.sleep(0)
+    assert begun == ["a1", "b1", *range(MAX_CREATIONS)]
+    gate.set()
+    await bench.quiet()
+    assert begun[-2:] == ["a2", MAX_CREATIONS]
+    assert len(bench.ends) == len(begun)
+    assert bench.lanes._pending == bench.lanes._workers == {}
+
+
+async def test_lanes_that_are_closed_end_with_their_tasks():
+    async def waits(_):
+        await asyncio.Event().wait()
+
+    bench = Bench()
+    bench.begin("first", waits)
+    bench.begin("second", fine)
+    await asyncio.sleep(0)
+    bench.lanes.closed = True
+    bench.tasks[0].cancel()
+    await bench.quiet()
+    assert bench.tasks[0].cancelled()
+    assert bench.ends == {}
 
 
 @pytest.fixture
@@ -135,7 +188,7 @@ async def test_twin_goes_on_sending_after_a_bug_in_the_handling_of_a_failure(wor
     world.containers.rename_now(C1, "two")
     await world.twin.idle()
     assert json.loads(world.mqtt.sent[-1][2])["value"] == "two"
-    assert "a bug: the twin may be out of sync" in caplog.text
+    assert "bug while sending" in caplog.text
 
 
 def throw(bugs):
@@ -144,6 +197,6 @@ def throw(bugs):
 
 async def test_twin_stops_after_a_bug_in_what_it_keeps(world, monkeypatch):
     monkeypatch.setattr(world.twin._kept, "write", lambda _: throw([RuntimeError("a bug")]))
-    world.twin._keep({"x": 1})
+    world.twin._keep(Keep({"x": 1}))
     await world.twin.stop()
     assert world.mqtt.stopped == 1

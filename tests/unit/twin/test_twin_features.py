@@ -30,7 +30,8 @@ from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Measurement
 from pycm.twin import envelope
 from pycm.twin.features.base import MAX_ENTRIES, MAX_TEXT, Arguments
-from pycm.twin.features.container import ContainerFeature, config_value, masked, state_value
+from pycm.twin.features.container import ContainerFeature, state_value
+from pycm.twin.features.container_config import config_value, masked
 from pycm.twin.features.metrics import MAX_ALL_IDS, MAX_FILTERS, MAX_IDS, data_value, decode_request
 from pycm.twin.features.software_updatable import dependencies
 from pycm.twin.session import Thing

@@ -5,12 +5,12 @@ import hashlib
 import json
 import logging
 
-from test_twin_operations import FACTORY, ONE, HeldWorld
-from twin_world import C1, DEVICE, NAME, THING, World, container
+from test_twin_operations import FACTORY, ONE
+from twin_world import C1, DEVICE, NAME, THING, Create, Download, HeldWorld, Start, World, container
 from vector_fakes import container_of as made_of
 
+from pycm.errors import OperationFailedError
 from pycm.twin.commands import MAX_RECENT, RUNNING, Recent, mark_of
-from pycm.twin.lanes import Create, Download, Failed, Start
 
 IMAGE = {"imageRef": "registry.test/demo/app:1.0"}
 INSTALL = "/features/SoftwareUpdatable/inbox/messages/install"
@@ -112,7 +112,7 @@ def test_another_request_with_the_same_argument_is_another_container():
 def test_a_creation_that_failed_can_be_tried_again_as_it_is():
     world = HeldWorld()
     world.ask(f"{FACTORY}/create", IMAGE)
-    world.end(made(world)[0], Failed("no network"))
+    world.end(made(world)[0], OperationFailedError("no network"))
     assert world.answers()[0][0] == 500
     world.ask(f"{FACTORY}/create", IMAGE)
     assert len(made(world)) == 1
@@ -152,7 +152,7 @@ def test_a_second_copy_of_an_installation_is_answered_and_does_not_run():
 def test_an_installation_that_failed_can_be_tried_again_as_it_is():
     world = HeldWorld()
     world.ask(INSTALL, MODULES)
-    world.end(world.runs[0], Failed("no network"))
+    world.end(world.runs[0], OperationFailedError("no network"))
     world.ask(INSTALL, MODULES)
     assert [type(operation) for operation in world.operations()] == [Download]
 

@@ -156,12 +156,12 @@ async def test_twin_pauses_grow_over_connections_until_everything_was_sent(world
     pauses = []
     for _ in range(3):
         await world.register()
-        pauses.append(world.twin._retry_pause)
+        pauses.append(world.twin._backoff._pause)
         world.twin.mqtt_disconnected()
     assert pauses == [2 * service.RETRY_PAUSE, 4 * service.RETRY_PAUSE, 8 * service.RETRY_PAUSE]
     world.mqtt.failing = lambda _: None
     await world.register()
-    await until(lambda: world.twin._retry_pause == service.RETRY_PAUSE)
+    await until(lambda: world.twin._backoff._pause == service.RETRY_PAUSE)
 
 
 async def test_twin_forgets_what_was_refused_with_the_connection(world):

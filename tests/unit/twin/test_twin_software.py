@@ -5,13 +5,12 @@ import hashlib
 import json
 
 import pytest
-from twin_world import C1, C2, DEVICE, World, container
+from twin_world import C1, C2, DEVICE, Create, Download, HeldWorld, Start, World, container
 
-from pycm.config.types import Policy
-from pycm.twin.features.base import Arguments
-from pycm.twin.features.software_jobs import MAX_ARTIFACT, Modules, install
-from pycm.twin.lanes import INTERNAL, Create, Download, Failed, Start
-from pycm.twin.outbox import Keep, Publish, Run
+from pycm.errors import OperationFailedError
+from pycm.twin.features.software_jobs import MAX_ARTIFACT
+from pycm.twin.lanes import INTERNAL
+from pycm.twin.outbox import Keep, Publish
 from pycm.twin.session import Thing
 from pycm.twin.state import FILE, Kept, KeptFile, kept_from
 
@@ -158,15 +157,12 @@ def test_a_missing_link_and_a_server_that_says_no_fail_the_module(world):
 
 
 def test_the_artifacts_of_a_module_are_bounded_together():
-    many = job({**module(), "artifacts": module()["artifacts"] * 5})
-    steps = install(Modules.read(Arguments(many)), "", Policy(), mask_env=False)
-    body, limits, answer = BODY.encode().ljust(MAX_ARTIFACT - 1), [], None
-    while len(limits) < 5:
-        step = steps.send(answer)
-        answer = None
-        if isinstance(step, Download):
-            limits.append(step.limit)
-            answer = body
+    world = Held()
+    send(world, INSTALL, job({**module(), "artifacts": module()["artifacts"] * 5}))
+    body, limits = BODY.encode().ljust(MAX_ARTIFACT - 1), []
+    for _ in range(5):
+        limits.append(world.runs[0].operation.limit)
+        world.end(body)
     assert limits == [MAX_ARTIFACT] * 4 + [4]
 
 
@@ -246,19 +242,18 @@ def test_without_force_the_rest_is_left_alone_and_success_comes_last():
 # ── interruptions ──
 
 
-class Held(World):
+class Held(HeldWorld):
     def __init__(self, *arguments, **given):
-        self.runs, self.kept = [], []
+        self.kept = []
         super().__init__(*arguments, **given)
 
     def carry_out(self, decisions):
         decisions = list(decisions)
-        self.runs += [one for one in decisions if isinstance(one, Run)]
         self.kept += [one.state for one in decisions if isinstance(one, Keep)]
-        super().carry_out([one for one in decisions if not isinstance(one, Run)])
+        super().carry_out(decisions)
 
     def end(self, outcome=None):
-        self.carry_out(self.core.done(self.runs.pop(0).ticket, outcome))
+        super().end(self.runs[0], outcome)
 
 
 def registration(world):
@@ -279,7 +274,7 @@ def test_jobs_follow_one_another_and_their_statuses_outlive_the_connection():
     send(world, INSTALL, job(module("two"), correlation="2"))
     assert [run.operation for run in world.runs] == [Download(URL, 1 << 20)]
     world.carry_out(world.core.disconnected())
-    world.end(Failed("no route"))
+    world.end(OperationFailedError("no route"))
     shown = registration(world)
     assert shown["lastFailedOperation"]["message"] == "no route"
     assert (shown["lastOperation"]["correlationId"], shown["lastOperation"]["status"]) == ("2", "DOWNLOADING")
@@ -311,7 +306,7 @@ def test_a_job_that_the_end_of_the_agent_cut_short_has_failed_after_it():
 def test_statuses_of_ended_jobs_outlive_the_agent_as_they_were():
     world = Held(http={URL: {"body": BODY}})
     send(world, INSTALL, job(module()))
-    world.end(Failed("no route"))
+    world.end(OperationFailedError("no route"))
     before = registration(world)
     assert registration(restarted(world.kept[-1])) == before
 
@@ -347,9 +342,9 @@ def test_a_job_of_a_device_that_is_not_ours_any_more_tells_the_new_one_nothing()
     send(world, INSTALL, job(module()))
     world.send({"topic": "edge/thing/response", "payload": {"deviceId": "acme.test:gw-02", "tenantId": "t2"}})
     world.seen.clear()
-    world.end(Failed("no route"))
+    world.end(OperationFailedError("no route"))
     assert world.seen == []
-    assert world.core._software.told == {}
+    assert world.core._software.statuses == {}
 
 
 # ── the file ──
@@ -365,7 +360,7 @@ def test_what_is_kept_is_read_back(tmp_path):
     before = (tmp_path / FILE).stat().st_ino
     file.write(kept.as_state())
     assert (tmp_path / FILE).stat().st_ino == before
-    assert kept_from(KeptFile(str(tmp_path)).read()) == kept
+    assert KeptFile(str(tmp_path)).read() == kept
 
 
 @pytest.mark.parametrize(
@@ -383,18 +378,18 @@ def test_what_is_kept_is_read_back(tmp_path):
 )
 def test_a_damaged_file_is_named_once_kept_aside_and_counts_as_none(tmp_path, caplog, content):
     (tmp_path / FILE).write_bytes(content)
-    assert KeptFile(str(tmp_path)).read() == {}
+    assert KeptFile(str(tmp_path)).read() == Kept()
     assert FILE in caplog.text
     assert (tmp_path / "twin_state.json.damaged").read_bytes() == content
     caplog.clear()
-    assert KeptFile(str(tmp_path)).read() == {}
+    assert KeptFile(str(tmp_path)).read() == Kept()
     assert caplog.text == ""
 
 
 def test_a_file_that_cannot_be_read_stays_where_it_is(tmp_path, caplog):
     (tmp_path / FILE).mkdir()
-    assert KeptFile(str(tmp_path)).read() == {}
-    assert f"{FILE} cannot be read" in caplog.text
+    assert KeptFile(str(tmp_path)).read() == Kept()
+    assert f"{FILE}: cannot be read" in caplog.text
     assert (tmp_path / FILE).is_dir()
 
 

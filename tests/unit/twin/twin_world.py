@@ -2,9 +2,11 @@
 """What the twin's unit tests share: the vectors' player as a world to act in, and short ways to say what was sent."""
 
 import asyncio
+import dataclasses
 import json
 import pathlib
 import sys
+from typing import Any
 
 VECTORS = pathlib.Path(__file__).parents[2] / "vectors"
 sys.path.insert(0, str(VECTORS))
@@ -85,6 +87,129 @@ class World(CorePlayer):
     def raw(self, payload, topic=f"command//{THING}/req/r1/x"):
         self.carry_out(self.core.message(topic, payload))
         return self.answers()
+
+
+# ── jobs that wait until the test says so ──
+
+
+@dataclasses.dataclass(frozen=True)
+class Create:
+    container: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    container_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    container_id: str
+    options: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pause:
+    container_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    container_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rename:
+    container_id: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    container_id: str
+    options: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Remove:
+    container_id: str
+    force: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    url: str
+    limit: int
+
+
+class Call:
+    """What a job waits for; `work` is the coroutine that goes on with its outcome."""
+
+    def __init__(self, operation):
+        self.operation = operation
+        self.work = None
+
+    def __await__(self):
+        return (yield self)
+
+
+class HeldManager:
+    """The container manager and downloads: each call waits until `HeldWorld.end`."""
+
+    async def create(self, container):
+        return await Call(Create(container))
+
+    async def start(self, container_id):
+        return await Call(Start(container_id))
+
+    async def stop(self, container_id, options=None):
+        return await Call(Stop(container_id, options))
+
+    async def pause(self, container_id):
+        return await Call(Pause(container_id))
+
+    async def unpause(self, container_id):
+        return await Call(Resume(container_id))
+
+    async def rename(self, container_id, name):
+        return await Call(Rename(container_id, name))
+
+    async def update(self, container_id, options):
+        return await Call(Update(container_id, options))
+
+    async def remove(self, container_id, *, force=False):
+        return await Call(Remove(container_id, force))
+
+    async def fetch(self, url, limit):
+        return await Call(Download(url, limit))
+
+
+class HeldWorld(World):
+    """Operations wait until the test says what came of them: a value, or an error that is raised."""
+
+    def __init__(self, *arguments, **given):
+        self.runs = []
+        super().__init__(*arguments, **given)
+
+    def manager(self):
+        return HeldManager()
+
+    downloads = manager
+
+    def drive(self, work, outcome=None):
+        try:
+            call = work.throw(outcome) if isinstance(outcome, Exception) else work.send(outcome)
+        except StopIteration:
+            return
+        call.work = work
+        self.runs.append(call)
+
+    def end(self, run, outcome=None):
+        self.runs.remove(run)
+        self.drive(run.work, outcome)
+
+    def operations(self):
+        return [run.operation for run in self.runs]
 
 
 class FakeMqtt:

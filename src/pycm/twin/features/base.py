@@ -1,76 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every feature of the twin is: an id, a definition, properties, and a table of operations.
+"""The base of the twin's features, and the reader of operation arguments.
 
-A new operation is one entry in its feature's table: name to handler. A handler is given the feature id and the argument as it came. It
-returns a Reaction, which is answered at once, or a Task, which is answered at its end; or it raises Problem, or InvalidInputError for
-an argument that cannot be read.
-
-
-Arguments of operations, read as Go's decoder reads them: member names in any case, null for absent, unknown members ignored.
-
-A value of the wrong type is an InvalidInputError that names the path, the value and what is wanted; so is null in a list of objects,
-which ended the original.
+A new operation is one method and its entry in the feature's `operations`. The method receives the feature id and the argument as sent.
+It returns a Reaction (answered at once) or a Task (answered when the job ends). It raises Problem, or InvalidInputError for an argument
+that cannot be read.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pycm.errors import InvalidInputError, shorten
-from pycm.twin.envelope import ABSENT, Kind, Problem, members
+from pycm.twin.envelope import Kind, Problem, members
+from pycm.twin.lanes import Task
 
 if TYPE_CHECKING:
-    from pycm.twin.lanes import Task
     from pycm.twin.outbox import Decision
 
+_INT64 = 1 << 63
+#: Entries of a list, and characters of a text: a signed link has some thousand.
+MAX_ENTRIES, MAX_TEXT = 4096, 16 * 1024
 
-@dataclass(frozen=True)
-class Reaction:
-    """`value` absent: the answer is 204 without a value. `task`: what begins after the answer."""
 
-    value: Any = ABSENT
+class Reaction(NamedTuple):
+    """`value` None: the answer is 204 without a value. `task` begins after the answer."""
+
+    value: Any = None
     decisions: tuple[Decision, ...] = ()
     task: Task | None = None
 
 
-Handler = Callable[[str, Any], "Reaction | Task"]
+Operations = Mapping[str, Callable[[Any, str, Any], Reaction | Task]]
 
 
 class Feature:
-    """Base of the features; `operations` is empty until a feature has some."""
+    """A feature with its definition, its operations by name, and its value in the twin."""
 
     definition: ClassVar[str]
-    unsupported: ClassVar[str] = "unsupported operation {operation}"
-    #: Operations of which a second copy of the same command must not run: those that make containers.
+    operations: ClassVar[Operations]
+    unsupported: ClassVar[str] = "unsupported operation {operation}"  # compat
+    #: Operations whose second copy must not run: those that create containers.
     once: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self) -> None:
-        self.operations: Mapping[str, Handler] = {}
-
     def value(self) -> dict[str, Any]:
-        """The whole feature, as it is published when it is registered."""
+        """The whole feature, as it is published at its registration."""
         return {"definition": [self.definition]}
 
     def run(self, feature_id: str, operation: str, argument: Any) -> Reaction | Task:
-        handler = self.operations.get(operation)
-        if handler is None:
+        """Raises Problem."""
+        handle = self.operations.get(operation)
+        if handle is None:
             raise Problem(Kind.NOT_FOUND, self.unsupported.replace("{operation}", operation))
         try:
-            return handler(feature_id, argument)
+            return handle(self, feature_id, argument)
         except InvalidInputError as error:
             raise Problem(Kind.INVALID, str(error), error.masked) from None
 
 
-_INT64 = 1 << 63
-#: Entries of a list, and bytes of a single text: a link that is signed has some thousand.
-MAX_ENTRIES, MAX_TEXT = 4096, 16 * 1024
-
-
 class Arguments:
-    """The members of one object; `where` is its path in messages."""
+    """The members of one object, read as Go's decoder reads them: names in any case, null for absent, unknown members ignored.
+
+    `where` is the object's path in messages. A value of the wrong type is an InvalidInputError that names path, value and expected type;
+    so is null in a list of objects, which ended the original.
+    """
 
     def __init__(self, value: Any, where: str = "argument") -> None:
         if value is not None and not isinstance(value, dict):
@@ -81,10 +75,10 @@ class Arguments:
     def _path(self, name: str) -> str:
         return name if self.where == "argument" else f"{self.where}.{name}"
 
-    def _get(self, name: str, kind: type, wanted: str, absent: Any) -> Any:
+    def _get(self, name: str, kind: type, expected: str, absent: Any) -> Any:
         value = self._found.get(name.lower(), absent)
         if not isinstance(value, kind):
-            raise _wrong(self._path(name), value, wanted)
+            raise _wrong(self._path(name), value, expected)
         return value
 
     def __contains__(self, name: str) -> bool:
@@ -93,13 +87,12 @@ class Arguments:
     def text(self, name: str, longest: int = MAX_TEXT) -> str:
         value = str(self._get(name, str, "a string", ""))
         if len(value) > longest:
-            raise InvalidInputError(
-                f"{self._path(name)}: {shorten(value)} has {len(value)} characters; at most {longest} are allowed"
-            )
+            text = f"{self._path(name)}: {shorten(value)} has {len(value)} characters; at most {longest} are allowed"
+            raise InvalidInputError(text)
         return value
 
-    def _list(self, name: str, wanted: str, most: int = MAX_ENTRIES) -> list[Any]:
-        items: list[Any] = self._get(name, list, wanted, [])
+    def _list(self, name: str, expected: str, most: int = MAX_ENTRIES) -> list[Any]:
+        items: list[Any] = self._get(name, list, expected, [])
         if len(items) > most:
             raise InvalidInputError(
                 f"{self._path(name)} has {len(items)} entries; at most {most} are allowed"
@@ -123,7 +116,7 @@ class Arguments:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _wrong(self._path(name), value, "a number")
         if not math.isfinite(value) or abs(value) * 1_000_000_000 >= _INT64:
-            raise _wrong(self._path(name), value, "a time that a duration can hold")
+            raise _wrong(self._path(name), value, "a time that fits into a duration")
         return int(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -135,7 +128,7 @@ class Arguments:
         return tuple(item or "" for item in items)
 
     def child(self, name: str) -> Arguments | None:
-        """None if it is not given."""
+        """None if it is absent."""
         value = self._found.get(name.lower())
         return None if value is None else Arguments(value, self._path(name))
 
@@ -151,10 +144,10 @@ class Arguments:
 _PASSWORDS, _SECRETS = ("decryption", "decryption.keys"), ("config.env",)
 
 
-def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
+def _wrong(path: str, value: Any, expected: str) -> InvalidInputError:
     name = path.partition("[")[0]
-    masked = f"{path}: *** is not {wanted}"
+    masked = f"{path}: *** is not {expected}"
     if name.endswith(_PASSWORDS):
         return InvalidInputError(masked)
-    text = f"{path}: {shorten(value)} is not {wanted}"
+    text = f"{path}: {shorten(value)} is not {expected}"
     return InvalidInputError(text, masked=masked if name.endswith(_SECRETS) else "")

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twin's form of a container's configuration, read (shared specification, mqtt-twin 4.1); `container.py` writes it.
+"""A container's configuration in the twin's form, read and written with one table, and what `things.policy` denies of it.
 
-Words that are not the twin's pass unchanged, so that the internal ones (`bridge`, `on-failure`) are accepted too and wrong ones are
-refused by the manager; for propagation modes, which have a default for every wrong word in the original, they are refused here.
-
-
-What may be asked for over MQTT (section things.policy of the configuration). Pure.
-
-Whoever reaches the broker may send commands. Without a policy, as in the original, some of them give root on the machine.
+A table's row is (name in the twin, attribute of pycm's model, kind), in the order in which the original writes them. What is empty,
+false or 0 is left out when written, unless the row is in `always`. Unknown words pass unchanged, so that internal ones (`bridge`,
+`on-failure`) are accepted too and the container manager refuses wrong ones. Wrong propagation modes are refused here: the original has
+a default for them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.types import Policy
 from pycm.errors import InvalidInputError, shorten
@@ -37,18 +35,14 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.units import NANOSECONDS
+from pycm.model.validation import masked_variable
 from pycm.twin.envelope import Kind, Problem
 from pycm.twin.features.base import Arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
-    from pycm.twin.features.base import Handler
-
-
-_PORT = 65535
-
-#: Internal word -> the twin's; words that are not here pass unchanged, but for propagation modes.
+#: Internal word -> the twin's word.
 NETWORK_MODES = {"bridge": "BRIDGE", "host": "HOST"}
 RESTART_TYPES = {
     "always": "ALWAYS",
@@ -63,157 +57,228 @@ PROPAGATION_MODES = {
 }
 
 
-def _internal(words: Mapping[str, str], word: str) -> str:
-    return next((ours for ours, theirs in words.items() if theirs == word), word)
+# ── kinds of values ──
+
+
+class Value(NamedTuple):
+    """`read` takes the arguments and the name, `write` the model's value."""
+
+    read: Callable[[Arguments, str], Any]
+    write: Callable[[Any], Any] = lambda value: value
+
+
+TEXT, FLAG, INTEGER = Value(Arguments.text), Value(Arguments.flag), Value(Arguments.integer)
+TEXTS = Value(Arguments.texts, list)
+PORT = Value(lambda given, name: given.integer(name, 0, 65535))
+
+
+def _word(words: Mapping[str, str]) -> Value:
+    internal = {theirs: ours for ours, theirs in words.items()}
+
+    def read(given: Arguments, name: str) -> str:
+        word = given.text(name)
+        return internal.get(word, word)
+
+    return Value(read, lambda word: words.get(word, word))
+
+
+class Form:
+    """An object in the twin. *parts*: classes of the model's attributes whose own attributes the rows name with a dot."""
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        *rows: tuple[str, str, Value],
+        always: Collection[str] = (),
+        parts: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        self._make = make
+        self._parts = parts or {}
+        self._rows = [(name, *path.rpartition(".")[::2], kind, name in always) for name, path, kind in rows]
+
+    def read(self, given: Arguments, **more: Any) -> Any:
+        """Raises InvalidInputError."""
+        found: dict[str, dict[str, Any]] = {"": {}, **{part: {} for part in self._parts}}
+        for name, part, attribute, kind, _ in self._rows:
+            found[part][attribute] = kind.read(given, name)
+        parts = {part: make(**found[part]) for part, make in self._parts.items()}
+        return self._make(**found[""], **{**parts, **more})
+
+    def write(self, item: Any) -> dict[str, Any]:
+        found = {"": item, **{part: getattr(item, part) or make() for part, make in self._parts.items()}}
+        values = {}
+        for name, part, attribute, kind, always in self._rows:
+            value = kind.write(getattr(found[part], attribute))
+            if value or (always and value is not None):
+                values[name] = value
+        return values
+
+    def read_child(self, given: Arguments, name: str) -> Any:
+        child = given.child(name)
+        return None if child is None else self.read(child)
+
+    def read_children(self, given: Arguments, name: str) -> tuple[Any, ...]:
+        return tuple(map(self.read, given.children(name)))
+
+    def write_child(self, item: Any) -> dict[str, Any] | None:
+        return None if item is None else self.write(item)
+
+    def write_children(self, items: Iterable[Any]) -> list[dict[str, Any]]:
+        return list(map(self.write, items))
+
+
+def _child(form: Form) -> Value:
+    return Value(form.read_child, form.write_child)
+
+
+def _children(form: Form) -> Value:
+    return Value(form.read_children, form.write_children)
+
+
+def _read_propagation(mount: Arguments, name: str) -> str:
+    word = mount.text(name)
+    if word and word.lower() not in PROPAGATION_MODES:
+        modes = ", ".join(PROPAGATION_MODES.values())
+        raise InvalidInputError(f"{mount.where}.{name} must be one of {modes}, got {shorten(word)}")
+    return word.lower()
+
+
+def masked(key: str) -> str:
+    """A key specification ("FILE", "FILE:PASSWORD", "FILE:pass=PASSWORD") without what may be a password."""
+    file, colon, _ = key.partition(":")
+    return f"{file}:***" if colon else key
+
+
+# ── the tables ──
+
+_KEYS = Value(Arguments.texts, lambda keys: list(map(masked, keys)))
+_PROPAGATION = Value(_read_propagation, lambda mode: PROPAGATION_MODES.get(mode, "RPRIVATE"))
+_SECONDS = Value(
+    lambda given, name: given.seconds(name) * NANOSECONDS, lambda duration: duration / NANOSECONDS
+)
+_HARD = Value(lambda limit, name: limit.integer(name if name in limit else "soft"))
+_CAPABILITIES = Value(lambda given, name: () if given.flag("privileged") else given.texts(name), list)
+
+# fmt: off
+_MOUNT = Form(
+    MountPoint,
+    ("source", "source", TEXT),
+    ("destination", "destination", TEXT),
+    ("propagationMode", "propagation_mode", _PROPAGATION),
+    ("readOnly", "read_only", FLAG),
+    always=("source", "destination", "propagationMode"),
+)
+_DEVICE = Form(
+    DeviceMapping,
+    ("pathOnHost", "path_on_host", TEXT),
+    ("pathInContainer", "path_in_container", TEXT),
+    ("cgroupPermissions", "cgroup_permissions", TEXT),
+    always=("pathOnHost", "pathInContainer", "cgroupPermissions"),
+)
+_DECRYPTION = Form(DecryptConfig, ("keys", "keys", _KEYS), ("recipients", "recipients", TEXTS))
+_RESTART_POLICY = Form(
+    RestartPolicy,
+    ("maxRetryCount", "maximum_retry_count", INTEGER),
+    ("retryTimeout", "retry_timeout", _SECONDS),
+    ("type", "type", _word(RESTART_TYPES)),
+)
+_PORTS = Form(
+    PortMapping,
+    ("proto", "proto", TEXT),
+    ("hostPort", "host_port", PORT),
+    ("hostPortEnd", "host_port_end", PORT),
+    ("containerPort", "container_port", PORT),
+    ("hostIP", "host_ip", TEXT),
+    always=("hostPort", "containerPort"),
+)
+_LOG = Form(
+    LogConfiguration,
+    ("type", "driver_config.type", _word(LOG_TYPES)),
+    ("maxFiles", "driver_config.max_files", INTEGER),
+    ("maxSize", "driver_config.max_size", TEXT),
+    ("rootDir", "driver_config.root_dir", TEXT),
+    ("mode", "mode_config.mode", _word(LOG_MODES)),
+    ("maxBufferSize", "mode_config.max_buffer_size", TEXT),
+    parts={"driver_config": LogDriverConfiguration, "mode_config": LogModeConfiguration},
+)
+_RESOURCES = Form(
+    Resources,
+    ("memory", "memory", TEXT),
+    ("memoryReservation", "memory_reservation", TEXT),
+    ("memorySwap", "memory_swap", TEXT),
+    ("cpus", "cpus", TEXT),
+    ("cpuShares", "cpu_shares", INTEGER),
+    ("cpusetCpus", "cpuset_cpus", TEXT),
+    ("pidsLimit", "pids_limit", INTEGER),
+)
+_HEALTH_CHECK = Form(
+    HealthCheck,
+    ("exec", "exec", TEXTS),
+    ("tcp", "tcp", PORT),
+    ("interval", "interval", TEXT),
+    ("timeout", "timeout", TEXT),
+    ("retries", "retries", INTEGER),
+    ("startPeriod", "start_period", TEXT),
+)
+_ULIMIT = Form(
+    Ulimit, ("name", "name", TEXT), ("soft", "soft", INTEGER), ("hard", "hard", _HARD), always=("name", "soft", "hard")
+)
+CONFIG = Form(
+    Container,
+    ("domainName", "domain_name", TEXT),
+    ("mountPoints", "mount_points", _children(_MOUNT)),
+    ("hostName", "host_name", TEXT),
+    ("env", "config.env", TEXTS),
+    ("cmd", "config.cmd", TEXTS),
+    ("decryption", "image.decrypt_config", _child(_DECRYPTION)),
+    ("devices", "host_config.devices", _children(_DEVICE)),
+    ("privileged", "host_config.privileged", FLAG),
+    ("restartPolicy", "host_config.restart_policy", _child(_RESTART_POLICY)),
+    ("extraHosts", "host_config.extra_hosts", TEXTS),
+    ("extraCapabilities", "host_config.extra_capabilities", _CAPABILITIES),
+    ("portMappings", "host_config.port_mappings", _children(_PORTS)),
+    ("networkMode", "host_config.network_mode", _word(NETWORK_MODES)),
+    ("openStdin", "io_config.open_stdin", FLAG),
+    ("tty", "io_config.tty", FLAG),
+    ("log", "host_config.log_config", _child(_LOG)),
+    ("resources", "host_config.resources", _child(_RESOURCES)),
+    # extensions, which the original does not have
+    ("user", "config.user", TEXT),
+    ("workingDir", "config.working_dir", TEXT),
+    ("healthCheck", "config.health_check", _child(_HEALTH_CHECK)),
+    ("ulimits", "host_config.ulimits", _children(_ULIMIT)),
+    ("seccompProfile", "host_config.seccomp_profile", TEXT),
+    always=("decryption", "restartPolicy", "log", "resources"),
+    parts={"host_config": HostConfig, "config": ContainerConfiguration, "io_config": IOConfig, "image": Image},
+)
+STOP_OPTIONS = Form(StopOptions, ("timeout", "timeout", INTEGER), ("force", "force", FLAG), ("signal", "signal", TEXT))
+UPDATE_OPTIONS = Form(
+    UpdateOptions,
+    ("restartPolicy", "restart_policy", _child(_RESTART_POLICY)),
+    ("resources", "resources", _child(_RESOURCES)),
+)
+# fmt: on
 
 
 def container_of(image: str, name: str, config: Arguments | None) -> Container:
-    """What is to be created. Errors: InvalidInputError, for what cannot be read."""
+    """The container to create. Raises InvalidInputError."""
     if config is None:
         return Container(name=name, image=Image(name=image))
-    privileged = config.flag("privileged")
-    host = HostConfig(
-        devices=tuple(map(_device, config.children("devices"))),
-        network_mode=_internal(NETWORK_MODES, config.text("networkMode")),
-        privileged=privileged,
-        restart_policy=restart_policy_of(config.child("restartPolicy")),
-        extra_hosts=config.texts("extraHosts"),
-        extra_capabilities=() if privileged else config.texts("extraCapabilities"),
-        port_mappings=tuple(map(_port, config.children("portMappings"))),
-        log_config=_log(config.child("log")),
-        resources=resources_of(config.child("resources")),
-        ulimits=tuple(map(_ulimit, config.children("ulimits"))),
-        seccomp_profile=config.text("seccompProfile"),
-    )
-    process = ContainerConfiguration(
-        env=config.texts("env"),
-        cmd=config.texts("cmd"),
-        user=config.text("user"),
-        working_dir=config.text("workingDir"),
-        health_check=_health_check(config.child("healthCheck")),
-    )
-    return Container(
-        name=name,
-        image=Image(name=image, decrypt_config=_decryption(config.child("decryption"))),
-        domain_name=config.text("domainName"),
-        host_name=config.text("hostName"),
-        mount_points=tuple(map(_mount, config.children("mountPoints"))),
-        config=process if process != ContainerConfiguration() else None,
-        host_config=host,
-        io_config=IOConfig(open_stdin=config.flag("openStdin"), tty=config.flag("tty")),
-    )
+    container: Container = CONFIG.read(config, name=name)
+    container = replace(container, image=replace(container.image, name=image))
+    return container if container.config != ContainerConfiguration() else replace(container, config=None)
 
 
-def _mount(mount: Arguments) -> MountPoint:
-    word = mount.text("propagationMode")
-    if word and word.lower() not in PROPAGATION_MODES:
-        modes = ", ".join(PROPAGATION_MODES.values())
-        raise InvalidInputError(f"{mount.where}.propagationMode: {shorten(word)} is none of {modes}")
-    return MountPoint(
-        source=mount.text("source"),
-        destination=mount.text("destination"),
-        propagation_mode=word.lower(),
-        read_only=mount.flag("readOnly"),
-    )
+def config_value(container: Container, *, mask_env: bool = False) -> dict[str, Any]:
+    values = CONFIG.write(container)
+    if mask_env and "env" in values:
+        values["env"] = list(map(masked_variable, values["env"]))
+    if "privileged" in values:
+        values.pop("extraCapabilities", None)
+    return values
 
 
-def _device(device: Arguments) -> DeviceMapping:
-    return DeviceMapping(
-        path_on_host=device.text("pathOnHost"),
-        path_in_container=device.text("pathInContainer"),
-        cgroup_permissions=device.text("cgroupPermissions"),
-    )
-
-
-def _port(port: Arguments) -> PortMapping:
-    return PortMapping(
-        proto=port.text("proto"),
-        host_port=port.integer("hostPort", 0, _PORT),
-        host_port_end=port.integer("hostPortEnd", 0, _PORT),
-        container_port=port.integer("containerPort", 0, _PORT),
-        host_ip=port.text("hostIP"),
-    )
-
-
-def _ulimit(limit: Arguments) -> Ulimit:
-    soft = limit.integer("soft")
-    return Ulimit(name=limit.text("name"), soft=soft, hard=limit.integer("hard") if "hard" in limit else soft)
-
-
-def _health_check(check: Arguments | None) -> HealthCheck | None:
-    if check is None:
-        return None
-    return HealthCheck(
-        exec=check.texts("exec"),
-        tcp=check.integer("tcp", 0, _PORT),
-        interval=check.text("interval"),
-        timeout=check.text("timeout"),
-        retries=check.integer("retries"),
-        start_period=check.text("startPeriod"),
-    )
-
-
-def _decryption(config: Arguments | None) -> DecryptConfig | None:
-    if config is None:
-        return None
-    return DecryptConfig(keys=config.texts("keys"), recipients=config.texts("recipients"))
-
-
-def _log(log: Arguments | None) -> LogConfiguration | None:
-    if log is None:
-        return None
-    return LogConfiguration(
-        driver_config=LogDriverConfiguration(
-            type=_internal(LOG_TYPES, log.text("type")),
-            max_files=log.integer("maxFiles"),
-            max_size=log.text("maxSize"),
-            root_dir=log.text("rootDir"),
-        ),
-        mode_config=LogModeConfiguration(
-            mode=_internal(LOG_MODES, log.text("mode")), max_buffer_size=log.text("maxBufferSize")
-        ),
-    )
-
-
-def restart_policy_of(policy: Arguments | None) -> RestartPolicy | None:
-    if policy is None:
-        return None
-    return RestartPolicy(
-        type=_internal(RESTART_TYPES, policy.text("type")),
-        maximum_retry_count=policy.integer("maxRetryCount"),
-        retry_timeout=policy.seconds("retryTimeout") * NANOSECONDS,
-    )
-
-
-def resources_of(resources: Arguments | None) -> Resources | None:
-    if resources is None:
-        return None
-    return Resources(
-        memory=resources.text("memory"),
-        memory_reservation=resources.text("memoryReservation"),
-        memory_swap=resources.text("memorySwap"),
-        cpus=resources.text("cpus"),
-        cpu_shares=resources.integer("cpuShares"),
-        cpuset_cpus=resources.text("cpusetCpus"),
-        pids_limit=resources.integer("pidsLimit"),
-    )
-
-
-def stop_options_of(options: Arguments) -> StopOptions:
-    return StopOptions(
-        timeout=options.integer("timeout"), force=options.flag("force"), signal=options.text("signal")
-    )
-
-
-def update_options_of(options: Arguments) -> UpdateOptions:
-    return UpdateOptions(
-        restart_policy=restart_policy_of(options.child("restartPolicy")),
-        resources=resources_of(options.child("resources")),
-    )
-
-
-#: Everything, as in the original.
-ALL = Policy()
+# ── the policy ──
 
 
 def denial(policy: Policy, container: Container, *, descriptor: bool = False) -> str:
@@ -231,26 +296,21 @@ def denial(policy: Policy, container: Container, *, descriptor: bool = False) ->
         ("devices", host.devices, "devices", "host_config.devices"),
     )
     # fmt: on
-    for key, asked, name, in_descriptor in rows:
-        if asked and not getattr(policy, key):
+    for key, requested, name, in_descriptor in rows:
+        if requested and not getattr(policy, key):
             return f"{in_descriptor if descriptor else name}: denied by things.policy.{key}"
     return ""
 
 
 def check_create(policy: Policy, container: Container | None = None) -> None:
-    """Problem if nothing may be created, or not this *container*."""
+    """Raise Problem if nothing may be created, or not this *container*."""
     if not policy.create:
         raise Problem(Kind.FAILED, "creating a container: denied by things.policy.create")
     if container is not None and (reason := denial(policy, container)):
         raise Problem(Kind.FAILED, f"config.{reason}")
 
 
-def guarded(policy: Policy, handler: Handler) -> Handler:
-    """*handler* for arguments in which no member asks for what is denied, though it would ignore that member."""
-
-    def handle(feature_id: str, argument: Any) -> Any:
-        if policy != ALL and (reason := denial(policy, container_of("", "", Arguments(argument)))):
-            raise Problem(Kind.FAILED, reason)
-        return handler(feature_id, argument)
-
-    return handle
+def check_update(policy: Policy, argument: Any) -> None:
+    """Raise Problem if a member asks for something that is denied, even though an update ignores that member."""
+    if policy != Policy() and (reason := denial(policy, container_of("", "", Arguments(argument)))):
+        raise Problem(Kind.FAILED, reason)

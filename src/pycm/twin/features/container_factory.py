@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature `ContainerFactory`: it creates containers, and has no properties (shared specification, mqtt-twin 4.2).
+"""The feature `ContainerFactory`: it creates containers, and has no properties.
 
-With it enabled, each container has a feature of its own (`container.py`).
+While it is enabled, each container has a feature of its own (`container.py`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from pycm.errors import PycmError
 from pycm.twin.envelope import Kind, Problem
 from pycm.twin.features.base import Arguments, Feature
 from pycm.twin.features.container_config import check_create, container_of
-from pycm.twin.lanes import Create, Failed, Start, Task
+from pycm.twin.lanes import CREATIONS, Task
 
 if TYPE_CHECKING:
     from pycm.config.types import Policy
     from pycm.model.container import Container
-    from pycm.twin.lanes import Steps
+    from pycm.twin.features.base import Operations
+    from pycm.twin.lanes import JobContext
 
 ID = "ContainerFactory"
 
@@ -26,9 +28,7 @@ class ContainerFactory(Feature):
     once = frozenset({"create", "createWithConfig"})
 
     def __init__(self, policy: Policy) -> None:
-        super().__init__()
         self._policy = policy
-        self.operations = {"create": self._create, "createWithConfig": self._create_with_config}
 
     def _create(self, _: str, argument: Any) -> Task:
         given = Arguments(argument)
@@ -39,20 +39,26 @@ class ContainerFactory(Feature):
         image, name = given.text("imageRef"), given.text("name")
         return self._task(given, container_of(image, name, given.child("config")))
 
+    operations: ClassVar[Operations] = {"create": _create, "createWithConfig": _create_with_config}
+
     def _task(self, given: Arguments, container: Container) -> Task:
         start = given.flag("start")
         check_create(self._policy, container)
         if not container.image.name:
             raise Problem(Kind.FAILED, "imageRef must be set")
-        return Task("", _steps(container, start=start))
+
+        async def job(context: JobContext) -> str:
+            return await create(context, container, start=start)
+
+        return Task(CREATIONS, job)
 
 
-def _steps(container: Container, *, start: bool) -> Steps:
-    """A start that fails is no failure of the creation: the container's state says why it does not run."""
-    created = yield Create(container)
+async def create(context: JobContext, container: Container, *, start: bool) -> str:
+    """Returns the id. A failed start does not fail the creation: the container's state has the reason, and the twin shows it."""
+    created = await context.containers.create(container)
     if start:
         try:
-            yield Start(created.id)
-        except Failed:
-            pass  # the manager has put the reason into the container's state, and the state into the twin
+            await context.attempt(context.containers.start(created.id))
+        except PycmError:
+            pass
     return created.id

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature `Metrics`: one request at a time asks for figures in a period (shared specification, mqtt-twin 5).
+"""The feature `Metrics`: one request at a time asks for measurements at a period.
 
-Those of containers, and those of the machine and its processes where an entry of the filter names them as its originator (appendix A).
-
-A request lives until it is replaced or ended, or the device changes; a loss of the connection only interrupts it. Here is no timer and
-no sample: the core asks for both.
+They are measurements of containers, and system metrics where an entry of the filter names the machine or a process as its originator.
+A request ends when it is replaced or the device changes; a loss of the connection interrupts it only. There is no timer and no sample
+here: the core requests both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model import durations
@@ -26,6 +25,7 @@ from pycm.twin.session import CONTAINER_PREFIX
 if TYPE_CHECKING:
     from pycm.model.container import Container
     from pycm.ports import ContainerMeasurements, HostMeasurements
+    from pycm.twin.features.base import Operations
 
 ID = "Metrics"
 DATA = "data"
@@ -33,24 +33,22 @@ DATA = "data"
 #: Shorter periods are raised to this.
 SHORTEST = durations.SECOND
 _LONGEST = (1 << 63) - 1
-#: Entries of a filter, ids of an entry and ids of all entries; there are 14 figures and rarely more than 100 containers.
+#: Entries of a filter, ids of an entry and ids of all entries; there are 14 measurements and rarely more than 100 containers.
 MAX_FILTERS = 1024
 MAX_IDS, MAX_ALL_IDS = 256, 8192
 
 Wanted = Mapping[str, Callable[[str], bool] | None]
 
 
-@dataclass(frozen=True)
-class Due:
-    """What to sample now: of containers, and of the machine and its processes."""
+class Due(NamedTuple):
+    """What to sample now: measurements of containers, and system metrics by originator."""
 
-    containers: Wanted = field(default_factory=dict)
-    host: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    containers: Wanted = MappingProxyType({})
+    host: Mapping[str, frozenset[str]] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
-class Filter:
-    """`originator` "" stands for every container; `accepted` are the ids of figures that it lets through."""
+class Filter(NamedTuple):
+    """`originator` "" means every container. `accepted`: the measurement ids that it selects, `texts`: as requested."""
 
     originator: str
     accepted: frozenset[str]
@@ -61,22 +59,21 @@ class Filter:
         return bool(self.originator) and not self.originator.startswith(CONTAINER_PREFIX)
 
 
-@dataclass(frozen=True)
-class Request:
-    """`period` in nanoseconds, 0 or less: end. `filters` None: all standard figures of all containers."""
+class Request(NamedTuple):
+    """`period` in nanoseconds, 0 or less: end. `filters` None: all standard measurements of all containers."""
 
     period: int
     filters: tuple[Filter, ...] | None = None
 
     def as_argument(self) -> dict[str, Any]:
-        """What the same request can be read from again; it has nothing that was not asked for."""
+        """The argument that reads as the same request."""
         found: dict[str, Any] = {"frequency": durations.format_duration(self.period)}
         if self.filters is not None:
             found["filter"] = [{"originator": f.originator, "id": list(f.texts)} for f in self.filters]
         return found
 
     def accepted(self, container_id: str) -> frozenset[str] | None:
-        """Ids of the figures wanted of this container; None for the standard ones."""
+        """Measurement ids selected for this container; None: the standard ones."""
         if self.filters is None:
             return None
         originator = feature_id(container_id)
@@ -84,7 +81,7 @@ class Request:
         return frozenset().union(*sets)
 
     def host(self) -> dict[str, frozenset[str]]:
-        """Ids of the figures wanted of the machine and of processes, by originator in the order of the filter."""
+        """Ids of the selected system metrics, by originator in the order of the filter."""
         found: dict[str, frozenset[str]] = {}
         for entry in self.filters or ():
             if entry.is_host:
@@ -101,9 +98,9 @@ class Request:
 
 
 def decode_request(argument: Any) -> Request:
-    """Errors: InvalidInputError with the text of the answer."""
+    """Raises InvalidInputError with the text of the answer."""
     if argument is not None and not isinstance(argument, dict):
-        raise InvalidInputError(f"the argument of request must be an object, it is {shorten(argument)}")
+        raise InvalidInputError(f"the argument of request must be an object, got {shorten(argument)}")
     found = members(argument)
     period = _period(found["frequency"]) if "frequency" in found else 0
     if 0 < period < SHORTEST:
@@ -112,34 +109,32 @@ def decode_request(argument: Any) -> Request:
 
 
 def _period(frequency: Any) -> int:
-    """Text is a Go duration, a number whole seconds."""
+    """Nanoseconds of a Go duration (text) or of whole seconds (a number)."""
     if isinstance(frequency, str):
         return durations.parse_duration(frequency)
     if isinstance(frequency, bool) or not isinstance(frequency, (int, float)):
         raise InvalidInputError(f"invalid duration: {_as_go_prints(frequency)}")
     period = int(frequency) * durations.SECOND
     if abs(period) > _LONGEST:
-        raise InvalidInputError(
-            f"invalid duration: {shorten(frequency)} seconds are more than a duration can hold"
-        )
+        raise InvalidInputError(f"invalid duration: {shorten(frequency)} seconds do not fit into a duration")
     return period
 
 
 def _as_go_prints(value: Any) -> str:
-    """null, true and false have words of their own there; what else is no duration is shown as JSON has it."""
+    """Go has its own words for null, true and false; other values are shown as in JSON."""
     if value is None:
         return "<nil>"
     return str(value).lower() if isinstance(value, bool) else shorten(value)
 
 
 def _filters(entries: Any) -> tuple[Filter, ...] | None:
-    """No entries are the same as no filter."""
+    """An empty list is the same as no filter."""
     if not entries and (entries is None or isinstance(entries, list)):
         return None
     if not isinstance(entries, list):
         raise InvalidInputError(f"filter: {shorten(entries)} is not a list")
     if len(entries) > MAX_FILTERS:
-        raise InvalidInputError(f"filter: {len(entries)} entries, {MAX_FILTERS} are allowed")
+        raise InvalidInputError(f"filter: {len(entries)} entries; at most {MAX_FILTERS} are allowed")
     filters: list[Filter] = []
     ids = 0
     for number, entry in enumerate(entries):
@@ -167,7 +162,7 @@ def _texts(ids: Any, where: str) -> tuple[str, ...]:
     if not isinstance(ids, list):
         raise InvalidInputError(f"{where}.id: {shorten(ids)} is not a list")
     if len(ids) > MAX_IDS:
-        raise InvalidInputError(f"{where}.id: {len(ids)} ids, {MAX_IDS} are allowed")
+        raise InvalidInputError(f"{where}.id: {len(ids)} ids; at most {MAX_IDS} are allowed")
     texts = ["" if text is None else text for text in ids]
     wrong = next((text for text in texts if not isinstance(text, str)), None)
     if wrong is not None:
@@ -185,21 +180,21 @@ def _accepted(texts: Sequence[str]) -> frozenset[str]:
 
 
 class Metrics(Feature):
+    """*containers*: those that the twin shows."""
+
     definition = "com.bosch.iot.suite.edge.metric:Metrics:1.0.0"
 
     def __init__(self, containers: Callable[[], Iterable[Container]]) -> None:
-        super().__init__()
-        self.operations = {"request": self._request}
         self._containers = containers
         self.request: Request | None = None
 
     @property
     def argument(self) -> dict[str, Any] | None:
-        """What the present request is restored from; None if there is none."""
+        """The argument that `restore` reads the current request from; None if there is none."""
         return self.request.as_argument() if self.request else None
 
     def restore(self, argument: Any) -> None:
-        """After a start of the agent: the request goes on."""
+        """Continue the request after a restart of the agent."""
         try:
             self._accept(argument)
         except InvalidInputError:  # of another version
@@ -212,6 +207,8 @@ class Metrics(Feature):
     def _request(self, _: str, argument: Any) -> Reaction:
         self._accept(argument)
         return Reaction(decisions=tuple(self.begin()))
+
+    operations: ClassVar[Operations] = {"request": _request}
 
     def begin(self, *, resume: bool = False) -> list[Decision]:
         """Begin to measure for the request, or stop if there is none. *resume*: see Measure."""
@@ -232,20 +229,17 @@ class Metrics(Feature):
         return [container for container in self._containers() if container.state.status in ALIVE]
 
     def due(self) -> Due:
-        return Due(self.wanted(), self.request.host()) if self.request else Due()
-
-    def wanted(self) -> Wanted:
-        """Which figures of which containers; empty if nothing is asked for."""
-        wanted: dict[str, Callable[[str], bool] | None] = {}
+        """The selected measurements of each running container, and the system metrics."""
         if self.request is None:
-            return wanted
+            return Due()
+        selected: dict[str, Callable[[str], bool] | None] = {}
         for container in self._alive():
             accepted = self.request.accepted(container.id)
             if accepted is None:
-                wanted[container.id] = None
+                selected[container.id] = None
             elif accepted:
-                wanted[container.id] = accepted.__contains__
-        return wanted
+                selected[container.id] = accepted.__contains__
+        return Due(selected, self.request.host())
 
 
 def data_value(
@@ -255,8 +249,8 @@ def data_value(
     measured = [(feature_id(sample.container_id), sample.measurements) for sample in samples]
     measured += [(sample.originator, sample.measurements) for sample in host]
     snapshot = [
-        {"originator": originator, "measurements": [{"id": one.id, "value": one.value} for one in figures]}
-        for originator, figures in measured
-        if figures
+        {"originator": originator, "measurements": [{"id": one.id, "value": one.value} for one in found]}
+        for originator, found in measured
+        if found
     ]
     return {"snapshot": snapshot, "timestamp": unix_seconds} if snapshot else None
