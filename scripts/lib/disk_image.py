@@ -14,10 +14,10 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-import xml.etree.ElementTree as ET
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -36,24 +36,14 @@ DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
 """What reading a packed file raises where it is damaged."""
 
 
-@dataclass(frozen=True)
-class Extent:
-    """A part of the image that has to be on the card, and its digest; "" where the block map has none."""
-
-    start: int
-    end: int
-    digest: str
-
-
 @dataclass
 class Image:
-    """What is in an image, unpacked."""
+    """A checked image: its length unpacked, the SHA-256 of each chunk, and the block map beside it."""
 
     path: str
-    size: int = 0
-    extents: list[Extent] = field(default_factory=list)
-    algorithm: str = "sha256"
-    bmap: Path | None = None
+    size: int
+    digests: list[str]
+    bmap: Path | None
 
 
 class Progress:
@@ -140,85 +130,73 @@ def find_bmap(path: str) -> Path | None:
     return next((Path(f"{name}.bmap") for name in names if os.path.isfile(f"{name}.bmap")), None)
 
 
-def read_bmap(path: Path) -> Image:
-    """Size and extents of the image that a block map is about."""
+class ChecksumError(OSError):
+    """Data that a checksum does not fit, or what else bmaptool says in its last line."""
+
+
+def bmaptool(bmap: Path, source: str, target: str) -> None:
+    """Copy what the map names. bmaptool checks the map and each checksum; a copy to /dev/null only checks."""
+    done = subprocess.run(
+        copy_command(bmap, source, target), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+    judge(done.returncode, done.stdout)
+
+
+@contextlib.contextmanager
+def bmaptool_fed(bmap: Path, target: str) -> Iterator[Callable[[bytes], None]]:
+    """Yield a function that gives bmaptool the unpacked image, so that it needs no unpackers."""
+    command = copy_command(bmap, "/dev/stdin", target)
+    with tempfile.TemporaryFile() as log:
+        with subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
+            pipe = process.stdin
+            assert pipe is not None
+
+            def write(data: bytes) -> None:
+                # bmaptool closes the pipe early if it fails, or if nothing at the image's end is mapped
+                with contextlib.suppress(BrokenPipeError):
+                    write_all(pipe, data)
+
+            try:
+                yield write
+                pipe.close()
+                process.wait()
+            finally:
+                process.kill()
+        log.seek(0)
+        judge(process.returncode, log.read())
+
+
+def copy_command(bmap: Path, source: str, target: str) -> list[str]:
+    return ["bmaptool", "-q", "copy", "--bmap", str(bmap), source, target]
+
+
+def judge(code: int, output: bytes) -> None:
+    if code:
+        text = last_line(output.decode(errors="replace")).removeprefix("bmaptool: ERROR: ")
+        # a fault of its own ends with the name of a Python exception
+        raise ChecksumError(text if text and not re.match(r"\w+Error:", text) else "bmaptool cannot read it")
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def mapped_size(bmap: Path) -> int:
+    """Return the size of the image that a map describes. A map without checksums could not be checked later."""
     try:
-        raw = path.read_bytes()
-        root = ET.fromstring(raw)
-        values = {child.tag: (child.text or "").strip() for child in root}
-        algorithm, own = checksum_of_map(root.get("version", ""), values)
-        hashlib.new(algorithm, usedforsecurity=False)
-        image = Image("", int(values["ImageSize"]), algorithm=algorithm, bmap=path)
-        image.extents = list(ranges(root, int(values["BlockSize"]), image.size))
-        blocks, mapped = int(values["BlocksCount"]), int(values["MappedBlocksCount"])
-        covered = sum(-(-(part.end - part.start) // int(values["BlockSize"])) for part in image.extents)
-        if not 0 < mapped == covered <= blocks:
-            raise ValueError(f"it maps {covered} blocks, and says it maps {mapped} of {blocks}")
-    except KeyError as error:
-        raise FlashError(f"{path} is not a block map: it has no {error.args[0]}") from error
-    except (OSError, ET.ParseError, ValueError) as error:
-        raise FlashError(f"{path} is not a block map: {describe(error)}") from error
-    blanked = raw.replace(own.encode(), b"0" * len(own)) if own else raw
-    if own and hashlib.new(algorithm, blanked, usedforsecurity=False).hexdigest() != own:
-        raise FlashError(f"{path} is damaged: its content does not match its own checksum")
-    return image
-
-
-def checksum_of_map(version: str, values: dict[str, str]) -> tuple[str, str]:
-    """The algorithm of a map's checksums, and the map's own one: "" where the format had none. bmaptool knows these versions."""
-    if not re.fullmatch(r"[12]\.[0-9]+", version):
-        raise ValueError(f"its version is {version!r}, known are 1 and 2")
-    if version == "1.3":
-        return "sha1", values["BmapFileSHA1"]
-    if version in {"1.0", "1.1", "1.2"}:
-        return "sha256", ""
-    return values["ChecksumType"], values["BmapFileChecksum"]
-
-
-def ranges(root: ET.Element, block: int, total: int) -> Iterator[Extent]:
-    """What a map names, in the order in which an image is read through."""
-    at = 0
-    for element in root.iterfind("BlockMap/Range"):
-        text = (element.text or "").strip()
-        first, _, last = text.partition("-")
-        start, end = int(first) * block, min((int(last or first) + 1) * block, total)
-        if not at <= start < end:
-            raise ValueError(f"blocks {text} are not after the ones before, or not in the image")
-        at = end
-        yield Extent(start, end, element.get("chksum") or element.get("sha1") or "")
-
-
-class Comparison:
-    """Compares an image, given piece by piece, with the extents of its block map, or makes extents where there is none."""
-
-    def __init__(self, bmap: Image | None) -> None:
-        self.bmap = bmap
-        self.left = list(reversed(bmap.extents)) if bmap else []
-        self.found: list[Extent] = []
-        self.at = 0
-        self.sum = self.new()
-
-    def new(self) -> hashlib._Hash:
-        return hashlib.new(self.bmap.algorithm if self.bmap else "sha256", usedforsecurity=False)
-
-    def feed(self, data: bytes) -> None:
-        end = self.at + len(data)
-        if self.bmap is None:
-            self.left = [Extent(self.at, end, "")]
-        while self.left and self.left[-1].start < end:
-            extent = self.left[-1]
-            self.sum.update(data[max(extent.start - self.at, 0) : extent.end - self.at])
-            if extent.end > end:
-                break
-            self.close(self.left.pop())
-        self.at = end
-
-    def close(self, extent: Extent) -> None:
-        digest = self.sum.hexdigest()
-        self.sum = self.new()
-        if extent.digest not in {"", digest}:
-            raise FlashError(f"bytes {extent.start} to {extent.end - 1} do not match {self.bmap and self.bmap.bmap}")  # fmt: skip
-        self.found.append(Extent(extent.start, extent.end, digest))
+        raw = bmap.read_bytes()
+    except OSError as error:
+        raise FlashError(f"{bmap} cannot be read: {describe(error)}") from error
+    found = re.search(rb"<ImageSize>\s*(\d+)\s*</ImageSize>", raw)
+    if not found:
+        raise FlashError(f"{bmap} is not a block map: it has no ImageSize")
+    ranges = re.findall(rb"<Range\b[^>]*>", raw)
+    if not ranges or not all(re.search(rb'\b(chksum|sha1)="', words) for words in ranges):
+        raise FlashError(f"{bmap} is not a block map with checksums: make it with bmaptool 3, or remove it")
+    return int(found[1])
 
 
 def check_image(path: str) -> Image:
@@ -234,28 +212,43 @@ def check_image(path: str) -> Image:
     found = find_bmap(path)
     if found and shutil.which("bmaptool") is None:
         raise FlashError(f"{found} needs the program bmaptool: apt-get install bmap-tools")
-    bmap = read_bmap(found) if found else None
+    mapped = mapped_size(found) if found else None
     try:
-        return read_through(path, bmap, os.path.getsize(path) if name == path else 0)
+        length, digests = read_through(path, found, os.path.getsize(path) if name == path else 0)
+    except ChecksumError as error:
+        raise FlashError(f"{path} does not match {found}, or {found} is damaged: {error}") from error
     except FlashError as error:
         raise FlashError(f"{path} is not a whole disk image: {error}") from error
     except DAMAGED as error:
         raise FlashError(f"{path} cannot be read: {describe(error)}") from error
+    if mapped not in {None, length}:
+        raise FlashError(f"{found} is about an image of {mapped} bytes, {path} has {length}")
+    return Image(path, length, digests, found)
 
 
-def read_through(path: str, bmap: Image | None, total: int) -> Image:
-    """*total* is for the progress only: 0 where it is not known."""
-    progress, comparison, table, backup = Progress("checking", total), Comparison(bmap), None, b""
-    with unpacked(path) as stream:
-        for data in chunks(stream):
-            at = comparison.at
-            table = table or partition_table.parse(data)
-            if table.backup is not None and at <= table.backup < at + len(data):
-                backup = data[table.backup - at :][: partition_table.SECTOR]
-            comparison.feed(data)
-            progress.at(comparison.at)
-    length = comparison.at
-    progress.done(length)
+def read_through(path: str, bmap: Path | None, total: int) -> tuple[int, list[str]]:
+    """Return the length and the SHA-256 of each chunk. *total* is for the progress only: 0 if it is unknown."""
+    progress, table, backup, at, digests = Progress("checking", total), None, b"", 0, []
+    with bmaptool_fed(bmap, os.devnull) if bmap else contextlib.nullcontext(unchecked) as check:
+        with unpacked(path) as stream:
+            for data in chunks(stream):
+                table = table or partition_table.parse(data)
+                if table.backup is not None and at <= table.backup < at + len(data):
+                    backup = data[table.backup - at :][: partition_table.SECTOR]
+                digests.append(hashlib.sha256(data).hexdigest())
+                check(data)
+                at += len(data)
+                progress.at(at)
+        progress.done(at)
+        check_length(table, at, backup)
+    return at, digests
+
+
+def unchecked(_data: bytes) -> None:
+    """Stand for bmaptool where there is no map."""
+
+
+def check_length(table: partition_table.Table | None, length: int, backup: bytes) -> None:
     if table is None:
         raise FlashError("it is empty")
     if length % partition_table.SECTOR:
@@ -264,9 +257,6 @@ def read_through(path: str, bmap: Image | None, total: int) -> Image:
         raise FlashError(f"it is cut off: its partition table needs {table.end} bytes, it has {length}")
     if table.backup is not None:
         partition_table.check_backup(backup, table)
-    if bmap is not None and bmap.size != length:
-        raise FlashError(f"{bmap.bmap} is about an image of {bmap.size} bytes, it has {length}")
-    return Image(path, length, comparison.found, bmap.algorithm if bmap else "sha256", bmap.bmap if bmap else None)  # fmt: skip
 
 
 def describe(error: Exception) -> str:

@@ -17,23 +17,24 @@ import fcntl
 import hashlib
 import os
 import stat
-import subprocess
 import sys
-import tempfile
 from typing import IO, TYPE_CHECKING, NoReturn
 
 from block_device import Device, FlashError, Machine
 from disk_image import (
     CHUNK,
     DAMAGED,
+    ChecksumError,
     Image,
     Progress,
+    bmaptool,
+    bmaptool_fed,
     check_image,
     chunks,
     describe,
-    last_line,
     size,
     unpacked,
+    write_all,
 )
 
 if TYPE_CHECKING:
@@ -68,25 +69,25 @@ def opened(device: Device) -> int:
 
 
 def write(image: Image, device: Device, descriptor: int) -> None:
-    """Every byte, or with a block map those that it names, then fsync. Closes *descriptor*."""
+    """Write every byte, or with a block map those that it names, and fsync. Closes *descriptor*."""
     try:
         if image.bmap is None:
-            feed(image, descriptor)
+            with open(descriptor, "wb", buffering=0, closefd=False) as card:
+                feed(image, lambda data: write_all(card, data))
             os.fsync(descriptor)  # the longest part on a slow card: what is written waits in memory
     finally:
         os.close(descriptor)
     if image.bmap is not None:
-        write_mapped(image, device)
+        with bmaptool_fed(image.bmap, device.path) as write:
+            feed(image, write)
 
 
-def feed(image: Image, descriptor: int) -> None:
-    """Write the unpacked image into a descriptor."""
+def feed(image: Image, target: Callable[[bytes], None]) -> None:
+    """Give the unpacked image to *target*, piece by piece."""
     progress, written = Progress("writing", image.size), 0
     with unpacked(image.path) as stream:
         for data in chunks(stream):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            target(data)
             written += len(data)
             progress.at(written)
     progress.done(written)
@@ -94,45 +95,29 @@ def feed(image: Image, descriptor: int) -> None:
         raise FlashError(f"{image.path} changed while it was being written: start again")
 
 
-def write_mapped(image: Image, device: Device) -> None:
-    """bmaptool gets the unpacked image, so it needs no unpackers; it skips what the map does not name, and syncs."""
-    command = ["bmaptool", "-q", "copy", "--bmap", str(image.bmap), "/dev/stdin", device.path]
-    with tempfile.TemporaryFile() as log:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log) as process:
-            assert process.stdin is not None
-            try:
-                # it closes the pipe early if it fails, or if nothing at the image's end is mapped
-                with contextlib.suppress(BrokenPipeError):
-                    feed(image, process.stdin.fileno())
-                process.stdin.close()
-                process.wait()
-            finally:
-                process.kill()
-        log.seek(0)
-        if process.returncode:
-            raise OSError(
-                last_line(log.read().decode(errors="replace")) or f"bmaptool ended with {process.returncode}"
-            )
-
-
 def verify(image: Image, device: Device) -> None:
-    """Read back from the medium, not from memory, and compare with what the first pass over the image found."""
+    """Read back from the medium, not from memory, and compare with the map's checksums or with the image's."""
     with open(device.path, "rb", buffering=0) as file:
         drop_cache(file)
-        progress, done = Progress("verifying", sum(part.end - part.start for part in image.extents)), 0
-        for part in image.extents:
-            found = hashlib.new(image.algorithm, usedforsecurity=False)
-            file.seek(part.start)
-            for at in range(part.start, part.end, CHUNK):
-                data = read_exactly(file, min(CHUNK, part.end - at))
-                found.update(data)
-                done += len(data)
-                progress.at(done)
-            if found.hexdigest() != part.digest:
-                raise FlashError(f"{device.path} does not hold what was written, from byte {part.start} on: the card is bad, or the image changed")  # fmt: skip
-        progress.done(done)
+        try:
+            if image.bmap:
+                bmaptool(image.bmap, device.path, os.devnull)
+            else:
+                compare(image, file)
+        except ChecksumError as error:
+            raise FlashError(f"{device.path} does not hold what was written: {error}; the card is bad, or the image changed") from error  # fmt: skip
         with contextlib.suppress(OSError):
             fcntl.ioctl(file, READ_PARTITIONS)
+
+
+def compare(image: Image, file: IO[bytes]) -> None:
+    progress = Progress("verifying", image.size)
+    for at, digest in zip(range(0, image.size, CHUNK), image.digests, strict=True):
+        data = read_exactly(file, min(CHUNK, image.size - at))
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ChecksumError(f"it differs from byte {at} on")
+        progress.at(at)
+    progress.done(image.size)
 
 
 def drop_cache(file: IO[bytes]) -> None:

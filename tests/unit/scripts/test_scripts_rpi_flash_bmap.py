@@ -105,18 +105,26 @@ def test_rpi_flash_refuses_an_image_that_its_map_does_not_describe(image: Path, 
     with image.open("r+b") as file:
         file.seek(8 * MIB - 1)
         file.write(b"x")
-    assert f"bytes {5 * MIB} to {8 * MIB - 1} do not match {image}.bmap" in refusal(image, card)
+    error = refusal(image, card)
+    assert f"{image} does not match {image}.bmap, or " in error
+    assert "checksum mismatch for blocks range 1280-2047" in error
 
 
 def test_rpi_flash_refuses_a_map_with_a_wrong_checksum(image: Path, card: Path) -> None:
     edit(Path(f"{image}.bmap"), "the block map file", "the block map  file", sealed=False)
-    assert f"{image}.bmap is damaged: its content does not match its own checksum" in refusal(image, card)
+    assert re.search(f"{image}.bmap is damaged: checksum mismatch for bmap file", refusal(image, card))
 
 
-@pytest.mark.parametrize("size", [SIZE - 512, SIZE + 512])
-def test_rpi_flash_refuses_a_map_of_another_size(image: Path, card: Path, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        (SIZE - 512, "image size does not match blocks count"),
+        (SIZE + 512, f".bmap is about an image of {SIZE + 512} bytes, .* has {SIZE}"),
+    ],
+)
+def test_rpi_flash_refuses_a_map_of_another_size(image: Path, card: Path, size: int, reason: str) -> None:
     edit(Path(f"{image}.bmap"), rf"\b{SIZE}\b", str(size))
-    assert f"is about an image of {size} bytes, it has {SIZE}" in refusal(image, card)
+    assert re.search(reason, refusal(image, card))
 
 
 def test_rpi_flash_checks_the_partition_table_of_a_mapped_image(image: Path, card: Path) -> None:
@@ -133,31 +141,28 @@ def test_rpi_flash_checks_the_partition_table_of_a_mapped_image(image: Path, car
 )  # fmt: skip
 def test_rpi_flash_refuses_what_is_not_a_map(image: Path, card: Path, text: str) -> None:
     Path(f"{image}.bmap").write_text(text)
-    assert f"{image}.bmap is not a block map: " in refusal(image, card)
+    assert f"{image}.bmap is not a block map" in refusal(image, card)
 
 
 @pytest.mark.parametrize(
     ("pattern", "text", "reason"),
     [
-        ('version="2.0"', 'version="3.0"', "its version is '3.0', known are 1 and 2"),
-        (' version="2.0"', "", "its version is ''"),
-        ("<MappedBlocksCount>.*", "", "it has no MappedBlocksCount"),
-        ("<BlocksCount>.*", "", "it has no BlocksCount"),
-        ("<Range .* 0-1 </Range>", "", "it maps 768 blocks, and says it maps 770 of 2305"),
-        (
-            r"(?s)(<Range.*?</Range>)\s*(<Range.*?</Range>)",
-            r"\2\1",
-            "blocks 0-1 are not after the ones before",
-        ),
-        ("> 1280-2047 <", "> 1280-2047 </Range><Range> 9000 <", "blocks 9000 are not .* in the image"),
-        (r"<BlockSize> \d+", "<BlockSize> 0", "blocks 0-1 are not"),
+        ('version="2.0"', 'version="3.0"', "bmaptool cannot read it"),
+        (' version="2.0"', "", "bmaptool cannot read it"),
+        ("<MappedBlocksCount>.*", "", "bmaptool cannot read it"),
+        ("<BlocksCount>.*", "", "bmaptool cannot read it"),
+        ("<Range .* 0-1 </Range>", "", "does not belong to this image"),
+        (r"(?s)(<Range.*?</Range>)\s*(<Range.*?</Range>)", r"\2\1", "seeking from 8388608 to 0"),
+        (r"<BlockSize> \d+", "<BlockSize> 0", "bmaptool cannot read it"),
     ],
 )
 def test_rpi_flash_refuses_a_map_that_bmaptool_fails_on(
     image: Path, card: Path, pattern: str, text: str, reason: str
 ) -> None:
     edit(Path(f"{image}.bmap"), pattern, text)
-    assert re.search(f"{image}.bmap is not a block map: {reason}", refusal(image, card))
+    error = refusal(image, card)
+    assert re.search(f"{image} does not match {image}.bmap, or {image}.bmap is damaged: .*({reason})", error)
+    assert not re.search(r"\w+Error:", error), "no traceback of bmaptool's"
 
 
 def make_old(path: Path) -> None:
@@ -180,7 +185,7 @@ def test_rpi_flash_takes_a_map_of_the_old_format(image: Path, card: Path) -> Non
     with image.open("r+b", buffering=0) as file:
         file.seek(8 * MIB - 1)
         file.write(b"x")
-        assert f"bytes {5 * MIB} to {8 * MIB - 1} do not match {image}.bmap" in refusal(image, card)
+        assert "checksum mismatch for blocks range 1280-2047" in refusal(image, card)
         file.seek(8 * MIB - 1)
         file.write(b"\2")
     done = flash(image, card)
@@ -188,11 +193,9 @@ def test_rpi_flash_takes_a_map_of_the_old_format(image: Path, card: Path) -> Non
     assert card.read_bytes() == image.read_bytes()
 
 
-def test_rpi_flash_computes_checksums_that_a_map_lacks(image: Path, card: Path) -> None:
-    edit(Path(f"{image}.bmap"), ' chksum="[^"]*"', "")
-    done = flash(image, card)
-    assert done.returncode == 0, done.stderr
-    assert card.read_bytes()[:8192] == image.read_bytes()[:8192]
+def test_rpi_flash_refuses_a_map_without_checksums(image: Path, card: Path) -> None:
+    edit(Path(f"{image}.bmap"), r' chksum="[^"]*"(?=> 1280)', "")
+    assert f"{image}.bmap is not a block map with checksums" in refusal(image, card)
 
 
 def test_verify_finds_a_changed_mapped_byte(scripts_lib: None, image: Path, card: Path) -> None:
@@ -205,7 +208,7 @@ def test_verify_finds_a_changed_mapped_byte(scripts_lib: None, image: Path, card
     with card.open("r+b") as file:
         file.seek(8 * MIB - 1)
         file.write(b"x")
-    with pytest.raises(rpi_flash.FlashError, match=f"from byte {5 * MIB} on"):
+    with pytest.raises(rpi_flash.FlashError, match="checksum mismatch for blocks range 1280-2047"):
         rpi_flash.verify(found, device)
 
 
