@@ -60,8 +60,6 @@ NOT_YET: set[str] = {
     "docs/metrics.md",
     "docs/network.md",
     "docs/promises.md",
-    "docs/qemu.md",
-    "docs/raspberry-pi.md",
     "docs/twin.md",
     "docs/yocto.md",
     "errors",
