@@ -10,7 +10,6 @@ import os
 import signal
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from figures import Figure
 
 from pycm.api.calls import Agent
 from pycm.model.container import RestartPolicy
+from pycm.model.frozen import replace
 
 if TYPE_CHECKING:
     import argparse

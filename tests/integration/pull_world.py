@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from images import Image, base_layer, layer
 
 from pycm.errors import PycmError
+from pycm.model.frozen import replace
 from pycm.registry.job import Access, Job, News
 from pycm.registry.workers import Workers
 

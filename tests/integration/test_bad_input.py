@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +17,7 @@ from pycm.api.calls import Agent
 from pycm.errors import PycmError
 from pycm.model import records
 from pycm.model.container import Container
+from pycm.model.frozen import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +30,7 @@ from pycm.model.container import (
     StopOptions,
     UpdateOptions,
 )
+from pycm.model.frozen import replace
 from pycm.model.states import Status as ContainerStatus
 from pycm.ports import Action, Command, Event
 from support.fakes import FakeImages, FakeMetrics

@@ -6,12 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableError
 from pycm.model import units
 from pycm.model.container import NetworkSettings
+from pycm.model.frozen import replace
 from pycm.ports import (
     ContainerMeasurements,
     ExecListener,

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError
@@ -21,6 +20,7 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.defaults import fill_defaults
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import (
     Action,

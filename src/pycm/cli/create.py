@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import replace
 
 from pycm.cli.line import Command
 from pycm.errors import (
@@ -33,6 +32,7 @@ from pycm.model.container import (
     read_descriptor,
 )
 from pycm.model.defaults import BRIDGE, fill_defaults
+from pycm.model.frozen import replace
 from pycm.model.parse import parse_device, parse_mount, parse_port, parse_ulimit
 from pycm.model.records import unknown_keys
 from pycm.model.units import NANOSECONDS

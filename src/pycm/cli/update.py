@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pycm.cli.choose import check_choice, chosen
 from pycm.cli.line import NAME, Command, Line
 from pycm.errors import InvalidInputError
 from pycm.flags import Flag
 from pycm.model import records
 from pycm.model.container import Container, HostConfig, Resources, RestartPolicy, UpdateOptions
+from pycm.model.frozen import replace
 from pycm.model.units import NANOSECONDS
 from pycm.model.validation import check_resources, check_restart_policy
 

@@ -31,6 +31,7 @@ from pycm.config.values import check_entries, check_network, read, show_raw
 from pycm.errors import ConfigError, InvalidInputError
 from pycm.flags import HELP, Flag, printable, quote
 from pycm.flags import parse as parse_flags
+from pycm.model.frozen import replace
 from pycm.storage.files import read_regular
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def degraded(config: Config, path: Path, reason: str) -> tuple[Config, str]:
 
 def _with(section: Any, path: Path, value: Any) -> Any:
     name, *rest = path
-    return section.replaced(**{name: _with(getattr(section, name), tuple(rest), value) if rest else value})
+    return replace(section, **{name: _with(getattr(section, name), tuple(rest), value) if rest else value})
 
 
 def _take_deprecated(values: dict[Path, Any]) -> Iterator[Note]:
@@ -319,7 +320,7 @@ class _FileReader:
                 self.section(here, value, Registry.MEMBERS)
                 registry: Registry = build(self.values, Registry, here)
                 usable = len(self.faults) == before
-                found[host] = registry if usable else registry.replaced(usable=False)
+                found[host] = registry if usable else replace(registry, usable=False)
         self.values[path] = MappingProxyType(found)
 
     def warn_unknown(self, path: Path, known: Mapping[str, str]) -> None:

@@ -8,19 +8,13 @@ these rows; nothing else knows the names. Durations are seconds. Rooms take the 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pycm.model.durations import SECOND, format_duration
+from pycm.model.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from typing_extensions import Self, dataclass_transform
-else:  # for type checkers only
-
-    def dataclass_transform(**_options: bool) -> Any:
-        return lambda decorated: decorated
-
 
 Path = tuple[str, ...]
 
@@ -98,50 +92,30 @@ def _row(default: Any, flag: str, about: str, kind: str = "", *, own: bool = Fal
     return Key(found, default, flag, about + (" (addition of pycm)" if own else ""), **more)
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-class Section:
-    """A section of the configuration. The class holds the defaults, an instance what differs from them.
+class Section(Frozen):
+    """A section of the configuration.
 
-    MEMBERS: the keys and sections in it, by name. ON_ERROR: what follows from an error in it; None: the agent ends, if the section
-    around says nothing else.
+    MEMBERS: the keys and sections in it, by name. ON_ERROR: what follows from an error in it, None if the section around it says so,
+    or the agent ends.
     """
 
     if TYPE_CHECKING:
-        MEMBERS: Mapping[str, Key | Section]
-        ON_ERROR: Consequence | None
-        _NAMES: frozenset[str]
-    else:
-
-        def __init__(self, **values: Any) -> None:
-            if not self._NAMES.issuperset(values):
-                raise TypeError(f"{type(self).__name__} has no {', '.join(values.keys() - self._NAMES)}")
-            self.__dict__.update(values)
+        MEMBERS: ClassVar[Mapping[str, Key | Section]]
+        ON_ERROR: ClassVar[Consequence | None]
 
     def __init_subclass__(cls, on_error: Consequence | None = None) -> None:
+        super().__init_subclass__()
         cls.MEMBERS = {name: value for name, value in vars(cls).items() if isinstance(value, Key | Section)}
         cls.ON_ERROR = on_error
-        cls._NAMES = frozenset(cls.__annotations__)
         for name, member in cls.MEMBERS.items():
             if isinstance(member, Key):
                 setattr(cls, name, member.default)
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and all(
-            getattr(self, name) == getattr(other, name) for name in self._NAMES
-        )
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
     def __repr__(self) -> str:
-        """The values that are set, without those that hold secrets."""
+        """Without values that hold secrets."""
         hidden = {name for name, member in self.MEMBERS.items() if isinstance(member, Key) and member.hide}
         shown = (f"{name}={value!r}" for name, value in vars(self).items() if name not in hidden)
         return f"{type(self).__name__}({', '.join(shown)})"
-
-    def replaced(self, **values: Any) -> Self:
-        """A copy with other *values*."""
-        return type(self)(**{**vars(self), **values})
 
 
 # fmt: off

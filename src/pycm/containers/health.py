@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.containers.settings import PARALLEL
@@ -19,6 +18,7 @@ from pycm.errors import OperationFailedError, PycmError
 from pycm.model.container import HostConfig
 from pycm.model.defaults import HOST
 from pycm.model.durations import SECOND, parse_duration
+from pycm.model.frozen import replace
 from pycm.model.restart import UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
 from pycm.model.states import Status
 from pycm.ports import Action, ExecRequest, TaskIO

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.containers.settings import PARALLEL
@@ -22,6 +21,7 @@ from pycm.failpoints import fail_point
 from pycm.model import units
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, MountPoint
 from pycm.model.defaults import RUNC_FAMILY
+from pycm.model.frozen import replace
 from pycm.model.units import size_to_bytes
 from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices, online_cpus

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pycm.containers.health import Health
@@ -24,6 +23,7 @@ from pycm.errors import (
 from pycm.failpoints import fail_point
 from pycm.model import restart, states, units
 from pycm.model.container import Container, StopOptions
+from pycm.model.frozen import replace
 from pycm.model.restart import STARTING, UNHEALTHY, check_of
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.units import DEFAULT_SIGNAL as SIGTERM

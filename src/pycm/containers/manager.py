@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pycm.containers.boot import boot_order
@@ -22,6 +21,7 @@ from pycm.failpoints import fail_point
 from pycm.model import states, units
 from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap, follow_memory
+from pycm.model.frozen import replace
 from pycm.model.states import ALIVE, Operation, Status, check_allowed
 from pycm.model.units import exit_text
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate

@@ -10,7 +10,7 @@ import os
 import stat
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from pycm.model.container import (
     read_descriptor,
 )
 from pycm.model.defaults import fill_defaults, fill_swap
+from pycm.model.frozen import replace
 from pycm.model.records import unknown_keys
 from pycm.model.states import ALIVE, Status
 from pycm.model.validation import check_id, check_name, validate

@@ -8,10 +8,10 @@ when they are empty: a file that uses none of them is one that Kanto could have 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pycm.model import gojson
+from pycm.model.frozen import replace
 from pycm.model.records import Record, always, decode, flag, integer, many, mapping, one, port, text, texts
 from pycm.model.states import NO_PID, Status
 from pycm.model.units import NANOSECONDS
@@ -40,19 +40,16 @@ def _hook_number(word: str) -> int:
     return HOOK_TYPES.index(word) if word in HOOK_TYPES else len(HOOK_TYPES) - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DecryptConfig(Record):
     keys: tuple[str, ...] = texts("keys", omit=True, most=64, longest=PATH)
     recipients: tuple[str, ...] = texts("recipients", omit=True, most=64, longest=PATH)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Image(Record):
     name: str = text("name", longest=REFERENCE)
     decrypt_config: DecryptConfig | None = one("decrypt_config", DecryptConfig, omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MountPoint(Record):
     destination: str = text("destination", longest=PATH)
     source: str = text("source", longest=PATH)
@@ -60,7 +57,6 @@ class MountPoint(Record):
     read_only: bool = flag("read_only", omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Hook(Record):
     path: str = text("path", longest=PATH)
     args: tuple[str, ...] = texts("args", most=1024, longest=WORD)
@@ -69,7 +65,6 @@ class Hook(Record):
     type: int = integer("type", to_wire=_hook_word, from_wire=_hook_number)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthCheck(Record):
     """How to tell whether the container's service works: a command in it (`exec`), or a connection to a TCP port of it (`tcp`).
 
@@ -84,7 +79,6 @@ class HealthCheck(Record):
     start_period: str = text("start_period", omit=True, longest=SIZE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerConfiguration(Record):
     """`user`, `working_dir`: instead of the image's own, as an image would say them ("name", "uid:gid")."""
 
@@ -95,14 +89,12 @@ class ContainerConfiguration(Record):
     health_check: HealthCheck | None = one("health_check", HealthCheck, omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceMapping(Record):
     path_on_host: str = text("path_on_host", longest=PATH)
     path_in_container: str = text("path_in_container", longest=PATH)
     cgroup_permissions: str = text("cgroup_permissions", longest=SIZE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy(Record):
     """`retry_timeout`: cap of the back-off in nanoseconds; seconds on the wire, rounded down."""
 
@@ -116,7 +108,6 @@ class RestartPolicy(Record):
     type: str = text("type")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PortMapping(Record):
     proto: str = text("proto", "protocol")
     container_port: int = port("container_port")
@@ -125,7 +116,6 @@ class PortMapping(Record):
     host_port_end: int = port("host_port_end")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LogDriverConfiguration(Record):
     type: str = text("type", omit=True)
     max_files: int = integer("max_files", omit=True)
@@ -133,20 +123,17 @@ class LogDriverConfiguration(Record):
     root_dir: str = text("root_dir", omit=True, longest=PATH)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LogModeConfiguration(Record):
     mode: str = text("mode", omit=True)
     max_buffer_size: str = text("max_buffer_size", omit=True, longest=SIZE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfiguration(Record):
     driver_config: LogDriverConfiguration | None = one("driver_config", LogDriverConfiguration, omit=True)
     mode_config: LogModeConfiguration | None = one("mode_config", LogModeConfiguration, omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources(Record):
+class Resources(Record, uncompared=("swap_filled",)):
     """Memory limits as size strings ("200M"); "" means not limited. memory_swap counts memory and swap together.
 
     cpus: how many CPUs' time at most ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: on which CPUs ("0-2,5").
@@ -161,10 +148,9 @@ class Resources(Record):
     cpu_shares: int = integer("cpu_shares", omit=True)
     cpuset_cpus: str = text("cpuset_cpus", omit=True, longest=1024)
     pids_limit: int = integer("pids_limit", omit=True)
-    swap_filled: bool = flag("memory_swap_filled", "", omit=True, compare=False)
+    swap_filled: bool = flag("memory_swap_filled", "", omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ulimit(Record):
     """A resource limit of the container's processes, by its name in small letters ("nofile"); -1 for unlimited."""
 
@@ -173,7 +159,6 @@ class Ulimit(Record):
     hard: int = integer("hard")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class HostConfig(Record):
     """`seccomp_profile`: "" for the default one, "unconfined" for none."""
 
@@ -191,7 +176,6 @@ class HostConfig(Record):
     seccomp_profile: str = text("seccomp_profile", omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IOConfig(Record):
     attach_stderr: bool = flag("attach_stderr")
     attach_stdin: bool = flag("attach_stdin")
@@ -201,7 +185,6 @@ class IOConfig(Record):
     tty: bool = flag("tty")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSettings(Record):
     id: str = text("id", omit=True)
     gateway: str = text("gateway")
@@ -210,7 +193,6 @@ class EndpointSettings(Record):
     network_id: str = text("network_id", omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSettings(Record):
     networks: Mapping[str, EndpointSettings] = mapping("networks", EndpointSettings)
     sandbox_id: str = text("sandbox_id", omit=True)
@@ -218,7 +200,6 @@ class NetworkSettings(Record):
     network_controller_id: str = text("network_controller_id", omit=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class State(Record):
     """`pid` is -1 while no process exists; times are RFC 3339 UTC with nanoseconds, "" for never.
 
@@ -247,7 +228,6 @@ class State(Record):
     health_error: str = text("health_error", omit=True, longest=0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Container(Record):
     id: str = text("container_id", "id", longest=76)
     name: str = text("container_name", "name")
@@ -278,7 +258,6 @@ class Container(Record):
         return self.host_config.log_config if self.host_config else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StopOptions(Record):
     """timeout in seconds (0: the configured default), force: SIGKILL after it, signal: name or number ("": SIGTERM)."""
 
@@ -287,7 +266,6 @@ class StopOptions(Record):
     signal: str = text("signal")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateOptions(Record):
     """None leaves the part alone; a given Resources replaces all limits."""
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError
@@ -22,6 +21,7 @@ from pycm.model.container import (
     Resources,
     RestartPolicy,
 )
+from pycm.model.frozen import replace
 from pycm.model.units import size_to_bytes
 
 if TYPE_CHECKING:

@@ -11,46 +11,46 @@ wrong type, or a number out of range, makes the whole document an error that nam
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pycm.errors import InvalidInputError, shorten
 from pycm.model import gojson
+from pycm.model.frozen import Frozen
 from pycm.model.states import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-_META = "pycm"
 T = TypeVar("T", bound="Record")
-#: Bytes of a text that says nothing else.
+#: Bytes of a text whose field names no other bound.
 NAME = 256
+INT64 = 1 << 63
 
 
-@dataclasses.dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """How one field looks outside Python.
 
-    json, wire: its names there (wire "" : not on the wire).
+    default: of the field. json, wire: its names there (wire "": not on the wire).
     kind: "text", "flag", "int", "texts" (list of str), "one" (a Record or null), "many" (a list of Records), "map" (str to Record).
     omit: left out of the JSON when empty.
     low, high: an int outside of them cannot be read at all.
     most: entries of a list, or the highest value of an int, in a new description; longest: bytes of a text, or of each text of a
-    list. 0 for what the agent fills in itself. Records that are stored already may exceed them.
+    list. 0 for values that the agent fills in itself. Stored records may exceed them.
     record: the Record class of one, many and map.
     to_wire, from_wire: for values that differ on the wire (status words, seconds for nanoseconds).
     """
 
+    default: Any
     json: str
     wire: str
     kind: str
     omit: bool = False
-    low: int = -(2**63)
-    high: int = 2**63 - 1
+    low: int = -INT64
+    high: int = INT64 - 1
     record: type[Record] | None = None
     to_wire: Callable[[Any], Any] | None = None
     from_wire: Callable[[Any], Any] | None = None
@@ -58,40 +58,34 @@ class Form:
     longest: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """Frozen typed data with a JSON and a wire form. `extra`: JSON keys that no field claims, kept as they came."""
+class Record(Frozen, uncompared=("extra",)):
+    """Frozen data with a JSON and a wire form. `extra`: JSON keys that no field claims, as they came.
 
-    extra: Mapping[str, Any] = dataclasses.field(default_factory=lambda: NOTHING, compare=False, repr=False)
+    FORMS: (attribute, Form) of each declared field, in the order of the JSON keys.
+    """
 
+    extra: Mapping[str, Any] = NOTHING
+    if TYPE_CHECKING:
+        FORMS: ClassVar[tuple[tuple[str, Form], ...]]
 
-def _declare(default: Any, form: Form, *, compare: bool = True) -> Any:
-    return dataclasses.field(default=default, metadata={_META: form}, compare=compare)
+    def __init_subclass__(cls, uncompared: Sequence[str] = ()) -> None:
+        super().__init_subclass__(uncompared)
+        cls.FORMS = tuple((name, form) for name, form in vars(cls).items() if isinstance(form, Form))
+        for name, form in cls.FORMS:
+            setattr(cls, name, form.default)
 
 
 def text(json: str, wire: str | None = None, *, omit: bool = False, longest: int = NAME) -> Any:
-    return _declare("", Form(json, json if wire is None else wire, "text", omit, longest=longest))
+    return Form("", json, json if wire is None else wire, "text", omit, longest=longest)
 
 
-def flag(json: str, wire: str | None = None, *, omit: bool = False, compare: bool = True) -> Any:
-    """compare=False: a note beside the data, which makes no record differ from another."""
-    return _declare(False, Form(json, json if wire is None else wire, "flag", omit), compare=compare)
+def flag(json: str, wire: str | None = None, *, omit: bool = False) -> Any:
+    return Form(False, json, json if wire is None else wire, "flag", omit)
 
 
-def integer(
-    json: str,
-    wire: str | None = None,
-    *,
-    default: int = 0,
-    omit: bool = False,
-    low: int = -(2**63),
-    high: int = 2**63 - 1,
-    to_wire: Callable[[Any], Any] | None = None,
-    from_wire: Callable[[Any], Any] | None = None,
-    most: int = 0,
-) -> Any:
-    form = Form(json, json if wire is None else wire, "int", omit, low, high, None, to_wire, from_wire, most)
-    return _declare(default, form)
+def integer(json: str, wire: str | None = None, *, default: int = 0, omit: bool = False, **more: Any) -> Any:
+    """*more*: bounds and codecs, as in Form."""
+    return Form(default, json, json if wire is None else wire, "int", omit, **more)
 
 
 def port(json: str, *, omit: bool = False) -> Any:
@@ -99,44 +93,29 @@ def port(json: str, *, omit: bool = False) -> Any:
 
 
 def texts(json: str, *, omit: bool = False, most: int, longest: int) -> Any:
-    return _declare((), Form(json, json, "texts", omit, most=most, longest=longest))
+    return Form((), json, json, "texts", omit, most=most, longest=longest)
 
 
-def one(json: str, record: type[Record], wire: str | None = None, *, omit: bool = False) -> Any:
-    return _declare(None, Form(json, json if wire is None else wire, "one", omit, record=record))
+def one(json: str, record: type[Record], *, omit: bool = False) -> Any:
+    return Form(None, json, json, "one", omit, record=record)
 
 
 def always(json: str, record: type[Record]) -> Any:
     """A Record that readers need: absent or null is the empty one."""
-    return dataclasses.field(default_factory=record, metadata={_META: Form(json, json, "one", record=record)})
+    return Form(record(), json, json, "one", record=record)
 
 
 def many(json: str, record: type[Record], wire: str | None = None, *, omit: bool = False, most: int) -> Any:
-    form = Form(json, json if wire is None else wire, "many", omit, record=record, most=most)
-    return _declare((), form)
+    return Form((), json, json if wire is None else wire, "many", omit, record=record, most=most)
 
 
-def mapping(json: str, record: type[Record], wire: str | None = None) -> Any:
-    form = Form(json, json if wire is None else wire, "map", record=record)
-    return dataclasses.field(default_factory=lambda: NOTHING, metadata={_META: form})
-
-
-_FORMS: dict[type[Record], tuple[tuple[str, Form], ...]] = {}
-
-
-def forms(record: type[Record]) -> tuple[tuple[str, Form], ...]:
-    """The declared fields of a Record class as (attribute, Form), in the order of the JSON keys."""
-    found = _FORMS.get(record)
-    if found is None:
-        fields = dataclasses.fields(record)
-        found = tuple((f.name, f.metadata[_META]) for f in fields if _META in f.metadata)
-        _FORMS[record] = found
-    return found
+def mapping(json: str, record: type[Record]) -> Any:
+    return Form(NOTHING, json, json, "map", record=record)
 
 
 def excess(record: Record, path: str = "") -> Iterator[str]:
     """Say of each bound that *record* or a record in it exceeds: where, what it has and what it may have."""
-    for attribute, form in forms(type(record)):
+    for attribute, form in record.FORMS:
         value = getattr(record, attribute)
         where = f"{path}.{form.json}" if path else form.json
         if isinstance(value, str):
@@ -157,7 +136,7 @@ def unclaimed(record: Record) -> Iterator[dict[str, Any]]:
     """The keys of *record*, and of each record in it, that no field claims."""
     if record.extra:
         yield dict(record.extra)
-    for attribute, _ in forms(type(record)):
+    for attribute, _ in record.FORMS:
         value = getattr(record, attribute)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Record):
@@ -182,7 +161,7 @@ ALIASES = {"protocol": "proto", "mounts": "mount_points", "id": "container_id", 
 def encode(record: Record) -> dict[str, Any]:
     """The record as a JSON object in Kanto's key order: empty lists and absent objects are null, or left out where Kanto does."""
     out: dict[str, Any] = {}
-    for attribute, form in forms(type(record)):
+    for attribute, form in record.FORMS:
         value = getattr(record, attribute)
         if form.omit and not value and not (form.kind == "one" and value is not None):
             continue
@@ -214,7 +193,7 @@ def decode(record: type[T], data: Any, path: str = "", *, aliases: bool = False)
     rest = {key: value for key, value in data.items() if value is not None}
     folded = {key.lower(): key for key in rest}
     values: dict[str, Any] = {}
-    for attribute, form in forms(record):
+    for attribute, form in record.FORMS:
         key = _find(form.json, rest, folded, aliases=aliases)
         if key is not None:
             where = f"{path}.{form.json}" if path else form.json
@@ -290,7 +269,7 @@ def stored(record: Record) -> bytes:
 
 def to_message(record: Record, message: Any) -> Any:
     """Fill *message* (a fresh protobuf message of the matching type) from *record* and return it."""
-    for attribute, form in forms(type(record)):
+    for attribute, form in record.FORMS:
         value = getattr(record, attribute)
         if not form.wire or value is None:
             continue
@@ -314,7 +293,7 @@ def to_message(record: Record, message: Any) -> Any:
 def from_message(record: type[T], message: Any, path: str = "") -> T:
     """A record from a received message; unset sub-messages are None. Errors: InvalidInputError for numbers out of range."""
     values: dict[str, Any] = {}
-    for attribute, form in forms(record):
+    for attribute, form in record.FORMS:
         if form.wire:
             where = f"{path}.{form.wire}" if path else form.wire
             value = _wire_value(form, message, where)
@@ -357,7 +336,7 @@ def unknown_keys(record: Record, path: str = "") -> Iterator[tuple[str, Callable
     """Path of each key that no field of *record* claims, and of the records in it; and how to find the nearest known key there, or ""."""
     for key in record.extra:
         yield f"{path}.{key}" if path else key, partial(_nearest, key, record)
-    for attribute, form in forms(type(record)):
+    for attribute, form in record.FORMS:
         for where, child in _children(form, getattr(record, attribute)):
             yield from unknown_keys(child, f"{path}.{where}" if path else where)
 
@@ -376,5 +355,5 @@ def _children(form: Form, value: object) -> Iterator[tuple[str, Record]]:
 def _nearest(key: str, record: Record) -> str:
     from difflib import get_close_matches  # slow to import, and seldom needed
 
-    known = [form.json for _, form in forms(type(record))]
+    known = [form.json for _, form in record.FORMS]
     return next(iter(get_close_matches(key.casefold()[:_LONGEST], known, 1)), "")

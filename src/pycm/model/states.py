@@ -9,10 +9,11 @@ pass times in (shared specification, runtime 2.1).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pycm.errors import ConflictError
+from pycm.model.frozen import replace
 
 if TYPE_CHECKING:
     from pycm.model.container import Container, State

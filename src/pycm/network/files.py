@@ -13,13 +13,13 @@ import errno
 import logging
 import os
 import socket
-from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.errors import InvalidInputError, OperationFailedError, shorten
 from pycm.model.container import Container, EndpointSettings, NetworkSettings
 from pycm.model.defaults import HOST
+from pycm.model.frozen import replace
 from pycm.storage.files import make_directory, read_regular, write_atomic
 from pycm.storage.mounts import cover, in_own_thread, mounted_below, see_as_init, uncover
 

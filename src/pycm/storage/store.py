@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import shutil
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from pycm.failpoints import fail_point
 from pycm.model import gojson
 from pycm.model.container import Container
 from pycm.model.defaults import BRIDGE
+from pycm.model.frozen import replace
 from pycm.model.records import decode, excess, stored
 from pycm.model.validation import check_id
 from pycm.storage.files import TEMPORARY, discard, make_directory, read_regular, sync_directory, write_atomic

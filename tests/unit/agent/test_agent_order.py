@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +16,7 @@ from pycm.agent import Agent
 from pycm.config.types import Config, Connection, Containers, Deployment, GrpcServer, Manager, Things
 from pycm.errors import OperationFailedError
 from pycm.model import units
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import ImageInfo
 from pycm.storage.store import ContainerStore
@@ -270,7 +270,7 @@ async def test_agent_without_descriptors_does_not_load_the_deployment(
 async def test_first_start_in_mode_init_is_the_first_even_without_descriptors(
     start: Start, present: bool
 ) -> None:
-    start.config = start.config.replaced(deployment=start.config.deployment.replaced(mode="init"))
+    start.config = replace(start.config, deployment=replace(start.config.deployment, mode="init"))
     if present:
         start.directory.mkdir()
     for _ in range(2):
@@ -283,7 +283,7 @@ async def test_first_start_in_mode_init_is_the_first_even_without_descriptors(
 
 async def test_agent_with_deployment_disabled_reads_no_descriptor(start: Start) -> None:
     start.describe("d1")
-    start.config = start.config.replaced(deployment=start.config.deployment.replaced(enable=False))
+    start.config = replace(start.config, deployment=replace(start.config.deployment, enable=False))
     async with start.running() as agent:
         await start.until({"images", "twin"})
         assert (agent._deployment, agent.containers.list()) == (None, [])

@@ -3,7 +3,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +12,7 @@ from pycm.api.server.grpc import Service, answer_of
 from pycm.api.server.handlers import json_of
 from pycm.api.server.operations import EncodedContainers, Rooms
 from pycm.model.container import Container, Hook, HostConfig, RestartPolicy
+from pycm.model.frozen import replace
 from pycm.ports import Action
 from support.api_world import FakeContainers, running
 

@@ -2,7 +2,6 @@
 """The server with a client of another make (grpclib's): what each call does, logs too."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from google.protobuf.empty_pb2 import Empty
@@ -27,6 +26,7 @@ from pycm.model.container import (
     StopOptions,
     UpdateOptions,
 )
+from pycm.model.frozen import replace
 from pycm.model.states import Status as ContainerStatus
 from support.api_world import WAIT, World, running
 

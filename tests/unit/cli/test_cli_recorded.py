@@ -9,7 +9,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from pycm.cli import main
 from pycm.errors import NotFoundError
 from pycm.model import records
 from pycm.model.container import Container
+from pycm.model.frozen import replace
 from support.fakes import FakeNetwork, FakeRuntime, ImageConfig
 from support.served_agent import ServedAgent
 

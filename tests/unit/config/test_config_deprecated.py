@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from pycm.config.types import Config
+from pycm.model.frozen import replace
 
 #: key -> its flag, a value of things.connection, and what [connection] has then.
 OLD = {
@@ -20,7 +21,7 @@ OLD = {
     "subscribe_timeout": ("sub-timeout", 7005, 7.005),
     "unsubscribe_timeout": ("unsub-timeout", 7006, 7.006),
 }
-EXPECTED = Config().connection.replaced(**{key: expected for key, (_, _, expected) in OLD.items()})
+EXPECTED = replace(Config().connection, **{key: expected for key, (_, _, expected) in OLD.items()})
 
 
 def warnings(loaded):

@@ -10,6 +10,7 @@ import pytest
 from pycm.config.load import MAX_FILE, load
 from pycm.config.types import Config, Registry
 from pycm.errors import ConfigError, InvalidInputError
+from pycm.model.frozen import replace
 
 LEDA = """{
   "manager": { "default_ctrs_stop_timeout": 5 },
@@ -103,7 +104,7 @@ def test_file_in_the_usual_place_that_is_a_directory_ends_the_start(etc):
 @pytest.mark.parametrize("text", ["", "\n \t\r\n", "\ufeff"])
 def test_empty_file_is_a_warning(read, text):
     loaded = read(text)
-    assert loaded.config.replaced(deployment=Config().deployment) == Config()
+    assert replace(loaded.config, deployment=Config().deployment) == Config()
     assert len(warnings(loaded)) == 1
     assert "is empty" in warnings(loaded)[0]
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.containers.boot import boot_order
 from pycm.model.container import Container, HostConfig, State
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from support.fakes import FakeRuntime
 from support.managers import described, world

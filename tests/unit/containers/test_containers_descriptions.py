@@ -2,7 +2,6 @@
 """Descriptions that are too large, and large ones, as the manager takes them."""
 
 import threading
-from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from pycm.containers import launch, manager
 from pycm.errors import InvalidInputError
 from pycm.model.container import Resources, RestartPolicy, UpdateOptions
+from pycm.model.frozen import replace
 from support.managers import described, started, world
 
 

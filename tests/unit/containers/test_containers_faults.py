@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import replace
 
 import pytest
 
@@ -28,6 +27,7 @@ from pycm.model.container import (
     StopOptions,
     UpdateOptions,
 )
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import RuntimeConnected, RuntimeLost, Task, TaskIO, TaskStatus
 from support.fakes import FakeRuntime, FakeStore

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from pycm.containers import health as runner
 from pycm.errors import OperationFailedError, UnavailableError
 from pycm.model.container import Container, ContainerConfiguration, HealthCheck
+from pycm.model.frozen import replace
 from pycm.model.restart import HEALTHY, STARTING, TRANSITIONS, UNHEALTHY, Progress, Result, printed, step
 from pycm.ports import Action, Event
 from support.fakes import FakeRuntime

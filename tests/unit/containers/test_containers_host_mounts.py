@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
 
 from pycm.model.container import MountPoint
+from pycm.model.frozen import replace
 from support.managers import described, world
 
 

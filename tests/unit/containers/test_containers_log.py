@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
 
 from pycm.errors import OperationFailedError, UnavailableError
 from pycm.model import restart, states
 from pycm.model.container import ContainerConfiguration, RestartPolicy, State, StopOptions
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.model.units import exit_text
 from pycm.ports import TaskOOM

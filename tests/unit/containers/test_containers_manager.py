@@ -2,7 +2,6 @@
 """The manager with a faked containerd: every operation and every kind of end."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -19,6 +18,7 @@ from pycm.model.container import (
     StopOptions,
     UpdateOptions,
 )
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import Event, TaskOOM, TaskStatus
 from support.fakes import IMAGE, FakeRuntime

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +13,7 @@ from pycm.containers.settings import Settings
 from pycm.errors import ConflictError, OperationFailedError, UnavailableError
 from pycm.model import states
 from pycm.model.container import Container, RestartPolicy, State, UpdateOptions
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import RuntimeConnected
 from support.fakes import FakeRuntime, FakeStore

@@ -2,7 +2,6 @@
 """What an agent finds that was away: containers that run, have ended, are lost; interrupted operations; the end of an agent."""
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +17,7 @@ from pycm.model.container import (
     MountPoint,
     State,
 )
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import Action, RuntimeConnected, RuntimeLost, Task, TaskOOM
 from support.fakes import FakeRuntime, FakeStore

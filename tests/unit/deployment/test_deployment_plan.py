@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from pycm.deployment.service import Step, decide, find
 from pycm.model.container import Container, State
 from pycm.model.defaults import fill_defaults, fill_swap
+from pycm.model.frozen import replace
 from pycm.model.records import decode
 from pycm.model.states import Status
 

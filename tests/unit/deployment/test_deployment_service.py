@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ from place import AWAY, OTHER, Place, by_name, id_of, runtime
 from pycm.deployment import service
 from pycm.errors import InvalidInputError, OperationFailedError, PycmError, UnavailableError
 from pycm.model.container import Image, StopOptions
+from pycm.model.frozen import replace
 from pycm.model.states import Status
 from support.fakes import IMAGE, FakeRuntime
 from support.managers import described, started, world

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a description may hold beyond Kanto's: it is left out when empty, travels in JSON and on the wire, and is checked."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from pycm.model.container import (
     UpdateOptions,
 )
 from pycm.model.defaults import fill_defaults
+from pycm.model.frozen import replace
 from pycm.model.records import decode, encode
 from pycm.model.states import Status
 from pycm.model.validation import check_resources, validate

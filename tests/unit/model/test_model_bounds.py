@@ -2,7 +2,6 @@
 """What a description may hold at most: every list, text and number has a bound, which docs/containers.md names."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from pycm.model.container import (
 )
 from pycm.model.defaults import fill_defaults
 from pycm.model.durations import parse_duration
-from pycm.model.records import Form, Record, decode, excess, forms, stored
+from pycm.model.frozen import replace
+from pycm.model.records import Form, Record, decode, excess, stored
 from pycm.model.units import cpus_of, size_to_bytes
 from pycm.model.validation import (
     check_bounds,
@@ -43,7 +43,7 @@ RULED = {
 
 
 def fields(record: type[Record], path: str = "") -> Iterator[tuple[str, Form]]:
-    for _, form in forms(record):
+    for _, form in record.FORMS:
         if not path and form.json in FOUND_OUT:
             continue
         where = f"{path}.{form.json}" if path else form.json
@@ -60,7 +60,7 @@ def holding(path: str, value: Any) -> Container:
     record: Any = Container
     chain: list[Form] = []
     for name in path.split("."):
-        form = next(form for _, form in forms(record) if form.json == name)
+        form = next(form for _, form in record.FORMS if form.json == name)
         chain.append(form)
         record = form.record
     for form, outer in zip(reversed(chain), [*reversed(chain[:-1]), None], strict=True):

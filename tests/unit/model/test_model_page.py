@@ -9,7 +9,7 @@ import pytest
 
 from pycm.model.container import Container, read_descriptor
 from pycm.model.defaults import HEALTH_INTERVAL, HEALTH_RETRIES, HEALTH_TIMEOUT, fill_defaults
-from pycm.model.records import Record, forms, unknown_keys
+from pycm.model.records import Record, unknown_keys
 from pycm.model.validation import ULIMITS, validate
 
 PAGE = (Path(__file__).parents[3] / "docs" / "containers.md").read_text()
@@ -17,7 +17,7 @@ WORDS = {word for words in re.findall(r"`([\w.]+)`", PAGE) for word in words.spl
 
 
 def keys(record: type[Record]) -> Iterator[str]:
-    for _, form in forms(record):
+    for _, form in record.FORMS:
         yield form.json
         if form.record is not None:
             yield from keys(form.record)

@@ -4,7 +4,6 @@
 import json
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pycm.model.container import (
     descriptor_policy,
 )
 from pycm.model.defaults import fill_defaults, fill_swap, follow_memory, swap_of
+from pycm.model.frozen import replace
 from pycm.model.parse import parse_device, parse_mount, parse_port
 from pycm.model.records import decode, encode
 from pycm.model.states import FLAGS, Operation, Status, check_allowed

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from pycm.model.container import (
     Image,
     NetworkSettings,
 )
+from pycm.model.frozen import replace
 from pycm.model.records import stored
 from pycm.storage import files
 from pycm.storage.files import write_atomic

@@ -2,7 +2,6 @@
 """What the features show: container features and dependencies byte for byte as recorded, and the metrics request."""
 
 import json
-from dataclasses import replace
 
 import pytest
 from twin_world import C1, C2, EVENTS, VECTORS, World, container
@@ -25,6 +24,7 @@ from pycm.model.container import (
     RestartPolicy,
     State,
 )
+from pycm.model.frozen import replace
 from pycm.model.measurements import CPU_THROTTLED, STANDARD_IDS
 from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Measurement
