@@ -6,6 +6,7 @@ One room or page: `pytest tests/test_style.py -k 'twin'`. A room that is not rew
 
 from __future__ import annotations
 
+import re
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -110,6 +111,34 @@ def test_prose_keeps_to_the_guide(room: str) -> None:
 
 def judge(text: prose.Text) -> list[str]:
     return [*prose.dialect(text), *prose.long_sentences(text), *prose.unknown_documents(text, known())]
+
+
+def anchors(page: Path) -> set[str]:
+    """Headings of a page and their anchors, as GitHub makes them."""
+    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text(encoding="utf-8"))
+    return {*titles, *(re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles)}
+
+
+def test_links_of_pages_lead_somewhere() -> None:
+    wrong = []
+    for page in [path for path in tracked() if path.suffix == ".md" and room_of(path)]:
+        text = re.sub(r"(?s)^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for target in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", text):
+            name, _, anchor = target.partition("#")
+            goal = page.parent / name if name else page
+            if not goal.exists() or (anchor and anchor not in anchors(goal)):
+                wrong.append(f"{page.relative_to(REPOSITORY)}: {target}")
+    assert wrong == []
+
+
+def test_sections_that_sources_name_exist() -> None:
+    wrong = []
+    for path in [path for path in tracked() if path.suffix == ".py"]:
+        text = path.read_text(encoding="utf-8")
+        for name, title in re.findall(r'(docs/[\w/-]+\.md),\s+"([^"{}\n]+)"', text):
+            if not (REPOSITORY / name).is_file() or title not in anchors(REPOSITORY / name):
+                wrong.append(f"{path.relative_to(REPOSITORY)}: {name}, {title!r}")
+    assert wrong == []
 
 
 def test_not_yet_names_rooms_that_exist() -> None:

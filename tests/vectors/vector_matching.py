@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vector expects against what was seen: subsets, placeholders, order (shared specification, mqtt-twin 8)."""
+"""What a vector expects against what was seen: subsets, placeholders, order (docs/spec/twin.md, "Vectors")."""
 
 from __future__ import annotations
 

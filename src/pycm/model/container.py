@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container is: the records of Kanto's model, with their names in JSON files and on the gRPC wire.
 
-Order of fields = order of keys in the JSON (shared specification, grpc-cli-config 5). Values are plain: sizes stay the strings the
+Order of fields = order of keys in the JSON (docs/spec/container.md, "JSON"). Values are plain: sizes stay the strings the
 user wrote, times are RFC 3339 strings, so that a file written back is the file that was read. Fields that Kanto lacks are left out
 when they are empty: a file that uses none of them is one that Kanto could have written.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filling what a description leaves open, in the original's order (shared specification, runtime 1.2)."""
+"""Filling what a description leaves open, in the original's order (docs/spec/container.md, "Defaults")."""
 
 from __future__ import annotations
 

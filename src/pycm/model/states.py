@@ -3,7 +3,7 @@
 
 Two tables say everything: `FLAGS`, what the stored state looks like in each status, and `ALLOWED`, which operation may start in
 which status. The texts of refusals are those that Kanto's clients match on. Nothing here does I/O or looks at a clock: callers
-pass times in (shared specification, runtime 2.1).
+pass times in (docs/spec/container.md, "States").
 """
 
 from __future__ import annotations

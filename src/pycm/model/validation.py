@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes a container description acceptable: one function a part, in the order that decides which error comes first.
 
-Texts are those of the original, byte for byte (shared specification, grpc-cli-config 1.7); where pycm refuses more (ids, ports,
+Texts are those of the original, byte for byte (docs/spec/container.md, "Validation"); where pycm refuses more (ids, ports,
 capability names), the text says so in the same manner. Every failure is an InvalidInputError.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OCI runtime spec of a container: containerd 1.6's default for Linux with the container's wishes laid over it.
 
-The steps and their order are those of the original (shared specification, runtime 3.4), one function a step. Pure: whatever must be
+The steps and their order are those of the original (docs/spec/container.md, "Runtime specification"), one function a step. Pure: whatever must be
 looked up on the machine comes in as HostFacts.
 """
 

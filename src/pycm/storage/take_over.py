@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Kanto leaves behind beside its records (shared specification, runtime 3.3 and 6)."""
+"""What Kanto leaves behind beside its records (docs/spec/files.md, "Take-over")."""
 
 from __future__ import annotations
 
