@@ -28,6 +28,7 @@ from pycm.api.server import Server, tcp_address
 from pycm.api.server.operations import Rooms
 from pycm.config.load import Note, degraded
 from pycm.containerd.runtime import ContainerdRuntime
+from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
@@ -238,10 +239,11 @@ class Agent:
             lease=containers.lease_id,
             exec_dir=os.path.join(containers.exec_root_dir, "exec"),
         )
-        self.images = ImageService(image_settings_of(config), self._images_used)
+        catalog = Catalog(ContainerStore(manager.home_dir))
+        self.images = ImageService(image_settings_of(config), catalog.images)
         self.network = Networks(manager.home_dir, config.network)
         self.containers = Manager(
-            store=ContainerStore(manager.home_dir),
+            catalog=catalog,
             runtime=self.runtime,
             images=self.images,
             logs=self.logs,
@@ -324,9 +326,6 @@ class Agent:
                 if str(error) != reported:
                     reported = str(error)
                     log.error("API unavailable: %s (retrying every %g s)", error, API_RETRY)
-
-    def _images_used(self) -> dict[str, str]:
-        return {container.id: container.image.name for container in self.containers.list()}
 
     def _image_unused(self, event: Event) -> None:
         if event.action is Action.REMOVED:

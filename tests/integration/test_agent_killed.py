@@ -121,7 +121,6 @@ def test_killed_while_it_creates(agent: AgentProcess, containerd: ContainerdServ
 @pytest.mark.parametrize(
     "point",
     [
-        "containers.start-recorded",
         "containers.start-fifos",
         "containers.start-attached",
         "containerd.record-made",

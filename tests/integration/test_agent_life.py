@@ -303,7 +303,7 @@ def test_agent_ends_within_its_bound_while_all_worker_threads_hang(
         renames = [agent.popen("rename", each, f"hang-{n}") for n, each in enumerate(ids)]
         wait_until(lambda: agent.text().count("a worker thread hangs") == WORKERS, 20, "all workers hang")
         agent.end()
-        assert "end of the agent" in agent.text() or "operations have not ended" in agent.text()
+        assert "end of the agent" in agent.text() or "operations did not end" in agent.text()
         for process in renames:
             process.communicate()
         agent.start()

@@ -36,7 +36,7 @@ GIVING = [
     "storage.covered",
     "storage.covered:3",
     "network.files-written",
-    "containers.start-recorded",
+    "containers.start-fifos",
     "containerd.record-made",
     "containerd.task-made",
     "containers.start-launched",

@@ -367,14 +367,13 @@ class FakeMetrics:
         if not self.ended(container_id):
             self.opened[container_id] = pid
 
-    def close(self, container_id: str) -> None:
+    def close(self, container_id: str) -> int:
+        kills = self.kills.get(container_id, 0) if container_id in self.opened else 0
         self.opened.pop(container_id, None)
+        return kills
 
     def limits_changed(self, container_id: str) -> None:
         pass
-
-    def oom_kills(self, container_id: str) -> int:
-        return self.kills.get(container_id, 0) if container_id in self.opened else 0
 
     def baseline(self, container_ids: Iterable[str]) -> None:
         self.baselined.extend(container_ids)

@@ -7,6 +7,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.settings import Settings
 from pycm.model.container import (
@@ -33,7 +34,7 @@ class World:
         self.runtime, self.store = runtime, store
         self.logs, self.metrics = FakeLogs(), FakeMetrics()
         self.manager = Manager(
-            store=store,  # type: ignore[arg-type]
+            catalog=Catalog(store),  # type: ignore[arg-type]
             runtime=runtime,
             images=FakeImages(),
             logs=self.logs,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.api.server import Server
 from pycm.api.server.operations import Rooms
+from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
 from pycm.containers.settings import Settings
@@ -54,7 +55,7 @@ class ServedAgent:
 
     async def _start(self) -> None:
         self.manager = Manager(
-            store=FakeStore(),  # type: ignore[arg-type]
+            catalog=Catalog(FakeStore()),  # type: ignore[arg-type]
             runtime=self.runtime,
             images=self.images,
             logs=self.logs,

@@ -175,12 +175,10 @@ class FakeMetrics:
 
     def open(self, container_id: str, pid: int) -> None: ...
 
-    def close(self, container_id: str) -> None: ...
+    def close(self, container_id: str) -> int:
+        return 0
 
     def limits_changed(self, container_id: str) -> None: ...
-
-    def oom_kills(self, container_id: str) -> int:
-        return 0
 
     def _take(self, container_id: str) -> Mapping[str, Any] | None:
         entries = self._stats.get(container_id)

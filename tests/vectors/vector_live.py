@@ -31,6 +31,7 @@ from vector_fakes import (
 )
 from vector_matching import Seen, find_all, wrong_answer
 
+from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.settings import Settings
 from pycm.model.states import Status
@@ -119,7 +120,7 @@ class LivePlayer:
         self.runtime = FakeRuntime(tasks, self.given.get("manager") or {})
         self.metrics = FakeMetrics(self.given.get("stats") or {})
         self.manager = Manager(
-            store=ContainerStore(str(home)),
+            catalog=Catalog(ContainerStore(str(home))),
             runtime=self.runtime,
             images=FakeImages(),
             logs=FakeLogs(),

@@ -1,28 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All containers in memory, in step with the store, and the events that tell of their changes.
+"""All containers in memory, in step with the store, and the events of their changes.
 
-Reading never waits. Two ways to change: `commit` for what a user asks (first the disk, then memory: a full disk refuses the change)
-and `record` for what has happened (first memory and event, then the disk: what is true is told at once, and written as soon as
-the disk takes it).
+Reading never waits. There are two ways to change. `commit` is for a wish of a user: first the disk, then memory; a full disk refuses the
+change. `record` is for what has happened: first memory and event, then the disk, as soon as it accepts the write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from pycm.errors import NotFoundError, OperationFailedError
-from pycm.model.states import ALIVE, Status
+from pycm.errors import NotFoundError, OperationFailedError, PycmError
 from pycm.model.units import sort_key
-from pycm.ports import Action, Event, Exit, Task, TaskStatus
+from pycm.ports import Action, Event
+from pycm.storage.store import DiskFullError
 from pycm.waiting import within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
+    from pycm.containers.health import HealthChecks
+    from pycm.containers.launch import Launcher
+    from pycm.containers.unit import Unit
     from pycm.model.container import Container
+    from pycm.ports import Logs, Metrics, Network, Runtime
     from pycm.storage.store import ContainerStore
 
 #: Seconds between attempts to write records that a full disk refused.
@@ -30,130 +32,147 @@ RETRY_SAVE = 10.0
 #: Seconds that the last attempt at the agent's end may take.
 LAST_SAVE = 5.0
 log = logging.getLogger("pycm.containers")
+T = TypeVar("T")
 
 
-@dataclass
-class Entry:
-    """One container with what its life-cycle needs in memory. `lock` serialises operations; readers do not take it."""
+class Jobs:
+    """Tasks of operations: each runs to its end, whatever becomes of the client that wanted it."""
 
-    container: Container
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    #: Resolves when the running task exits; None while no task is known.
-    exit: asyncio.Future[Exit] | None = None
-    #: An exit that was reported before the start that made it had returned the pid.
-    early_exit: tuple[int, Exit] | None = None
-    out_of_memory: bool = False
-    restart_timer: asyncio.TimerHandle | None = None
-    restart_delay: float = 0.0
-    #: The record has been compared with what containerd has; False until then, and after a start that containerd left unanswered.
-    known: bool = False
-    #: The last automatic start failed for want of containerd: it is tried again as soon as that is back.
-    waits_for_runtime: bool = False
-    #: The agent has just begun and starts this container in its turn if the policy says so.
-    awaits_boot: bool = False
-    #: Stopped by hand while containerd could not say whether a task runs: if one does, it is ended at containerd's return.
-    stop_unanswered: bool = False
-    #: Loop time at which the present run began, and seconds that the last one took: the wall clock may jump.
-    running_since: float | None = None
-    ran_for: float = 0.0
+    def __init__(self) -> None:
+        #: The agent ends: nothing is started any more.
+        self.closing = False
+        self._running: set[asyncio.Task[Any]] = set()
 
     @property
-    def id(self) -> str:
-        return self.container.id
+    def idle(self) -> bool:
+        return not self._running
 
-    def agrees(self, task: Task | None) -> bool:
-        """Does the record say the same as containerd's *task*?"""
-        state = self.container.state
-        if task is None or state.status not in ALIVE:
-            return task is None and state.status not in ALIVE
-        status = TaskStatus.PAUSED if state.status is Status.PAUSED else TaskStatus.RUNNING
-        return (task.pid, task.status) == (state.pid, status)
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
 
-    def cancel_restart(self) -> None:
-        self.awaits_boot = False
-        if self.restart_timer is not None:
-            self.restart_timer.cancel()
-            self.restart_timer = None
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PycmError):
+            log.error("container manager: a bug: %r", error, exc_info=error)
 
-    def run_begins(self) -> None:
-        self.exit = asyncio.get_running_loop().create_future()
-        self.running_since = asyncio.get_running_loop().time()
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run *work* to its end even if the caller is cancelled."""
+        return await asyncio.shield(self.spawn(work))
 
-    def run_ends(self) -> None:
-        since, self.running_since = self.running_since, None
-        self.ran_for = asyncio.get_running_loop().time() - since if since is not None else 0.0
-        self.exit, self.early_exit, self.out_of_memory = None, None, False
+    async def wait(self, limit: float) -> None:
+        if self._running:
+            _, late = await asyncio.wait(tuple(self._running), timeout=limit)
+            if late:
+                log.warning(
+                    "%d operations did not end within %g s; the agent ends without them", len(late), limit
+                )
+
+
+class Peers(NamedTuple):
+    """What all units share. *stop_timeout*: seconds between SIGTERM and SIGKILL where a request names none."""
+
+    catalog: Catalog
+    jobs: Jobs
+    runtime: Runtime
+    logs: Logs
+    metrics: Metrics
+    network: Network
+    launcher: Launcher
+    checks: HealthChecks
+    stop_timeout: float
 
 
 class Catalog:
     def __init__(self, store: ContainerStore) -> None:
         self._store = store
-        self._entries: dict[str, Entry] = {}
+        self._units: dict[str, Unit] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._unsaved: set[str] = set()
         self._retry: asyncio.TimerHandle | None = None
         self._saving: set[asyncio.Task[None]] = set()
 
-    def __iter__(self) -> Iterator[Entry]:
-        return iter(list(self._entries.values()))
+    def __iter__(self) -> Iterator[Unit]:
+        return iter(list(self._units.values()))
 
     def __contains__(self, container_id: str) -> bool:
-        return container_id in self._entries
+        return container_id in self._units
 
-    def find(self, container_id: str) -> Entry | None:
-        return self._entries.get(container_id)
+    def find(self, container_id: str) -> Unit | None:
+        return self._units.get(container_id)
 
-    def entry(self, container_id: str) -> Entry:
-        found = self._entries.get(container_id)
+    def unit(self, container_id: str) -> Unit:
+        found = self._units.get(container_id)
         if found is None:
             raise NotFoundError(f"no such container with id = {container_id} exists")
         return found
 
+    async def load(self) -> list[Container]:
+        """Read the store. The containers are not in the catalog yet."""
+        await asyncio.to_thread(self._store.prepare)
+        return await asyncio.to_thread(self._store.load)
+
+    def images(self) -> dict[str, str]:
+        """Container id to the reference of its image."""
+        return {unit.id: unit.container.image.name for unit in self._units.values()}
+
     def list(self) -> list[Container]:
-        containers = [entry.container for entry in self._entries.values()]
+        containers = [unit.container for unit in self._units.values()]
         return sorted(containers, key=lambda c: (sort_key(c.created), c.id))
 
-    def add(self, container: Container) -> Entry:
-        entry = Entry(container)
-        self._entries[container.id] = entry
-        return entry
+    def add(self, unit: Unit) -> None:
+        self._units[unit.id] = unit
 
-    def drop(self, entry: Entry) -> None:
-        self._entries.pop(entry.id, None)
-        self._unsaved.discard(entry.id)
+    def drop(self, unit: Unit) -> None:
+        self._units.pop(unit.id, None)
+        self._unsaved.discard(unit.id)
 
-    async def commit(self, entry: Entry, container: Container, action: Action | None = None) -> None:
-        """Write, then change and tell. OperationFailedError (disk) leaves everything as it was."""
+    async def commit(self, unit: Unit, container: Container, action: Action | None = None) -> None:
+        """Write, then change and publish. OperationFailedError (disk) leaves everything as it was; a new unit is unknown until then."""
         await self.save(container)
-        entry.container = container
-        self._unsaved.discard(entry.id)
-        self.tell(action, container)
+        unit.container = container
+        self.add(unit)
+        self._unsaved.discard(unit.id)
+        self.publish(action, container)
 
-    async def record(self, entry: Entry, container: Container, action: Action | None = None) -> None:
-        """Change and tell, then write; a disk that refuses is logged and tried again."""
-        entry.container = container
-        self.tell(action, container)
+    async def record(self, unit: Unit, container: Container, action: Action | None = None) -> None:
+        """Change and publish, then write; a disk that refuses is logged, and the write is retried."""
+        unit.container = container
+        self.publish(action, container)
         try:
             await self.save(container)
         except OperationFailedError as error:
-            if entry.id not in self._unsaved:  # once: a container that restarts may change often
-                log.error("%s; the container goes on, the record is written when that works again", error)
-            self._unsaved.add(entry.id)
+            if unit.id not in self._unsaved:  # once: a container that restarts may change often
+                log.error("%s (the container runs on; retrying the write)", error)
+            self._unsaved.add(unit.id)
             self._schedule_retry()
         else:
-            self._unsaved.discard(entry.id)
+            self._unsaved.discard(unit.id)
 
     async def save(self, container: Container) -> None:
         await asyncio.to_thread(self._store.save, container)
 
-    def tell(self, action: Action | None, container: Container) -> None:
+    async def mark_dead(self, dead: Container) -> None:
+        """Write that a removal has begun. A full disk does not refuse it: removing containers is how one makes room."""
+        try:
+            await self.save(dead)
+        except DiskFullError as error:
+            log.warning("%s (the container is removed all the same)", error)
+
+    async def delete(self, container_id: str) -> None:
+        await asyncio.to_thread(self._store.delete, container_id)
+
+    def publish(self, action: Action | None, container: Container) -> None:
         if action is not None:
             event = Event(action, container)
             for listener in tuple(self._listeners):
                 try:
                     listener(event)
-                except Exception:  # a bug of who listens must not end the operation on the container
-                    log.exception("a bug in the handling of container %s %s", container.id, action.value)
+                except Exception:  # a bug of a listener must not end the operation on the container
+                    log.exception("container %s: %s: a bug in a listener", container.id, action.value)
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -179,15 +198,15 @@ class Catalog:
 
     async def _save_unsaved(self) -> None:
         for container_id in tuple(self._unsaved):
-            entry = self._entries.get(container_id)
-            if entry is None:
+            unit = self._units.get(container_id)
+            if unit is None:
                 self._unsaved.discard(container_id)
                 continue
-            async with entry.lock:
-                if self._entries.get(container_id) is not entry:
+            async with unit.lock:
+                if self._units.get(container_id) is not unit:
                     continue  # removed meanwhile: its record must not come back
                 try:
-                    await self.save(entry.container)
+                    await self.save(unit.container)
                 except OperationFailedError:
                     break
                 self._unsaved.discard(container_id)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health checks of running containers: when they are made, and what follows. What a result means is in `model.health`.
+"""Health checks of running containers: when they are made, and what follows. What a result means is in `model.restart`.
 
-A container with a check has one task, which sleeps between checks; without one there is nothing here, and nothing wakes up.
+A run of a container with a check has one task, which sleeps between checks; without a check nothing wakes up.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import logging
 import os
 import secrets
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pycm.containers.launch import Stop
 from pycm.containers.settings import PARALLEL
 from pycm.errors import OperationFailedError, PycmError
 from pycm.model.container import HostConfig
@@ -20,16 +21,15 @@ from pycm.model.defaults import HOST
 from pycm.model.durations import SECOND, parse_duration
 from pycm.model.frozen import replace
 from pycm.model.restart import UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
-from pycm.model.states import Status
-from pycm.ports import Action, ExecRequest, TaskIO
+from pycm.model.states import Action, Status, Trigger
+from pycm.model.units import DEFAULT_SIGNAL as SIGTERM
+from pycm.ports import ExecRequest, TaskIO
 from pycm.waiting import within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from pycm.containers.catalog import Catalog, Entry
+    from pycm.containers.unit import Unit
     from pycm.model.container import Container, HealthCheck
-    from pycm.ports import Logs, Pipes, Runtime
+    from pycm.ports import Exit, Logs, Pipes, Runtime
 
 LOOPBACK = "127.0.0.1"
 #: Bytes of a check's output that are kept, and seconds to wait for the last of them.
@@ -39,81 +39,55 @@ BREATH = 0.01
 log = logging.getLogger("pycm.containers")
 
 
-class Health:
-    """*unhealthy*: restarts a container; it runs in a task of its own, which *spawn* starts."""
+class HealthChecks:
+    """Makes the checks of all containers, PARALLEL at a time."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        runtime: Runtime,
-        logs: Logs,
-        unhealthy: Callable[[Entry, str], Coroutine[Any, Any, None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
-    ) -> None:
-        self._catalog = catalog
+    def __init__(self, runtime: Runtime, logs: Logs) -> None:
         self._runtime = runtime
         self._logs = logs
-        self._unhealthy = unhealthy
-        self._spawn = spawn
-        self._watchers: dict[str, asyncio.Task[None]] = {}
-        #: Not all of a machine's containers are asked at once.
         self._at_once = asyncio.Semaphore(PARALLEL)
 
-    def begin(self, entry: Entry) -> None:
-        """The container runs, or was found running; called by whoever holds its lock."""
-        self.end(entry)
-        check = check_of(entry.container)
-        if check is not None:
-            self._watchers[entry.id] = asyncio.ensure_future(self._watch(entry, check))
+    def begin(self, unit: Unit) -> asyncio.Task[None] | None:
+        """The task that checks *unit* in the run that it is in; None without a check."""
+        check = check_of(unit.container)
+        if check is None or unit.exit is None:
+            return None
+        return asyncio.ensure_future(self._watch(unit, unit.exit, check))
 
-    def end(self, entry: Entry) -> None:
-        """Its run has ended."""
-        watcher = self._watchers.pop(entry.id, None)
-        if watcher is not None:
-            watcher.cancel()
-
-    async def close(self) -> None:
-        """No more checks; the commands of those that are being made are ended."""
-        watchers, self._watchers = list(self._watchers.values()), {}
-        for watcher in watchers:
-            watcher.cancel()
-        await asyncio.gather(*watchers, return_exceptions=True)
-
-    async def _watch(self, entry: Entry, check: HealthCheck) -> None:
+    async def _watch(self, unit: Unit, run: asyncio.Future[Exit], check: HealthCheck) -> None:
         loop = asyncio.get_running_loop()
-        run = entry.exit
         start_period = _seconds(check.start_period or "0s")
         began = loop.time()
-        progress = Progress(entry.container.state.health or Progress.health)
-        told: tuple[str, str] | None = None
+        progress = Progress(unit.container.state.health or Progress.health)
+        shown: tuple[str, str] | None = None
         while True:
             await asyncio.sleep(_seconds(check.interval))
             early = loop.time() - began < start_period
-            asked = await self._ask(entry, check)
+            asked = await self._ask(unit, check)
             if asked is None:
                 continue
             error, output = asked
             progress = step(progress, error, early=early, retries=check.retries)
             # what a check prints may differ each time, and is no reason to write the record
-            shown = None if (progress.health, progress.error) == told else printed(output) if error else ""
-            told = progress.health, progress.error
-            if not await self._show(entry, run, progress, shown):
+            text = None if (progress.health, progress.error) == shown else printed(output) if error else ""
+            shown = progress.health, progress.error
+            if not await _show(unit, run, progress, text):
                 return
 
-    async def _ask(self, entry: Entry, check: HealthCheck) -> tuple[str, bytes] | None:
+    async def _ask(self, unit: Unit, check: HealthCheck) -> tuple[str, bytes] | None:
         """Why the check failed, "" if it passed, and what it printed. None if it could not be made."""
         async with self._at_once:
-            if entry.container.state.status is not Status.RUNNING:
+            if unit.container.state.status is not Status.RUNNING:
                 return None
             try:
-                asked = await self._check(entry.container, check)
+                asked = await self._check(unit.container, check)
             except PycmError as problem:  # containerd is away, or the container just now
-                log.debug("container %s: its health could not be checked: %s", entry.id, problem)
+                log.debug("container %s: its health could not be checked: %s", unit.id, problem)
                 return None
             except Exception:  # a bug must not end the checks, whose last result would be shown for ever
-                log.exception("container %s: its health could not be checked", entry.id)
+                log.exception("container %s: its health could not be checked", unit.id)
                 return None
-        return asked if entry.container.state.status is Status.RUNNING else None
+        return asked if unit.container.state.status is Status.RUNNING else None
 
     async def _check(self, container: Container, check: HealthCheck) -> tuple[str, bytes]:
         timeout = _seconds(check.timeout)
@@ -129,25 +103,40 @@ class Health:
             await output.close()
         return f"exit code {code}" if code else "", bytes(output.tail)
 
-    async def _show(
-        self, entry: Entry, run: asyncio.Future[Any] | None, progress: Progress, output: str | None
-    ) -> bool:
-        """Put *progress* into the state, but for None of *output*. False if there is nothing more to watch."""
-        async with entry.lock:
-            if entry.exit is not run or self._catalog.find(entry.id) is not entry:
-                return False
-            state = entry.container.state
-            error = f"{progress.error}: {output}" if output else progress.error
-            if output is not None and (state.health, state.health_error) != (progress.health, error):
-                if state.health != progress.health:
-                    log.info("container %s: %s %s", entry.id, progress.health, progress.error)
-                shown = replace(state, health=progress.health, health_error=error)
-                await self._catalog.record(entry, replace(entry.container, state=shown), Action.HEALTH)
-            if progress.health != UNHEALTHY or not restarts_unhealthy(entry.container):
-                return True
-        self._watchers.pop(entry.id, None)
-        self._spawn(self._unhealthy(entry, progress.error))
-        return False
+
+async def _show(unit: Unit, run: asyncio.Future[Exit], progress: Progress, output: str | None) -> bool:
+    """Put *progress* into the state, unless *output* is None. False if there is nothing more to watch."""
+    async with unit.lock:
+        if unit.exit is not run or unit.is_gone:
+            return False
+        state = unit.container.state
+        error = f"{progress.error}: {output}" if output else progress.error
+        if output is not None and (state.health, state.health_error) != (progress.health, error):
+            if state.health != progress.health:
+                log.info("container %s: %s%s", unit.id, progress.health, error and f": {progress.error}")
+            shown = replace(state, health=progress.health, health_error=error)
+            await unit.peers.catalog.record(unit, replace(unit.container, state=shown), Action.HEALTH)
+        if progress.health != UNHEALTHY or not restarts_unhealthy(unit.container):
+            return True
+    unit.peers.jobs.spawn(_restart(unit, progress.error))
+    return False
+
+
+async def _restart(unit: Unit, reason: str) -> None:
+    """End the run as if it had failed by itself: the container's policy restarts it."""
+    async with unit.lock:
+        state = unit.container.state
+        if unit.is_gone or state.health != UNHEALTHY or unit.peers.jobs.closing or not unit.is_alive:
+            return
+        log.warning("container %s: unhealthy: %s (restarting it)", unit.id, reason)
+        try:
+            exit_ = await unit.terminate(Stop(int(SIGTERM), unit.peers.stop_timeout, force=True))
+        except PycmError as error:
+            log.error("container %s: unhealthy, and cannot be stopped: %s", unit.id, error)
+            unit.begin_health()
+            return
+        why = f"unhealthy: {state.health_error or reason}"
+        await unit.end(Trigger.EXIT, exit_, why, cause="unhealthy")
 
 
 class _Output:

@@ -7,37 +7,41 @@ import asyncio
 import contextlib
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.containers.settings import PARALLEL
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
+    NotFoundError,
     OperationFailedError,
     UnavailableError,
     shorten,
 )
 from pycm.failpoints import fail_point
 from pycm.model import units
-from pycm.model.container import Container, ContainerConfiguration, HostConfig, MountPoint
+from pycm.model.container import Container, ContainerConfiguration, HostConfig, MountPoint, StopOptions
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.model.frozen import replace
-from pycm.model.units import size_to_bytes
+from pycm.model.units import parse_signal, signal_name, size_to_bytes
 from pycm.oci import support
 from pycm.oci.devices import Devices, HostDevices, online_cpus
 from pycm.oci.resources import check_cpus
 from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
 from pycm.oci.user import GROUP, PASSWD, ProcessUser, resolve_user
-from pycm.ports import Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
+from pycm.ports import Exit, Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
 from pycm.storage.mounts import see_as_server
 from pycm.waiting import LOOK, apart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from pycm.containers.settings import Settings
     from pycm.oci.devices import Device
 
+SIGKILL = 9
+#: Longest timeout of a stop, in seconds.
+LONGEST_STOP = 24 * 3600
 #: /etc/passwd and /etc/group of an image are read up to this size.
 MAX_USER_FILE = 1024 * 1024
 #: Below this limit a failed start may be for want of memory: runc takes 4 to 6 MiB.
@@ -55,7 +59,35 @@ _SYSTEMD = "/run/systemd/system"
 log = logging.getLogger("pycm.containers")
 
 
+class Run(NamedTuple):
+    """A task that was started: the container with its network, and when it began (RFC 3339)."""
+
+    container: Container
+    pid: int
+    started_at: str
+
+
+class Stop(NamedTuple):
+    """How to end a task. *timeout*: seconds to wait after each signal. *force*: kill what *signal* does not end."""
+
+    signal: int
+    timeout: float
+    force: bool
+
+
+def stop_of(options: StopOptions | None, default_timeout: float) -> Stop:
+    """Check *options*. InvalidInputError."""
+    options = options or StopOptions()
+    if options.timeout < 0:
+        raise InvalidInputError(f"the timeout = {options.timeout} shouldn't be negative")  # compat
+    if options.timeout > LONGEST_STOP:
+        raise InvalidInputError(f"the timeout = {options.timeout} is longer than {LONGEST_STOP} seconds")
+    return Stop(parse_signal(options.signal), options.timeout or default_timeout, options.force)
+
+
 class Launcher:
+    """Starts tasks of containers, and ends them."""
+
     def __init__(
         self,
         runtime: Runtime,
@@ -101,15 +133,6 @@ class Launcher:
                 f"image decryption is configured and not supported yet: {container.image.name} cannot be used"
             )
 
-    async def ready(self, container: Container) -> Container:
-        """The container as it goes into its next run: network files made, runtime as configured."""
-        self.check_policy(container)
-        self._network.check(container)
-        host = container.host_config or HostConfig()
-        if host.runtime in RUNC_FAMILY:
-            container = replace(container, host_config=replace(host, runtime=self._settings.runc_runtime))
-        return await self._network.connect(container)
-
     async def request(self, container: Container, io: TaskIO) -> TaskRequest:
         image = await self._runtime.image(container.image.name, container.id)
         host = container.host_config or HostConfig()
@@ -133,37 +156,86 @@ class Launcher:
             runtime_binary=self._settings.runc_binary if host.runtime in RUNC_FAMILY else "",
         )
 
-    async def launch(self, container: Container) -> tuple[int, str]:
-        """The pid, and when it began: taken before it runs, since it may end before containerd has answered."""
+    async def _connect(self, container: Container) -> Container:
+        """The container as it goes into its next run: network files made, runtime as configured."""
+        self._network.check(container)
+        host = container.host_config or HostConfig()
+        if host.runtime in RUNC_FAMILY:
+            container = replace(container, host_config=replace(host, runtime=self._settings.runc_runtime))
+        return await self._network.connect(container)
+
+    async def launch(self, container: Container) -> Run:
+        """Start the container's task. A failure leaves nothing behind."""
+        self.check_policy(container)
+        container = await self._connect(container)
         started_at = units.now()
 
         def created(pid: int) -> None:
             nonlocal started_at
-            started_at = units.now()
+            started_at = units.now()  # before it runs: it may end before containerd has answered
             self._metrics.open(container.id, pid)
 
-        io_config = container.io_config
         try:
-            await self._logs.check(container.id, container.log_config)
-            io = self._logs.make_fifos(
-                container.id,
-                terminal=bool(io_config and io_config.tty),
-                stdin=bool(io_config and io_config.open_stdin),
-            )
-            fail_point("containers.start-fifos")
+            io = await self._make_streams(container)
             request = await self.request(container, io)
             self._logs.attach(container.id, io, container.log_config)
             fail_point("containers.start-attached")
             async with self._starting:
                 with explained(container):
-                    return await self._runtime.start(request, created), started_at
+                    pid = await self._runtime.start(request, created)
         except UnavailableError:
-            raise  # the task may run: its output is still read, until containerd says (`reconcile`)
+            raise  # the task may run: its output is still read, until containerd answers (`reconcile`)
         except BaseException:
-            self._metrics.close(container.id)
-            await self._logs.finish(container.id)
-            await self._network.disconnect(container.id)
+            await self._release(container.id)
             raise
+        return Run(container, pid, started_at)
+
+    async def _make_streams(self, container: Container) -> TaskIO:
+        io_config = container.io_config
+        await self._logs.check(container.id, container.log_config)
+        io = self._logs.make_fifos(
+            container.id,
+            terminal=bool(io_config and io_config.tty),
+            stdin=bool(io_config and io_config.open_stdin),
+        )
+        fail_point("containers.start-fifos")
+        return io
+
+    async def _release(self, container_id: str) -> None:
+        self._metrics.close(container_id)
+        await self._logs.finish(container_id)
+        await self._network.disconnect(container_id)
+
+    async def destroy(self, container: Container) -> None:
+        """Delete all that the container has in containerd and on the machine, but its record."""
+        await self._runtime.remove(container.id)
+        fail_point("containers.remove-runtime")
+        await self._release(container.id)
+        self._logs.forget(container.id, container.log_config)
+
+    async def terminate(
+        self, container_id: str, ended: asyncio.Future[Exit], stop: Stop, thaw: Callable[[], Awaitable[None]]
+    ) -> Exit:
+        """Signal the first process and wait for *ended*; with force, kill all processes and wait again.
+
+        *thaw* is awaited after a signal: a frozen process gets it only when it runs again.
+        """
+        steps = [(stop.signal, False)] if stop.signal != SIGKILL else []
+        if stop.force or not steps:
+            steps.append((SIGKILL, True))
+        for number, everyone in steps:
+            try:
+                await self._runtime.signal(container_id, number, everyone=everyone)
+            except NotFoundError:
+                pass  # it has just ended by itself: its exit is on the way
+            else:
+                await thaw()
+            fail_point("containers.stop-signalled")
+            done, _ = await asyncio.wait({ended}, timeout=stop.timeout)
+            if done:
+                return ended.result()
+        name = "SIGKILL" if number == SIGKILL else signal_name(number)
+        raise OperationFailedError(f"could not stop container with ID = {container_id} with {name}")  # compat
 
     async def _look_at_machine(self, container: Container, host: HostConfig) -> tuple[Device, ...]:
         containerd, home = self._settings.sockets[:1], self._settings.state[:1]

@@ -11,19 +11,19 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pycm.containers.boot import boot_order
-from pycm.containers.catalog import Catalog, Entry
+from pycm.containers.catalog import Catalog, Jobs, Peers
+from pycm.containers.health import HealthChecks
 from pycm.containers.launch import Launcher
-from pycm.containers.lifecycle import Lifecycle
 from pycm.containers.settings import OPERATIONS_LIMIT, PARALLEL, Settings
-from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError
+from pycm.containers.unit import Unit
+from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
-from pycm.model import states, units
+from pycm.model import units
 from pycm.model.container import Container, Resources, State, StopOptions, UpdateOptions
 from pycm.model.defaults import fill_defaults, fill_swap, follow_memory
 from pycm.model.frozen import replace
-from pycm.model.states import ALIVE, Operation, Status, check_allowed
-from pycm.model.units import exit_text
+from pycm.model.states import Status
+from pycm.model.units import sort_key
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
 from pycm.oci.devices import online_cpus
 from pycm.oci.resources import check_cpus, update_resources
@@ -42,15 +42,15 @@ from pycm.ports import (
     TaskExited,
     TaskOOM,
 )
-from pycm.storage.store import DiskFullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
-    from pycm.storage.store import ContainerStore
 
 #: Seconds between attempts to use a containerd that answers, but not as it should (its own disk is full, for instance).
 RETRY_CONNECT = 5.0
+#: The prefix of a peer's host name in extra_hosts.
+_PEER = "container_"
 log = logging.getLogger("pycm.containers")
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Manager:
     def __init__(
         self,
         *,
-        store: ContainerStore,
+        catalog: Catalog,
         runtime: Runtime,
         images: Images,
         logs: Logs,
@@ -69,20 +69,27 @@ class Manager:
         network: Network,
         settings: Settings,
     ) -> None:
-        self._store = store
+        self._catalog = catalog
         self._runtime = runtime
         self._images = images
         self._logs = logs
         self._network = network
         self._metrics = metrics
         self._settings = settings
-        self._catalog = Catalog(store)
-        launcher = Launcher(runtime, logs, metrics, network, settings)
-        self._lifecycle = Lifecycle(self._catalog, runtime, logs, metrics, network, launcher, settings)
-        self._lifecycle.spawn = self._spawn
-        self._launcher = launcher
+        self._jobs = Jobs()
+        self._launcher = Launcher(runtime, logs, metrics, network, settings)
+        self._peers = Peers(
+            catalog=catalog,
+            jobs=self._jobs,
+            runtime=runtime,
+            logs=logs,
+            metrics=metrics,
+            network=network,
+            launcher=self._launcher,
+            checks=HealthChecks(runtime, logs),
+            stop_timeout=settings.stop_timeout,
+        )
         self._reserved: set[str] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
         #: Records of creations and removals that were cut short; what they made is removed as soon as containerd answers.
         self._unfinished: dict[str, Container] = {}
         self._undoing = asyncio.Lock()
@@ -95,8 +102,8 @@ class Manager:
     # ── reading ──
 
     def get(self, container_id: str) -> Container | None:
-        entry = self._catalog.find(container_id)
-        return entry.container if entry else None
+        unit = self._catalog.find(container_id)
+        return unit.container if unit else None
 
     def list(self) -> list[Container]:
         return self._catalog.list()
@@ -107,75 +114,37 @@ class Manager:
     # ── operations ──
 
     async def create(self, container: Container) -> Container:
-        return await self._finish(self._create(container))
+        return await self._jobs.finish(self._create(container))
 
     async def start(self, container_id: str) -> None:
-        entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._lifecycle.start_by_hand(entry))
+        await self._catalog.unit(container_id).start()
 
     async def stop(self, container_id: str, options: StopOptions | None = None) -> None:
-        entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._lifecycle.stop(entry, options), ask=False)
+        await self._catalog.unit(container_id).stop(options)
 
     async def pause(self, container_id: str) -> None:
-        entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._freeze(entry, Operation.PAUSE))
+        await self._catalog.unit(container_id).pause()
 
     async def unpause(self, container_id: str) -> None:
-        entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._freeze(entry, Operation.UNPAUSE))
+        await self._catalog.unit(container_id).unpause()
 
     async def rename(self, container_id: str, name: str) -> None:
-        entry = self._catalog.entry(container_id)
+        unit = self._catalog.unit(container_id)
         check_name(name)
-        await self._locked(entry, lambda: self._rename(entry, name), ask=False)
+        await unit.perform(lambda: self._rename(unit, name), ask=False)
 
     async def update(self, container_id: str, options: UpdateOptions) -> None:
-        entry = self._catalog.entry(container_id)
+        unit = self._catalog.unit(container_id)
         if options.restart_policy is not None:
             check_restart_policy(options.restart_policy)
-        options = replace(options, resources=follow_memory(entry.container.resources, options.resources))
+        options = replace(options, resources=follow_memory(unit.container.resources, options.resources))
         check_resources(options.resources)
-        await self._locked(entry, lambda: self._update(entry, options))
+        await unit.perform(lambda: self._update(unit, options))
 
     async def remove(
         self, container_id: str, *, force: bool = False, options: StopOptions | None = None
     ) -> None:
-        entry = self._catalog.entry(container_id)
-        await self._locked(entry, lambda: self._remove(entry, force=force, options=options))
-
-    async def _locked(
-        self, entry: Entry, work: Callable[[], Coroutine[Any, Any, None]], *, ask: bool = True
-    ) -> None:
-        """*ask*: the operation wants to know what containerd has."""
-
-        async def locked() -> None:
-            async with entry.lock:
-                if self._catalog.find(entry.id) is not entry:  # removed while we waited, perhaps made anew
-                    raise NotFoundError(f"no such container with id = {entry.id} exists")
-                if ask:
-                    await self._lifecycle.know(entry)
-                await work()
-
-        await self._finish(locked())
-
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run *work* to its end even if the caller is cancelled."""
-        return await asyncio.shield(self._spawn(work))
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None and not isinstance(error, PycmError):
-            log.error("a bug in the container manager: %r", error, exc_info=error)
+        await self._catalog.unit(container_id).remove(options, force=force)
 
     # ── create ──
 
@@ -195,7 +164,8 @@ class Manager:
             self._reserved.discard(container.id)
 
     async def _make(self, container: Container) -> Container:
-        """The record comes first: a creation that a kill cuts short is found and undone at the next start."""
+        """The record comes first: the next agent finds and undoes a creation that a kill cuts short."""
+        unit = Unit(container, self._peers)
         try:
             await self._catalog.save(container)
             fail_point("containers.create-recorded")
@@ -203,25 +173,20 @@ class Manager:
             async with self._images.hold(container.image.name):
                 await self._runtime.prepare(container.id, container.image.name)
             fail_point("containers.create-prepared")
-            container = replace(container, state=states.created(container.state))
-            await self._catalog.save(container)
+            await unit.create()
             fail_point("containers.create-stored")
         except BaseException:
             self._unfinished[container.id] = container
             await self._try_undo(container.id)
             raise
-        self._catalog.add(container).known = True
-        self._catalog.tell(Action.CREATED, container)
-        return container
+        return unit.container
 
     async def _undo_unfinished(self, container_id: str) -> None:
         """Remove what an interrupted creation or removal left of this container, if there was one."""
         async with self._undoing:
             if container_id in self._unfinished:
-                await self._runtime.remove(container_id)
-                await self._network.disconnect(container_id)
-                self._logs.forget(container_id, self._unfinished[container_id].log_config)
-                await asyncio.to_thread(self._store.delete, container_id)
+                await self._launcher.destroy(self._unfinished[container_id])
+                await self._catalog.delete(container_id)
                 del self._unfinished[container_id]
 
     async def _try_undo(self, container_id: str) -> None:
@@ -229,30 +194,19 @@ class Manager:
             await self._undo_unfinished(container_id)
         except PycmError as error:
             log.warning(
-                "container %s: what is left of it is removed when containerd can do it: %s",
+                "container %s: cannot remove what is left of it: %s (retrying when containerd is connected again)",
                 container_id,
                 error,
             )
 
-    # ── pause, rename, update ──
+    # ── rename, update ──
 
-    async def _freeze(self, entry: Entry, operation: Operation) -> None:
-        check_allowed(operation, entry.container)
-        if operation is Operation.PAUSE:
-            await self._runtime.pause(entry.id)
-            status, action = Status.PAUSED, Action.PAUSED
-        else:
-            await self._runtime.resume(entry.id)
-            status, action = Status.RUNNING, Action.RESUMED
-        state = states.enter(entry.container.state, status)
-        await self._catalog.record(entry, replace(entry.container, state=state), action)
+    async def _rename(self, unit: Unit, name: str) -> None:
+        if name and name != unit.container.name:
+            await self._catalog.commit(unit, replace(unit.container, name=name), Action.RENAMED)
 
-    async def _rename(self, entry: Entry, name: str) -> None:
-        if name and name != entry.container.name:
-            await self._catalog.commit(entry, replace(entry.container, name=name), Action.RENAMED)
-
-    async def _update(self, entry: Entry, options: UpdateOptions) -> None:
-        host = entry.container.host_config
+    async def _update(self, unit: Unit, options: UpdateOptions) -> None:
+        host = unit.container.host_config
         assert host is not None
         changed = host
         if options.resources is not None:
@@ -262,101 +216,47 @@ class Manager:
             changed = replace(changed, restart_policy=options.restart_policy)
         if changed == host:
             return
-        if changed.resources != host.resources and entry.container.state.status in ALIVE:
+        if changed.resources != host.resources and unit.is_alive:
             check_cpus(changed.resources, online_cpus())
             await self._runtime.update(
-                entry.id, update_resources(host.resources, changed.resources, online_cpus())
+                unit.id, update_resources(host.resources, changed.resources, online_cpus())
             )
-            self._metrics.limits_changed(entry.id)
+            self._metrics.limits_changed(unit.id)
             fail_point("containers.update-applied")
         try:
-            await self._catalog.commit(entry, replace(entry.container, host_config=changed), Action.UPDATED)
+            await self._catalog.commit(unit, replace(unit.container, host_config=changed), Action.UPDATED)
         except OperationFailedError:
-            await self._restore_limits(entry, changed.resources)
+            await self._restore_limits(unit, changed.resources)
             raise
         fail_point("containers.update-stored")
         if changed.restart_policy != host.restart_policy:
-            entry.cancel_restart()
-            entry.restart_delay = 0.0
-            if entry.container.state.status in (Status.STOPPED, Status.EXITED):
-                self._lifecycle.consider_restart(entry)
+            unit.begin_back_off()
 
-    async def _restore_limits(self, entry: Entry, applied: Resources | None) -> None:
+    async def _restore_limits(self, unit: Unit, applied: Resources | None) -> None:
         """The record could not be written: the running container gets its recorded limits back."""
-        host = entry.container.host_config
-        if host is None or applied == host.resources or entry.container.state.status not in ALIVE:
+        host = unit.container.host_config
+        if host is None or applied == host.resources or not unit.is_alive:
             return
         try:
-            await self._runtime.update(entry.id, update_resources(applied, host.resources, online_cpus()))
+            await self._runtime.update(unit.id, update_resources(applied, host.resources, online_cpus()))
         except PycmError as error:
-            log.warning("container %s: runs with limits that are not recorded: %s", entry.id, error)
-        self._metrics.limits_changed(entry.id)
-
-    # ── remove ──
-
-    async def _remove(self, entry: Entry, *, force: bool, options: StopOptions | None) -> None:
-        check_allowed(Operation.FORCE_REMOVE if force else Operation.REMOVE, entry.container)
-        pending = self._lifecycle.restart_pending(entry)
-        entry.cancel_restart()
-        if entry.container.state.status not in ALIVE:
-            try:
-                await self._destroy(entry)
-            except PycmError:
-                if pending:
-                    self._lifecycle.consider_restart(entry)
-                raise
-            return
-        options = options or StopOptions(force=True)
-        timeout, number = self._lifecycle.stop_values(options)
-        exit_ = await self._lifecycle.terminate(entry, number, timeout, force=options.force)
-        log.info("container %s: stopped to be removed: %s", entry.id, exit_text(exit_.code))
-        try:
-            await self._destroy(entry)
-        except PycmError:
-            await self._lifecycle.ended(entry, exit_, Status.STOPPED)
-            raise
-
-    async def _destroy(self, entry: Entry) -> None:
-        """The record says DEAD before anything is deleted: a removal that a kill cuts short is finished at the next start."""
-        dead = replace(entry.container, state=states.enter(entry.container.state, Status.DEAD))
-        try:
-            await self._catalog.save(dead)
-        except DiskFullError as error:  # removing containers is how one makes room
-            log.warning("%s; the container is removed all the same", error)
-        fail_point("containers.remove-recorded")
-        try:
-            await self._runtime.remove(entry.id)
-        except PycmError:
-            await self._catalog.record(entry, entry.container)
-            raise
-        fail_point("containers.remove-runtime")
-        self._lifecycle.health.end(entry)
-        self._metrics.close(entry.id)
-        await self._logs.finish(entry.id)
-        await self._network.disconnect(entry.id)
-        self._logs.forget(entry.id, entry.container.log_config)
-        fail_point("containers.remove-logs")
-        # while the id is still taken, so that nobody's new record is deleted
-        await asyncio.to_thread(self._store.delete, entry.id)
-        fail_point("containers.remove-deleted")
-        entry.container, entry.exit = dead, None
-        self._catalog.drop(entry)
-        self._catalog.tell(Action.REMOVED, dead)
+            log.warning("container %s: runs with limits that are not recorded: %s", unit.id, error)
+        self._metrics.limits_changed(unit.id)
 
     # ── start and end of the agent ──
 
     async def load(self) -> None:
         """Read the store. Containers are known, and the API may open, though containerd may not have answered yet."""
-        await asyncio.to_thread(self._store.prepare)
-        for container in await asyncio.to_thread(self._store.load):
+        for container in await self._catalog.load():
             filled = fill_defaults(container)
             if filled.state.status in (Status.DEAD, Status.CREATING):
                 self._unfinished[filled.id] = filled
                 continue
-            entry = self._catalog.add(filled)
-            entry.awaits_boot = True
+            unit = Unit(filled, self._peers)
+            unit.awaits_boot = True
+            self._catalog.add(unit)
             if filled is not container:
-                await self._catalog.record(entry, filled)
+                await self._catalog.record(unit, filled)
 
     async def run(self) -> None:
         """Follow containerd for ever; it may be away now and at any time."""
@@ -382,11 +282,11 @@ class Manager:
 
     def _handle(self, event: RuntimeEvent) -> None:
         if isinstance(event, (TaskExited, TaskOOM)):
-            entry = self._catalog.find(event.id)
-            if entry is not None and isinstance(event, TaskExited):
-                self._lifecycle.task_exited(entry, event.pid, event.exit)
-            elif entry is not None:
-                entry.out_of_memory = True
+            unit = self._catalog.find(event.id)
+            if unit is not None and isinstance(event, TaskExited):
+                unit.task_exited(event.pid, event.exit)
+            elif unit is not None:
+                unit.out_of_memory = True
         elif isinstance(event, RuntimeConnected):
             self._connected(event.tasks)
         elif isinstance(event, RuntimeLost):
@@ -398,20 +298,20 @@ class Manager:
             log.info("containerd is back")
             self._lost = False
         for task in tasks:  # now, since a stop that waits for the exit holds the lock that reconciling needs
-            entry = self._catalog.find(task.id)
-            if entry is not None and task.exit is not None:
-                self._lifecycle.task_exited(entry, task.pid, task.exit)
-        self._spawn(self._reconcile(tasks))
+            unit = self._catalog.find(task.id)
+            if unit is not None and task.exit is not None:
+                unit.task_exited(task.pid, task.exit)
+        self._jobs.spawn(self._reconcile(tasks))
 
     async def _reconcile(self, tasks: Iterable[Task]) -> None:
         by_id = {task.id: task for task in tasks}
-        ours = {entry.id for entry in self._catalog} | self._reserved | self._unfinished.keys()
+        ours = {unit.id for unit in self._catalog} | self._reserved | self._unfinished.keys()
         for container in tuple(self._unfinished.values()):
             log.info("container %s: its interrupted %s is undone", container.id, _interrupted(container))
             await self._try_undo(container.id)
-        known = {entry.id for entry in self._catalog} | self._reserved | self._unfinished.keys()
+        known = {unit.id for unit in self._catalog} | self._reserved | self._unfinished.keys()
         await self._network.clear(known | by_id.keys())
-        await self._each(list(self._catalog), lambda entry: self._reconcile_one(entry, by_id))
+        await self._each(list(self._catalog), lambda unit: unit.reconcile(by_id.get(unit.id)))
         for stranger in by_id.keys() - ours - self._strangers:
             self._strangers.add(stranger)
             log.warning("containerd runs task %s that no stored container knows; it is left alone", stranger)
@@ -420,62 +320,44 @@ class Manager:
             await self._boot_starts()
             self.booted.set()
 
-    async def _reconcile_one(self, entry: Entry, tasks: dict[str, Task]) -> None:
-        async with entry.lock:
-            if self._catalog.find(entry.id) is entry:
-                await self._lifecycle.reconcile(entry, tasks.get(entry.id))
-
     async def _boot_starts(self) -> None:
-        for entry in self._catalog:
-            entry.awaits_boot = entry.awaits_boot and self._lifecycle.due_at_boot(entry.container)
-        due = [entry for entry in self._catalog if entry.awaits_boot]
-        groups, circle = boot_order(entry.container for entry in due)
+        for unit in self._catalog:
+            unit.awaits_boot = unit.awaits_boot and unit.due_at_boot
+        due = [unit for unit in self._catalog if unit.awaits_boot]
+        groups, circle = boot_order(unit.container for unit in due)
         if circle:
             names = ", ".join(container.name for container in circle)
             log.warning(
                 "extra_hosts of %s name each other in a circle: they start in the order of creation", names
             )
         for group in groups:
-            entries = (self._catalog.find(container.id) for container in group)
-            await self._each([entry for entry in entries if entry is not None], self._boot_start)
+            units = (self._catalog.find(container.id) for container in group)
+            await self._each([unit for unit in units if unit is not None], Unit.boot)
 
-    async def _boot_start(self, entry: Entry) -> None:
-        async with entry.lock:
-            if self._catalog.find(entry.id) is entry:
-                await self._lifecycle.boot_start(entry)
-
-    async def _each(
-        self, entries: Iterable[Entry], work: Callable[[Entry], Coroutine[Any, Any, None]]
-    ) -> None:
-        """*work* on every entry, PARALLEL at a time; one that fails is logged and does not stop the others."""
+    async def _each(self, units: Iterable[Unit], work: Callable[[Unit], Coroutine[Any, Any, None]]) -> None:
+        """*work* on every unit, PARALLEL at a time; one that fails is logged and does not stop the others."""
         limit = asyncio.Semaphore(PARALLEL)
 
-        async def one(entry: Entry) -> None:
+        async def one(unit: Unit) -> None:
             async with limit:
                 try:
-                    await work(entry)
+                    await work(unit)
                 except Exception as error:
-                    log.error("container %s: %s", entry.id, error, exc_info=not isinstance(error, PycmError))
+                    log.error("container %s: %s", unit.id, error, exc_info=not isinstance(error, PycmError))
 
-        await asyncio.gather(*map(one, entries))
+        await asyncio.gather(*map(one, units))
 
     async def close(self) -> None:
         """End of the agent. Containers run on with `live_restore`, else all are stopped; what operations began is finished."""
-        self._lifecycle.closing = True
-        await self._lifecycle.health.close()
-        limit = min(self._settings.stop_timeout, OPERATIONS_LIMIT)
-        for entry in self._catalog:
-            entry.cancel_restart()
-            if not self._settings.live_restore:  # all at once: waiting for the stubborn costs nothing
-                self._spawn(self._lifecycle.stop_for_good(entry))
-        if not self._settings.live_restore:
-            limit = 2 * self._settings.stop_timeout  # for SIGTERM, then for SIGKILL
-        if self._tasks:
-            _, late = await asyncio.wait(tuple(self._tasks), timeout=limit)
-            if late:
-                log.warning(
-                    "%d operations have not ended within %g s; the agent ends without them", len(late), limit
-                )
+        self._jobs.closing = True
+        checks = [unit.close() for unit in self._catalog]
+        await asyncio.gather(*filter(None, checks), return_exceptions=True)
+        if self._settings.live_restore:
+            await self._jobs.wait(min(self._settings.stop_timeout, OPERATIONS_LIMIT))
+        else:
+            for unit in self._catalog:  # all at once: waiting for the stubborn costs nothing
+                self._jobs.spawn(unit.shut_down())
+            await self._jobs.wait(2 * self._settings.stop_timeout)  # for SIGTERM, then for SIGKILL
         await self._catalog.close()
 
 
@@ -497,3 +379,45 @@ def _as_new(container: Container) -> Container:
 
 def _interrupted(container: Container) -> str:
     return "removal" if container.state.status is Status.DEAD else "creation"
+
+
+def boot_order(containers: Iterable[Container]) -> tuple[list[list[Container]], list[Container]]:
+    """Groups to start one after the other, and those of a circle, which are in the order of their creation, one by one.
+
+    Within a group nobody waits for another: the order is that of creation. Peers that are not among *containers* are not waited for.
+    """
+    waiting = sorted(containers, key=lambda c: (sort_key(c.created), c.id))
+    names = {container.host_name for container in waiting}
+    needs = {c.id: (_named(c) & names) - {c.host_name} for c in waiting}
+    groups: list[list[Container]] = []
+    circle: list[Container] = []
+    while waiting:
+        pending = {container.host_name for container in waiting}
+        group = [container for container in waiting if not needs[container.id] & pending]
+        if not group:  # only circles, and who waits for one, are left
+            group = [_of_circle(waiting, needs)]
+            circle += group
+        started = {container.id for container in group}
+        waiting = [container for container in waiting if container.id not in started]
+        groups.append(group)
+    return groups, circle
+
+
+def _named(container: Container) -> set[str]:
+    entries = container.host_config.extra_hosts if container.host_config else ()
+    values = (entry.partition(":")[2] for entry in entries)
+    return {value[len(_PEER) :] for value in values if value.startswith(_PEER)}
+
+
+def _of_circle(waiting: list[Container], needs: dict[str, set[str]]) -> Container:
+    """The oldest container that waits, over others, for itself."""
+
+    def reaches(container: Container) -> bool:
+        seen: set[str] = set()
+        ahead = set(needs[container.id])
+        while ahead:
+            seen |= ahead
+            ahead = {name for other in waiting if other.host_name in ahead for name in needs[other.id]} - seen
+        return container.host_name in seen
+
+    return next((container for container in waiting if reaches(container)), waiting[0])

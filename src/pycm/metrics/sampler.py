@@ -119,12 +119,15 @@ class Sampler:
         reader.read_limit(self._proc.memory())
         return reader
 
-    def close(self, container_id: str) -> None:
-        """The container has ended: release its files, and with them its network namespace."""
+    def close(self, container_id: str) -> int:
+        """Release the container's files, and with them its network namespace. Return the OOM kills in its cgroup, 0 if unknown."""
         reader = self._readers.pop(container_id, None)
-        if reader:
-            reader.close()
-            self._descriptors.spent = False
+        if reader is None:
+            return 0
+        kills = reader.oom_kills()
+        reader.close()
+        self._descriptors.spent = False
+        return kills
 
     def close_all(self) -> None:
         for container_id in list(self._readers):
@@ -135,11 +138,6 @@ class Sampler:
         reader = self._readers.get(container_id)
         if reader:
             reader.read_limit(self._proc.memory())
-
-    def oom_kills(self, container_id: str) -> int:
-        """Call it after the exit and before the task is deleted, which removes the cgroup. 0 if unknown."""
-        reader = self._readers.get(container_id)
-        return reader.oom_kills() if reader else 0
 
     def baseline(self, container_ids: Iterable[str]) -> None:
         """Read CPU times now, so that the next sample of these containers has a utilization."""

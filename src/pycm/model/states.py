@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import ConflictError
 from pycm.model.frozen import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pycm.model.container import Container, State
 
 
@@ -163,3 +165,104 @@ def exited(state: State, *, exit_code: int, finished_at: str, error: str = "", o
         health="",
         health_error="",
     )
+
+
+# ── the life-cycle ──
+
+
+class Action(enum.Enum):
+    """What happened to a container; the names are those of Kanto's internal events."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    EXITED = "exited"
+    REMOVED = "removed"
+    RENAMED = "renamed"
+    UPDATED = "updated"
+    #: The result of the container's health check differs (an addition of pycm).
+    HEALTH = "health"
+
+
+class Trigger(enum.Enum):
+    """What happens to a container. The value is the text of the diagram."""
+
+    CREATE = "created"
+    START = "started"
+    FAIL = "start failed"
+    ADOPT = "found running"
+    PAUSE = "paused"
+    RESUME = "resumed"
+    EXIT = "exited"
+    STOP = "stopped by hand"
+    SHUT_DOWN = "stopped for good"
+    CANCEL = "restart cancelled"
+    REMOVE = "removed"
+
+
+class Effect(enum.Enum):
+    """What the agent does in a transition. The value is the text of the documentation."""
+
+    BEGIN_RUN = "wait for the exit, begin the health checks"
+    END_RUN = "stop the health checks, read the OOM kills, close the metrics"
+    COMMIT = "write the record, then publish the event; a full disk refuses the change"
+    RECORD = "publish the event, then write the record; a full disk delays the write"
+    RELEASE = "delete the task, close the log, disconnect the network"
+    ASK_POLICY = "ask the restart policy"
+    DELETE = "write the record, delete everything that belongs to the container, publish the event"
+
+
+class Row(NamedTuple):
+    trigger: Trigger
+    before: frozenset[Status]
+    after: Status
+    action: Action
+    effects: tuple[Effect, ...]
+
+
+_IDLE = frozenset({Status.CREATED, Status.STOPPED, Status.EXITED, Status.UNKNOWN})
+_ANY = frozenset(Status) - {Status.CREATING}
+_PAUSED, _RUNNING, _CREATING = ({status} for status in (Status.PAUSED, Status.RUNNING, Status.CREATING))
+_E = Effect
+
+# fmt: off
+ROWS: tuple[Row, ...] = (
+    Row(Trigger.CREATE,    frozenset(_CREATING), Status.CREATED, Action.CREATED, (_E.COMMIT,)),
+    Row(Trigger.START,     _IDLE,                Status.RUNNING, Action.RUNNING, (_E.BEGIN_RUN, _E.RECORD)),
+    Row(Trigger.FAIL,      _IDLE,                Status.STOPPED, Action.STOPPED, (_E.RECORD,)),
+    Row(Trigger.ADOPT,     _IDLE | ALIVE,        Status.RUNNING, Action.RUNNING, (_E.BEGIN_RUN, _E.RECORD)),
+    Row(Trigger.PAUSE,     frozenset(_RUNNING),  Status.PAUSED,  Action.PAUSED,  (_E.RECORD,)),
+    Row(Trigger.RESUME,    frozenset(_PAUSED),   Status.RUNNING, Action.RESUMED, (_E.RECORD,)),
+    Row(Trigger.EXIT,      ALIVE,                Status.EXITED,  Action.EXITED,  (_E.END_RUN, _E.RECORD, _E.RELEASE, _E.ASK_POLICY)),
+    Row(Trigger.STOP,      ALIVE,                Status.STOPPED, Action.STOPPED, (_E.END_RUN, _E.RECORD, _E.RELEASE, _E.ASK_POLICY)),
+    Row(Trigger.SHUT_DOWN, ALIVE,                Status.STOPPED, Action.STOPPED, (_E.END_RUN, _E.RECORD, _E.RELEASE)),
+    Row(Trigger.CANCEL,    _IDLE,                Status.STOPPED, Action.STOPPED, (_E.RECORD,)),
+    Row(Trigger.REMOVE,    _ANY,                 Status.DEAD,    Action.REMOVED, (_E.DELETE,)),
+)
+# fmt: on
+TABLE: dict[tuple[Trigger, Status], Row] = {
+    (row.trigger, status): row for row in ROWS for status in row.before
+}
+
+#: How a trigger with facts of its own (exit code, pid, times) makes the new state; the others only change the status.
+_STATES: dict[Trigger, Callable[..., State]] = {
+    Trigger.CREATE: created,
+    Trigger.START: running,
+    Trigger.ADOPT: running,
+    Trigger.FAIL: stopped,
+    Trigger.EXIT: exited,
+    Trigger.STOP: stopped,
+    Trigger.SHUT_DOWN: stopped,
+}
+_ENDED = (Status.STOPPED, Status.EXITED)
+
+
+def follow(row: Row, container: Container, **facts: Any) -> Container:
+    """Return *container* as it is after the transition *row*. A container that has ended has no network."""
+    make = _STATES.get(row.trigger)
+    state = make(container.state, **facts) if make else enter(container.state, row.after)
+    if row.after in _ENDED:
+        return replace(container, state=state, network_settings=None)
+    return replace(container, state=state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pycm.ports.core import Action as Action
+from pycm.model.states import Action as Action
 from pycm.ports.core import Command as Command
 from pycm.ports.core import Containers as Containers
 from pycm.ports.core import Event as Event
@@ -412,12 +412,10 @@ class Metrics(Protocol):
     def open(self, container_id: str, pid: int) -> None:
         """The container runs: open its files once. A container that cannot be measured is logged and skipped, never an error."""
 
-    def close(self, container_id: str) -> None: ...
+    def close(self, container_id: str) -> int:
+        """The container has ended, and its cgroup is still there. Return the number of OOM kills in it, 0 if unknown."""
 
     def limits_changed(self, container_id: str) -> None: ...
-
-    def oom_kills(self, container_id: str) -> int:
-        """How often the kernel killed in the container's cgroup for want of memory; 0 if not known."""
 
     def baseline(self, container_ids: Iterable[str]) -> None:
         """Remember CPU times, so that the next sample of these has a utilization."""

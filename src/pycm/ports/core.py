@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -11,23 +10,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pycm.model.container import Container, StopOptions, UpdateOptions
+    from pycm.model.states import Action
     from pycm.ports import Attachment
-
-
-class Action(enum.Enum):
-    """What happened to a container; the names are those of Kanto's internal events."""
-
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    RESUMED = "resumed"
-    STOPPED = "stopped"
-    EXITED = "exited"
-    REMOVED = "removed"
-    RENAMED = "renamed"
-    UPDATED = "updated"
-    #: The result of the container's health check differs (an addition of pycm).
-    HEALTH = "health"
 
 
 class Event(NamedTuple):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from pycm.containers.boot import boot_order
+from pycm.containers.manager import boot_order
 from pycm.model.container import Container, HostConfig, State
 from pycm.model.frozen import replace
 from pycm.model.states import Status
@@ -115,7 +115,7 @@ class SlowProvider(FakeRuntime):
 
 async def test_the_end_of_a_back_off_does_not_overtake_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks that a reboot took count as failures, and each alone would be restarted after its delay."""
-    monkeypatch.setattr("pycm.containers.lifecycle.restart.next_delay", lambda *_: 0.0)
+    monkeypatch.setattr("pycm.containers.unit.restart.next_delay", lambda *_: 0.0)
     runtime = SlowProvider()
     runtime.snapshots = {"b", "c"}
     alive = State(status=Status.RUNNING, running=True, pid=4711)

@@ -112,7 +112,7 @@ async def on_disk(home: Path, runtime: FakeRuntime) -> AsyncIterator[World]:
 
 async def exits(w: World) -> None:
     w.runtime.end("c1", 3)
-    await w.until(lambda: w.state("c1").status is Status.EXITED and not w.manager._tasks)
+    await w.until(lambda: w.state("c1").status is Status.EXITED and w.manager._jobs.idle)
 
 
 async def nothing(_: World) -> None: ...

@@ -11,6 +11,7 @@ import pytest
 
 from pycm.containers import catalog, manager
 from pycm.containers.settings import Settings
+from pycm.containers.unit import Unit
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -178,9 +179,9 @@ async def test_automatic_starts_wait_for_containerd_without_using_up_the_policys
         w.runtime.end("c1", 1)
         await w.until(lambda: w.actions.count("stopped") >= 2)
         del w.runtime.fail["start"]
-        entry = w.manager._catalog.entry("c1")
-        entry.restart_delay = 1000.0
-        await w.until(lambda: entry.restart_timer is not None)
+        unit = w.manager._catalog.unit("c1")
+        unit.restart_delay = 1000.0
+        await w.until(lambda: unit.restart_timer is not None)
         w.runtime.emit(RuntimeConnected(()))
         await w.until(lambda: w.state("c1").status is Status.RUNNING)
         container = w.manager.get("c1")
@@ -242,7 +243,7 @@ async def test_a_list_of_tasks_that_is_older_than_the_record_does_not_count(stal
             old = old._replace(status=TaskStatus.STOPPED)
         before = w.state("c1")
         w.runtime.emit(RuntimeConnected(() if stale == () else (old,)))
-        await w.until(lambda: w.runtime._events.empty() and not w.manager._tasks)
+        await w.until(lambda: w.runtime._events.empty() and w.manager._jobs.idle)
         assert w.state("c1") == before
 
 
@@ -251,7 +252,7 @@ async def test_a_task_in_a_state_that_says_nothing_is_left_alone() -> None:
         await w.manager.create(described())
         w.runtime.live["c1"] = Task("c1", 7, TaskStatus.UNKNOWN, TaskIO())
         w.runtime.emit(RuntimeConnected(tuple(w.runtime.live.values())))
-        await w.until(lambda: w.runtime._events.empty() and not w.manager._tasks)
+        await w.until(lambda: w.runtime._events.empty() and w.manager._jobs.idle)
         assert "c1" in w.runtime.live
 
 
@@ -293,11 +294,11 @@ async def test_a_record_of_a_removed_container_is_not_written_again(monkeypatch:
         w.runtime.end("c1", 0)
         await w.until(lambda: "exited" in w.actions)
         w.store.full = False
-        entry = w.manager._catalog.entry("c1")
-        async with entry.lock:
+        unit = w.manager._catalog.unit("c1")
+        async with unit.lock:
             saving = asyncio.create_task(w.manager._catalog.save_refused())
             await asyncio.sleep(0)
-            w.manager._catalog.drop(entry)
+            w.manager._catalog.drop(unit)
             w.store.delete("c1")
         await saving
         assert not w.store.saved
@@ -346,12 +347,12 @@ async def test_an_id_is_free_only_when_its_removal_has_deleted_its_record() -> N
 async def test_an_operation_that_waited_for_a_removal_does_not_touch_the_next_of_that_id() -> None:
     async with world() as w:
         await w.manager.create(described())
-        old = w.manager._catalog.entry("c1")
+        old = w.manager._catalog.unit("c1")
         async with old.lock:
             start = asyncio.create_task(w.manager.start("c1"))
             await asyncio.sleep(0)
             w.manager._catalog.drop(old)
-            w.manager._catalog.add(described()).known = True
+            w.manager._catalog.add(Unit(described(), w.manager._peers))
         with pytest.raises(NotFoundError):
             await start
         assert not w.runtime.live
@@ -375,14 +376,14 @@ async def test_thirty_at_once_are_created_started_stopped_and_removed_while_list
 async def test_starts_that_fail_long_after_the_last_run_come_at_growing_distances() -> None:
     async with world() as w:
         await started(w, policy="always")
-        entry = w.manager._catalog.entry("c1")
-        old = replace(entry.container.state, started_at="2020-01-01T00:00:00Z")
-        entry.container = replace(entry.container, state=old)
+        unit = w.manager._catalog.unit("c1")
+        old = replace(unit.container.state, started_at="2020-01-01T00:00:00Z")
+        unit.container = replace(unit.container, state=old)
         w.runtime.fail["start"] = OperationFailedError("not now")
         w.runtime.end("c1", 1)
         await w.until(lambda: w.actions.count("stopped") == 2)
-        await w.until(lambda: entry.restart_timer is not None)
-        assert entry.restart_delay == pytest.approx(0.4)
+        await w.until(lambda: unit.restart_timer is not None)
+        assert unit.restart_delay == pytest.approx(0.4)
         w.runtime.fail.clear()
 
 
@@ -390,12 +391,12 @@ async def test_starts_that_fail_long_after_the_last_run_come_at_growing_distance
 async def test_a_clock_that_jumps_changes_no_delay(monkeypatch: pytest.MonkeyPatch, year: int) -> None:
     async with world() as w:
         await started(w, policy="always")
-        entry = w.manager._catalog.entry("c1")
-        entry.restart_delay = 0.2
+        unit = w.manager._catalog.unit("c1")
+        unit.restart_delay = 0.2
         monkeypatch.setattr(time, "time_ns", lambda: (year - 1970) * 31_556_952 * 10**9)
         w.runtime.end("c1", 1)
-        await w.until(lambda: entry.restart_timer is not None)
-        assert entry.restart_delay == pytest.approx(0.4)
+        await w.until(lambda: unit.restart_timer is not None)
+        assert unit.restart_delay == pytest.approx(0.4)
 
 
 async def test_times_of_records_that_make_no_sense_harm_nothing() -> None:
@@ -453,7 +454,7 @@ async def test_nothing_is_started_again_once_the_agent_ends() -> None:
         await started(w, policy="always")
         w.runtime.end("c1", 1)
         await w.manager.close()
-        assert w.manager._catalog.entry("c1").restart_timer is None
+        assert w.manager._catalog.unit("c1").restart_timer is None
         assert not w.runtime.live
 
 

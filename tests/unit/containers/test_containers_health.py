@@ -262,9 +262,10 @@ async def test_a_container_found_running_is_checked_again() -> None:
 async def test_without_a_check_there_is_no_watcher_and_with_one_none_is_left() -> None:
     async with world() as w:
         await run(w, described())
-        assert not w.manager._lifecycle.health._watchers
+        assert w.manager._catalog.unit("c1")._health is None
         await w.manager.remove("c1", force=True)
         await run(w, with_check())
-        assert len(w.manager._lifecycle.health._watchers) == 1
+        watcher = w.manager._catalog.unit("c1")._health
+        assert watcher is not None
         await w.manager.remove("c1", force=True)
-        assert not w.manager._lifecycle.health._watchers
+        await w.until(watcher.cancelled)

@@ -33,7 +33,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[st
 
 async def ended(w: World, code: int) -> None:
     w.runtime.end("c1", code)
-    await w.until(lambda: w.state("c1").status is Status.EXITED and not w.manager._tasks)
+    await w.until(lambda: w.state("c1").status is Status.EXITED and w.manager._jobs.idle)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,9 @@ async def test_stop_by_hand_is_logged_and_so_is_one_in_the_pause(caplog: pytest.
         )
         assert told(caplog)[-1] == said
         await w.manager.start("c1")
-        w.manager._catalog.entry("c1").restart_delay = 10_000.0
+        w.manager._catalog.unit("c1").restart_delay = 10_000.0
         w.runtime.end("c1", 3)
-        await w.until(lambda: w.state("c1").status is Status.EXITED and not w.manager._tasks)
+        await w.until(lambda: w.state("c1").status is Status.EXITED and w.manager._jobs.idle)
         assert told(caplog)[-1] == "exited: exit code 3 (restart in 60 s)"
         await w.manager.stop("c1")
         assert told(caplog)[-1] == "stopped by hand: pending restart cancelled"
@@ -193,7 +193,7 @@ async def test_failed_restart_is_logged_with_the_next_attempt(caplog: pytest.Log
         w.runtime.fail["start"] = OperationFailedError("runc says no")
         w.runtime.end("c1", 1)
         await w.until(lambda: w.actions.count("stopped") == 2)
-        await w.until(lambda: w.manager._catalog.entry("c1").restart_timer is not None)
+        await w.until(lambda: w.manager._catalog.unit("c1").restart_timer is not None)
         assert w.state("c1").error == "runc says no (did not start again)"
     assert told(caplog, logging.WARNING)[:2] == [
         "automatic start failed: runc says no (restart in 0.2 s)",
@@ -211,7 +211,7 @@ async def test_last_attempt_of_on_failure_is_logged_as_the_last(caplog: pytest.L
         await w.manager.start("c1")
         w.runtime.fail["start"] = OperationFailedError("runc says no")
         w.runtime.end("c1", 1)
-        await w.until(lambda: w.actions[-1] == "stopped" and not w.manager._tasks)
+        await w.until(lambda: w.actions[-1] == "stopped" and w.manager._jobs.idle)
     said = "automatic start failed: runc says no (not restarted: policy on-failure, 1 of 1 restarts used)"
     assert told(caplog, logging.WARNING) == [said]
 
@@ -256,15 +256,15 @@ async def test_container_restarts_though_its_run_cannot_be_released(
 
     async with world() as w:
         await started(w, policy="always")
-        one = w.manager._lifecycle
+        peers = w.manager._peers
         monkeypatch.setattr(
-            one._logs if room == "logs" else one._network,
+            peers.logs if room == "logs" else peers.network,
             {"logs": "finish", "network": "disconnect"}[room],
             broken,
         )
         w.runtime.end("c1", 3)
         await w.until(lambda: w.actions.count("running") == 2)
-        assert "what its run held could not be released" in caplog.text
+        assert "cannot release what its run held" in caplog.text
 
 
 async def test_record_that_a_bug_kept_from_the_disk_is_written_later(monkeypatch: pytest.MonkeyPatch) -> None:

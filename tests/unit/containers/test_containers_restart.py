@@ -22,39 +22,39 @@ from support.managers import World, described, started, world
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from pycm.containers.catalog import Entry
+    from pycm.containers.unit import Unit
 
 AWAY = UnavailableError("containerd at /c.sock does not answer")
 POLICIES = ["always", "unless-stopped", "on-failure"]
 
 
-def entry_of(w: World) -> Entry:
-    return w.manager._catalog.entry("c1")
+def unit_of(w: World) -> Unit:
+    return w.manager._catalog.unit("c1")
 
 
-async def pausing(w: World, policy: str = "unless-stopped", code: int = 3) -> Entry:
+async def pausing(w: World, policy: str = "unless-stopped", code: int = 3) -> Unit:
     """c1 has exited and its restart is hours away."""
     await started(w, policy=policy)
-    entry = entry_of(w)
-    host = entry.container.host_config
+    unit = unit_of(w)
+    host = unit.container.host_config
     assert host is not None
     assert host.restart_policy is not None
     slow = replace(host.restart_policy, retry_timeout=10**18)
-    entry.container = replace(entry.container, host_config=replace(host, restart_policy=slow))
-    entry.restart_delay = 10_000.0
+    unit.container = replace(unit.container, host_config=replace(host, restart_policy=slow))
+    unit.restart_delay = 10_000.0
     w.runtime.end("c1", code)
-    await w.until(lambda: entry.restart_timer is not None)
-    return entry
+    await w.until(lambda: unit.restart_timer is not None)
+    return unit
 
 
 def starts(w: World) -> int:
     return w.runtime.calls.count(("start", "c1"))
 
 
-async def restart_is_over(w: World, entry: Entry) -> None:
+async def restart_is_over(w: World, unit: Unit) -> None:
     """Fail if anything is left that could start the container."""
-    assert entry.restart_timer is None
-    await w.until(lambda: not w.manager._tasks)
+    assert unit.restart_timer is None
+    await w.until(lambda: w.manager._jobs.idle)
     assert starts(w) == 1
 
 
@@ -67,10 +67,41 @@ async def test_restart_writes_the_end_and_the_new_run_and_nothing_else(code: int
         await started(w, policy="always")
         before = w.store.writes
         w.runtime.end("c1", code)
-        await w.until(lambda: w.actions.count("running") == 2 and not w.manager._tasks)
+        await w.until(lambda: w.actions.count("running") == 2 and w.manager._jobs.idle)
         assert w.store.writes - before == 2
         assert w.store.saved["c1"] == w.manager.get("c1")
         assert w.store.saved["c1"].restart_count == 1
+
+
+async def test_start_by_hand_writes_the_new_run_and_nothing_else() -> None:
+    async with world() as w:
+        await started(w, policy="unless-stopped")
+        await w.manager.stop("c1")
+        before = w.store.writes
+        await w.manager.start("c1")
+        assert w.store.writes - before == 1
+        assert w.store.saved["c1"] == w.manager.get("c1")
+        assert not w.store.saved["c1"].manually_stopped
+
+
+async def test_start_that_a_killed_agent_did_not_record_is_no_longer_stopped_by_hand() -> None:
+    runtime, store = FakeRuntime(), FakeStore()
+    async with world(runtime=runtime, store=store) as w:
+        await started(w, policy="unless-stopped")
+        await w.manager.stop("c1")
+        before = store.saved["c1"]
+        await w.manager.start("c1")
+    store.saved["c1"] = before
+    async with world(runtime=runtime, store=store) as w:
+        await w.until(lambda: w.state("c1").status is Status.RUNNING)
+        assert not store.saved["c1"].manually_stopped
+
+
+async def test_restart_for_which_containerd_is_away_writes_once_and_does_not_count() -> None:
+    async with world() as w:
+        unit = await waiting_for_containerd(w, runs=False)
+        assert w.store.writes == 5, "creation twice, start, end, failed start"
+        assert unit.container.restart_count == w.store.saved["c1"].restart_count == 0
 
 
 async def test_restart_that_fails_writes_its_failure_with_the_count() -> None:
@@ -107,7 +138,7 @@ async def test_stop_in_the_restart_pause_cancels_the_restart_and_counts_as_a_sto
     policy: str,
 ) -> None:
     async with world() as w:
-        entry = await pausing(w, policy)
+        unit = await pausing(w, policy)
         before = w.state("c1")
         await w.manager.stop("c1")
         container = w.manager.get("c1")
@@ -118,7 +149,7 @@ async def test_stop_in_the_restart_pause_cancels_the_restart_and_counts_as_a_sto
         assert w.store.saved["c1"] == container
         assert w.actions == ["created", "running", "exited", "stopped"]
         assert ("signal", "c1") not in w.runtime.calls
-        await restart_is_over(w, entry)
+        await restart_is_over(w, unit)
 
 
 async def test_stop_in_the_pause_after_a_failed_start_keeps_its_error() -> None:
@@ -126,9 +157,9 @@ async def test_stop_in_the_pause_after_a_failed_start_keeps_its_error() -> None:
         await started(w, policy="always")
         w.runtime.fail["start"] = OperationFailedError("not now")
         w.runtime.end("c1", 1)
-        await w.until(lambda: "stopped" in w.actions and entry_of(w).restart_timer is not None)
+        await w.until(lambda: "stopped" in w.actions and unit_of(w).restart_timer is not None)
         await w.manager.stop("c1")
-        assert entry_of(w).restart_timer is None
+        assert unit_of(w).restart_timer is None
         assert "not now" in w.state("c1").error
 
 
@@ -147,7 +178,7 @@ async def test_stop_of_an_exited_container_without_a_pending_restart_is_refused(
     async with world() as w:
         await started(w, policy=policy)
         w.runtime.end("c1", code)
-        await w.until(lambda: w.state("c1").status is Status.EXITED and not w.manager._tasks)
+        await w.until(lambda: w.state("c1").status is Status.EXITED and w.manager._jobs.idle)
         with pytest.raises(ConflictError, match=r"cannot perform stop operation .* with state: Exited"):
             await w.manager.stop("c1")
         container = w.manager.get("c1")
@@ -157,23 +188,23 @@ async def test_stop_of_an_exited_container_without_a_pending_restart_is_refused(
 
 async def test_stop_while_the_restart_timer_has_fired_and_waits_for_the_lock_wins() -> None:
     async with world() as w:
-        entry = await pausing(w)
-        async with entry.lock:
+        unit = await pausing(w)
+        async with unit.lock:
             stop = asyncio.create_task(w.manager.stop("c1"))
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # it is the first to wait for the lock
-            restart = asyncio.create_task(w.manager._lifecycle._restart(entry))
+            restart = asyncio.create_task(unit.restart())
             await asyncio.sleep(0)
         await asyncio.gather(stop, restart)
-        await restart_is_over(w, entry)
+        await restart_is_over(w, unit)
 
 
 async def test_stop_in_the_pause_is_recorded_later_when_the_disk_is_full() -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         w.store.full = True
         await w.manager.stop("c1")
-        await restart_is_over(w, entry)
+        await restart_is_over(w, unit)
         w.store.full = False
         await w.manager._catalog.save_refused()
         assert w.store.saved["c1"].manually_stopped
@@ -181,17 +212,17 @@ async def test_stop_in_the_pause_is_recorded_later_when_the_disk_is_full() -> No
 
 async def test_container_stopped_in_the_pause_starts_by_hand_as_any_other() -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         await w.manager.stop("c1")
         await w.manager.start("c1")
         assert w.state("c1").status is Status.RUNNING
-        assert not entry.container.manually_stopped
+        assert not unit.container.manually_stopped
 
 
 # ── containerd is away ──
 
 
-async def waiting_for_containerd(w: World, *, runs: bool) -> Entry:
+async def waiting_for_containerd(w: World, *, runs: bool) -> Unit:
     """The restart of c1 has failed because containerd went away; *runs*: though the task was made."""
     await started(w, policy="always")
     real = w.runtime.start
@@ -204,25 +235,25 @@ async def waiting_for_containerd(w: World, *, runs: bool) -> Entry:
 
     w.runtime.start = start  # type: ignore[method-assign]
     w.runtime.end("c1", 1)
-    entry = entry_of(w)
-    await w.until(lambda: entry.waits_for_runtime and entry.restart_timer is not None)
-    entry.cancel_restart()  # the next attempt is hours away
-    entry.restart_timer = asyncio.get_running_loop().call_later(10_000, lambda: None)
+    unit = unit_of(w)
+    await w.until(lambda: unit.waits_for_runtime and unit.restart_timer is not None)
+    unit.cancel_restart()  # the next attempt is hours away
+    unit.restart_timer = asyncio.get_running_loop().call_later(10_000, lambda: None)
     w.runtime.start = real  # type: ignore[method-assign]
-    return entry
+    return unit
 
 
 async def back(w: World) -> None:
     w.runtime.available = True
     w.runtime.emit(RuntimeConnected(tuple(w.runtime.live.values())))
-    await w.until(lambda: w.runtime._events.empty() and not w.manager._tasks)
+    await w.until(lambda: w.runtime._events.empty() and w.manager._jobs.idle)
 
 
 async def test_stop_cancels_a_restart_that_waits_for_containerd() -> None:
     async with world() as w:
-        entry = await waiting_for_containerd(w, runs=False)
+        unit = await waiting_for_containerd(w, runs=False)
         await w.manager.stop("c1")
-        assert entry.restart_timer is None
+        assert unit.restart_timer is None
         before = starts(w)
         await back(w)
         assert (w.state("c1").status, starts(w)) == (Status.STOPPED, before)
@@ -239,7 +270,7 @@ async def test_task_that_an_unanswered_start_has_left_is_ended_after_a_stop_mean
         container = w.manager.get("c1")
         assert container is not None
         assert container.manually_stopped
-        assert (container.state.exit_code, entry_of(w).restart_timer) == (143, None)
+        assert (container.state.exit_code, unit_of(w).restart_timer) == (143, None)
 
 
 async def test_without_a_stop_the_task_of_an_unanswered_start_is_adopted() -> None:
@@ -292,10 +323,10 @@ async def test_stop_of_a_container_that_waits_for_its_provider_at_boot_cancels_i
     runtime.start = start  # type: ignore[method-assign]
     records = (ended_record("provider"), consumer_record(policy))
     async with beginning(*records, runtime=runtime) as w:
-        await w.until(lambda: w.manager._boot_begun and entry_of(w).known)
+        await w.until(lambda: w.manager._boot_begun and unit_of(w).known)
         await w.manager.stop("c1")
         gate.set()
-        await w.until(lambda: w.state("provider").status is Status.RUNNING and not w.manager._tasks)
+        await w.until(lambda: w.state("provider").status is Status.RUNNING and w.manager._jobs.idle)
         assert (w.state("c1").status, starts(w)) == (Status.STOPPED, 0)
         assert w.store.saved["c1"].manually_stopped
 
@@ -308,7 +339,7 @@ async def test_stop_before_containerd_has_answered_cancels_the_start_with_the_ag
         await w.manager.stop("c1")
         assert w.state("c1").status is Status.STOPPED
         runtime.available = True
-        await w.until(lambda: w.manager._boot_begun and not w.manager._tasks)
+        await w.until(lambda: w.manager._boot_begun and w.manager._jobs.idle)
         assert (w.state("c1").status, starts(w)) == (Status.STOPPED, 0)
 
 
@@ -326,19 +357,19 @@ async def test_stop_before_containerd_has_answered_is_refused_where_nothing_woul
 
 async def test_remove_in_the_pause_is_final() -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         await w.manager.remove("c1")
-        await restart_is_over(w, entry)
+        await restart_is_over(w, unit)
         assert (w.manager.list(), w.store.saved) == ([], {})
 
 
 async def test_remove_that_fails_in_the_pause_leaves_the_restart_pending() -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         w.runtime.fail["remove"] = OperationFailedError("busy")
         with pytest.raises(OperationFailedError):
             await w.manager.remove("c1")
-        assert entry.restart_timer is not None
+        assert unit.restart_timer is not None
 
 
 async def test_remove_that_fails_does_not_start_what_was_not_to_be_started() -> None:
@@ -348,25 +379,25 @@ async def test_remove_that_fails_does_not_start_what_was_not_to_be_started() -> 
         w.runtime.fail["remove"] = OperationFailedError("busy")
         with pytest.raises(OperationFailedError):
             await w.manager.remove("c1")
-        await restart_is_over(w, entry_of(w))
+        await restart_is_over(w, unit_of(w))
 
 
 async def test_update_of_the_policy_in_the_pause_applies_at_once() -> None:
     async with world() as w:
-        entry = await pausing(w, "always")
+        unit = await pausing(w, "always")
         await w.manager.update("c1", UpdateOptions(restart_policy=RestartPolicy(type="no")))
-        await restart_is_over(w, entry)
+        await restart_is_over(w, unit)
         await w.manager.update("c1", UpdateOptions(restart_policy=RestartPolicy(type="unless-stopped")))
-        assert entry.restart_delay == pytest.approx(0.1), "the back-off begins again"
+        assert unit.restart_delay == pytest.approx(0.1), "the back-off begins again"
         await w.until(lambda: w.state("c1").status is Status.RUNNING)
 
 
 async def test_rename_in_the_pause_leaves_the_restart_pending() -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         await w.manager.rename("c1", "other")
-        assert entry.restart_timer is not None
-        await w.manager._lifecycle._restart(entry)
+        assert unit.restart_timer is not None
+        await unit.restart()
         container = w.manager.get("c1")
         assert container is not None
         assert (container.name, container.state.status) == ("other", Status.RUNNING)
@@ -374,20 +405,20 @@ async def test_rename_in_the_pause_leaves_the_restart_pending() -> None:
 
 async def test_start_in_the_pause_starts_once() -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         await w.manager.start("c1")
-        assert (entry.restart_timer, entry.container.restart_count, starts(w)) == (None, 0, 2)
+        assert (unit.restart_timer, unit.container.restart_count, starts(w)) == (None, 0, 2)
 
 
 @pytest.mark.parametrize("error", [OperationFailedError("not now"), AWAY])
 async def test_start_by_hand_that_fails_in_the_pause_leaves_the_restart_pending(error: Exception) -> None:
     async with world() as w:
-        entry = await pausing(w)
+        unit = await pausing(w)
         w.runtime.fail["start"] = error
         with pytest.raises(type(error)):
             await w.manager.start("c1")
-        assert entry.restart_timer is not None
-        assert entry.waits_for_runtime is (error is AWAY)
+        assert unit.restart_timer is not None
+        assert unit.waits_for_runtime is (error is AWAY)
 
 
 async def test_start_by_hand_that_fails_without_a_pending_restart_is_not_repeated() -> None:
@@ -396,4 +427,4 @@ async def test_start_by_hand_that_fails_without_a_pending_restart_is_not_repeate
         w.runtime.fail["start"] = OperationFailedError("not now")
         with pytest.raises(OperationFailedError):
             await w.manager.start("c1")
-        await restart_is_over(w, entry_of(w))
+        await restart_is_over(w, unit_of(w))

@@ -8,9 +8,8 @@ from typing import cast
 import pytest
 
 from pycm.containers import manager
-from pycm.containers.catalog import Entry
-from pycm.containers.lifecycle import Lifecycle
 from pycm.containers.settings import Settings
+from pycm.containers.unit import Unit
 from pycm.model import states
 from pycm.model.container import (
     Container,
@@ -131,7 +130,7 @@ async def test_what_starts_at_boot(policy: str, manual: bool, before: bool, star
         described(policy=policy), state=state, manually_stopped=manual, started_successfully_before=before
     )
     async with world(record, runtime=FakeRuntime()) as w:
-        await w.until(lambda: not w.manager._tasks)
+        await w.until(lambda: w.manager._jobs.idle)
         assert (w.state("c1").status is Status.RUNNING) == starts
         if starts:
             container = w.manager.get("c1")
@@ -216,14 +215,14 @@ async def test_manager_follows_containerd_after_unexpected_errors(
 
     monkeypatch.setattr(runtime, "connect", connect)
     store.saved["c0"] = replace(running_record(99), id="c0", host_name="c0", name="c0")
-    reconcile = Lifecycle.reconcile
+    reconcile = Unit.reconcile
 
-    async def buggy(self: Lifecycle, entry: Entry, task: Task | None) -> None:
-        if entry.id == "c0":
+    async def buggy(self: Unit, task: Task | None) -> None:
+        if self.id == "c0":
             raise TypeError("a bug")
-        await reconcile(self, entry, task)
+        await reconcile(self, task)
 
-    monkeypatch.setattr(Lifecycle, "reconcile", buggy)
+    monkeypatch.setattr(Unit, "reconcile", buggy)
     async with world(runtime=runtime, store=store) as w:
         await w.until(lambda: "running" in w.actions)
         runtime.emit(TaskOOM(cast("str", ["unhashable"])))

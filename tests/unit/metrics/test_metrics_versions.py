@@ -71,7 +71,7 @@ def test_a_v1_container_has_all_standard_measurements(v1):
         ids.CPU_THROTTLED: 1.5,
         ids.MEMORY_OOM_KILLS: 4,
     }
-    assert sampler.oom_kills("c1") == 4
+    assert sampler.close("c1") == 4
     sampler.close_all()
 
 
