@@ -70,7 +70,7 @@ def test_containers_share_a_range_of_ports_until_it_is_full(world: World) -> Non
     assert world.machine.fetch("http://127.0.0.1:30556/name") == "second-host\n"
     world.create("third", port_mappings=shared)
     done = world.agent.call("start", "third")
-    taken = "host port 30555/tcp is taken by container first, and so are the others up to 30556"
+    taken = "host port 30555/tcp is taken by container first, and the others up to 30556 are taken too"
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert f"port mapping 30555-30556:80/tcp: {taken}" in done.stderr
     world.agent.cm("stop", "-t", "1s", "-f", "first")
@@ -140,7 +140,7 @@ def test_ports_that_make_no_sense_are_one_clear_error(world: World, flag: str, s
         (port(30555, proto="icmp"), "protocol 'icmp' is not tcp, udp or sctp"),
         (
             port(30555, host_ip="device.local"),
-            "host_ip 'device.local' is neither localhost nor an IPv4 address",
+            "host_ip must be localhost or an IPv4 address of this machine, got 'device.local'",
         ),
     ],
 )

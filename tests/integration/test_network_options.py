@@ -144,7 +144,9 @@ def test_a_name_that_another_interface_has_is_an_error_of_bridge_containers(
     with configured(tmp_path, containerd, machine, 'name = "lo"') as world:
         world.create("one")
         assert_refused(
-            world, "one", "network.default_bridge.name: 'lo' is an interface of this machine and no bridge"
+            world,
+            "one",
+            "network.default_bridge.name: 'lo' is an interface of this machine, but not a bridge",
         )
     assert machine.interfaces() == []
 
@@ -202,7 +204,7 @@ def test_the_bridge_keeps_its_address_while_containers_are_on_it(
         agent.config.write_text(agent.config.read_text().replace("10.77.3.1", "10.88.3.1"))
         agent.start()
         assert world.start("two") == "10.77.3.3"
-        assert "the bridge keeps 10.77.3.1/24 while containers are connected to it" in agent.text()
+        assert "containers are connected (keeping 10.77.3.1/24)" in agent.text()
         for name in ("one", "two"):
             agent.cm("stop", name)
         agent.cm("start", "one")
@@ -319,7 +321,7 @@ def test_without_ip_tables_there_are_no_rules_and_no_published_ports(
         assert "CNI" not in machine.run("iptables-save").stdout
         done = world.try_create("refused", port_mappings=[port(30555)])
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert "network.default_bridge.ip_tables = false forbids" in done.stderr
+        assert "network.default_bridge.ip_tables is false" in done.stderr
 
 
 # ── machines that cannot, or must not ──
@@ -333,14 +335,13 @@ def assert_only_host_mode(world: World, said: str) -> None:
     assert world.machine.interfaces() == []
 
 
-def test_without_plugins_bridge_containers_are_refused_with_the_package_to_install(
+def test_bridge_containers_without_plugins_are_refused(
     tmp_path: Path, containerd: ContainerdServer, machine: Machine
 ) -> None:
     directories = f'cni_bin_dirs = ["{tmp_path}/none"]'
     with configured(tmp_path, containerd, machine, "", directories) as world:
-        said = f"CNI plugins bridge, host-local, firewall, which are not in {tmp_path}/none: install the CNI plugins"
+        said = f"CNI plugins bridge, host-local, firewall, which are not in {tmp_path}/none"
         assert_only_host_mode(world, said)
-        assert "containernetworking-plugins" in world.try_create("bridged").stderr
 
 
 def test_one_missing_plugin_is_named_when_it_is_needed(
@@ -359,7 +360,7 @@ def test_one_missing_plugin_is_named_when_it_is_needed(
         world.agent.start()
         assert world.agent.state("one")["running"]
         world.agent.cm("stop", "one")
-        assert "its network cannot be removed" in world.agent.text()
+        assert "cannot remove its network" in world.agent.text()
         assert world.agent.call("start", "one").returncode == 1
         (tmp_path / "some" / "bridge").symlink_to(f"{PLUGINS}/bridge")
         world.agent.cm("start", "one")
@@ -369,7 +370,7 @@ def test_a_bridge_that_is_switched_off_leaves_host_mode(
     tmp_path: Path, containerd: ContainerdServer, machine: Machine
 ) -> None:
     with configured(tmp_path, containerd, machine, "disable = true") as world:
-        assert_only_host_mode(world, "network mode bridge is switched off (network.default_bridge.disable)")
+        assert_only_host_mode(world, "network mode bridge is disabled (network.default_bridge.disable")
 
 
 @pytest.mark.parametrize("broken", ["bridge", "host-local", "portmap", "firewall"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network mode "bridge": each container in a network namespace of its own, connected by CNI plugins.
+"""Network mode "bridge": each container is in a network namespace of its own, connected by CNI plugins.
 
-Connecting is: record, namespace, plugins, record of what they gave, files. Each step is written down before it is taken, and
-disconnecting goes the same way back: an agent that dies between any two steps leaves what the next one finds and removes.
+To connect is: record, namespace, plugins, record of their result, files. Each step is recorded before it is done, and disconnecting
+undoes the steps in reverse: what an agent leaves that dies between two steps, the next one finds and removes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pycm.config.values import bridge_address
 from pycm.errors import ConflictError, OperationFailedError, PycmError
@@ -23,6 +23,7 @@ from pycm.network import conf, files, machine, publish
 from pycm.network.plugins import Plugins, Records, Sandbox, find_address, iptables
 from pycm.storage.files import open_regular
 from pycm.storage.store import identifier
+from pycm.waiting import Once
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -35,7 +36,7 @@ log = logging.getLogger("pycm.network")
 
 
 class BridgeNetwork:
-    """The part of ports.Network for mode bridge. `prepare` once, before anything else."""
+    """The part of ports.Network for mode bridge. Call `prepare` first, once."""
 
     def __init__(self, home_dir: str, options: Options, files: ContainerFiles, etc: str = "/etc") -> None:
         self._home = home_dir
@@ -47,18 +48,17 @@ class BridgeNetwork:
         self._namespaces = os.path.join(options.exec_root_dir, "netns")
         self._records = Records(os.path.join(network, "sandboxes"))
         self._plugins = Plugins(options.cni_bin_dirs, os.path.join(network, "plugins.lock"))
-        #: Held while the bridge is set up and ports are given away.
-        self._giving = asyncio.Lock()
+        #: Held while the bridge is set up and ports are allocated.
+        self._allocating = asyncio.Lock()
         self._refreshing = asyncio.Lock()
-        self._addressing: Addressing | None = None
-        self._told_other_address = False
-        #: The rule that an earlier agent, configured otherwise, may have left is gone.
+        self._other_address = Once()
+        #: Whether the rule that an earlier agent with `icc = false` may have left is removed.
         self._joined = False
 
     # ── start of the agent ──
 
     async def prepare(self) -> None:
-        """Read what earlier agents have made. Log why the configured network cannot be used now; it may be usable later."""
+        """Read what earlier agents made. Log why the configured network is unusable now; it may be usable later."""
         await asyncio.to_thread(self._prepare)
 
     def _prepare(self) -> None:
@@ -82,20 +82,20 @@ class BridgeNetwork:
                 conf.check_free(wanted, machine.taken(options.name))
 
     def _guessed(self, container_id: str) -> Sandbox:
-        """For a record that is damaged: enough to undo what plugins have done; they find it by the container's id and address."""
+        """Replace a damaged record: plugins find what they have to undo by the container's id and address."""
         address = find_address(os.path.join(self._data, self._options.name), container_id)
         chain, result = conf.guess(self._options, self._data, address)
         return Sandbox(container_id, self._namespace(container_id), chain, result=result, address=address)
 
     async def clear(self, kept: Collection[str]) -> None:
-        """Remove what was made for any other container than *kept*, and bring the hosts files of those up to date."""
+        """Remove what was made for containers that are not *kept*, and update the hosts files of those that are."""
         for container_id in [name for name in self._records.sandboxes if name not in kept]:
-            log.info("container %s: what is left of its network is removed", container_id)
+            log.info("container %s: removing its network, which an earlier agent left", container_id)
             await self.disconnect(container_id)
-        # in this order: what is made meanwhile is recorded before
-        there = await asyncio.to_thread(machine.list_namespaces, self._namespaces)
+        # In this order: what is made meanwhile is recorded first.
+        present = await asyncio.to_thread(machine.list_namespaces, self._namespaces)
         known = {os.path.basename(sandbox.namespace) for sandbox in self._records.sandboxes.values()}
-        for name in there:
+        for name in present:
             if name not in known:
                 await self._remove_unknown(os.path.join(self._namespaces, name))
         await self._refresh()
@@ -104,30 +104,30 @@ class BridgeNetwork:
         try:
             await asyncio.to_thread(machine.remove_namespace, path)
         except OperationFailedError as error:
-            log.warning("%s", error)
+            log.warning("bridge network: %s", error)
 
     # ── a container ──
 
     def check(self, container: Container) -> None:
-        """ConflictError if this machine cannot do it, InvalidInputError if nobody can."""
+        """Errors: ConflictError if this machine cannot give it its network, InvalidInputError if no machine can."""
         if self._options.disable:
             raise ConflictError(
-                "network mode bridge is switched off (network.default_bridge.disable): use network mode host;"
-                " an error in section network, which the agent's log names, switches it off too"
+                "network mode bridge is disabled (network.default_bridge.disable, or an error in section network)",
+                hint="Use network mode host. The agent's log names an error in section network.",
             )
         host = container.host_config or HostConfig()
         asked = publish.wanted(host.port_mappings)
         if asked and not self._options.ip_tables:
             raise ConflictError(
-                "port mappings need packet filter rules, which network.default_bridge.ip_tables = false forbids"
+                "port mappings need packet filter rules, but network.default_bridge.ip_tables is false"
             )
         plugins = conf.needed(self._options, publishes=bool(asked))
         self._plugins.check(plugins, packet_filter=self._options.ip_tables)
 
     async def connect(self, container: Container) -> Container:
-        """Everything, or nothing and an error."""
+        """Connect it completely, or leave nothing behind and raise the error."""
         await self._remove_rest(container.id)
-        sandbox = await self._give(container)
+        sandbox = await self._allocate(container)
         try:
             await asyncio.to_thread(machine.make_namespace, sandbox.namespace)
             fail_point("network.namespace-made")
@@ -141,15 +141,15 @@ class BridgeNetwork:
         return container
 
     async def _remove_rest(self, container_id: str) -> None:
-        """Of an earlier run, if its end was cut short. The container does not run: its start has been asked for."""
+        """Remove the network of an earlier run. The container does not run, because it is about to be started."""
         if container_id in self._records.sandboxes:
             await self._disconnect(container_id)
 
-    async def _give(self, container: Container) -> Sandbox:
-        """Set up the bridge and give ports away, one container at a time; the record makes them its own."""
+    async def _allocate(self, container: Container) -> Sandbox:
+        """Set up the bridge and allocate ports, one container at a time. The record makes them the container's own."""
         host = container.host_config or HostConfig()
         asked = publish.wanted(host.port_mappings)
-        async with self._giving:
+        async with self._allocating:
             addressing = await self._set_up()
             others = {name: other.published for name, other in self._records.sandboxes.items()}
             published = await asyncio.to_thread(publish.choose, asked, others, container.id) if asked else ()
@@ -170,7 +170,6 @@ class BridgeNetwork:
     async def _set_up(self) -> Addressing:
         in_use = any(sandbox.connected for sandbox in self._records.sandboxes.values())
         addressing = await asyncio.to_thread(self._make_bridge, in_use=in_use)
-        self._addressing = addressing
         if self._options.ip_tables:
             await self._set_separation()
         return addressing
@@ -179,28 +178,24 @@ class BridgeNetwork:
         options = self._options
         current = machine.interface_address(options.name)
         taken = machine.taken(options.name)
-        if not options.ip4:  # else somebody wants it so: the name server may be on the bridge
+        if not options.ip4:  # a configured network may contain the name server: it can be on the bridge
             taken += [
                 conf.Taken(server, "a name server")
                 for server in files.servers(files.read_resolv_conf(self._etc))
             ]
         addressing = conf.choose_network(options, current, taken, in_use=in_use)
-        if options.ip4 and str(addressing.bridge) != options.ip4 and not self._told_other_address:
-            self._told_other_address = True
-            log.warning(
-                "network.default_bridge.ip4 is %s; the bridge keeps %s while containers are connected to it",
-                options.ip4,
-                addressing.bridge,
-            )
+        if options.ip4 and str(addressing.bridge) != options.ip4 and self._other_address.is_new():
+            text = "bridge network: cannot use network.default_bridge.ip4 %s yet: containers are connected (keeping %s)"
+            log.warning(text, options.ip4, addressing.bridge)
         machine.ensure_bridge(options.name, addressing.bridge, options.mtu)
         if options.ip_forward:
             machine.forward()
         return addressing
 
     async def _set_separation(self) -> None:
-        """With `icc` off, nothing goes from the bridge through the machine back to the bridge: published ports too.
+        """Without `icc`, drop packets that go from the bridge through the machine back to the bridge, also to published ports.
 
-        The rule stands in the chain that the firewall plugin asks before its own rules, which let everything through.
+        The rule is in the chain that is evaluated before the own rules of the firewall plugin, which accept everything.
         """
         rule = (conf.ADMIN_CHAIN, "-i", self._options.name, "-o", self._options.name, "-j", "DROP")
         if self._options.icc:
@@ -216,17 +211,15 @@ class BridgeNetwork:
             )
 
     async def _connect(self, sandbox: Sandbox) -> Sandbox:
-        async def keep(result: dict[str, Any]) -> None:
-            nonlocal sandbox
-            sandbox = replace(sandbox, result=result)
+        async def keep(sandbox: Sandbox) -> None:
             await asyncio.to_thread(self._records.save, sandbox)
             fail_point("network.result-recorded")
 
-        result = await self._plugins.add(sandbox.id, sandbox.namespace, sandbox.chain, keep)
-        endpoint = conf.parse_endpoint(result)
+        sandbox = await self._plugins.add(sandbox, keep)
+        endpoint = conf.parse_endpoint(sandbox.result or {})
         if not self._options.icc:
             await asyncio.to_thread(machine.isolate, endpoint.peer)
-        sandbox = replace(sandbox, connected=True, address=endpoint.address)
+        sandbox = sandbox._replace(connected=True, address=endpoint.address)
         await asyncio.to_thread(self._records.save, sandbox)
         fail_point("network.connected")
         return sandbox
@@ -263,27 +256,22 @@ class BridgeNetwork:
         )
 
     async def disconnect(self, container_id: str) -> None:
-        """The container does not run any more. What cannot be undone now stays recorded, and is tried again."""
+        """The container has ended. What cannot be removed now stays recorded and is retried."""
         if container_id not in self._records.sandboxes:
             return
         try:
             await self._disconnect(container_id)
         except PycmError as error:
-            log.error(
-                "container %s: its network cannot be removed: %s (retrying at its next start)",
-                container_id,
-                error,
-            )
+            text = "container %s: cannot remove its network: %s (retrying at its next start)"
+            log.error(text, container_id, error.detail)
         await self._refresh()
 
     async def _disconnect(self, container_id: str) -> None:
         sandbox = self._records.sandboxes[container_id]
-        if sandbox.connected:  # nobody's peer any more
-            sandbox = replace(sandbox, connected=False)
-            self._records.sandboxes[container_id] = sandbox
-        there = await asyncio.to_thread(os.path.exists, sandbox.namespace)
-        namespace = sandbox.namespace if there else ""
-        await self._plugins.delete(container_id, namespace, sandbox.chain, sandbox.result)
+        # From now on it is not a peer of other containers.
+        sandbox = self._records.sandboxes[container_id] = sandbox._replace(connected=False)
+        exists = await asyncio.to_thread(os.path.exists, sandbox.namespace)
+        await self._plugins.delete(sandbox if exists else sandbox._replace(namespace=""))
         await asyncio.to_thread(machine.remove_namespace, sandbox.namespace)
         fail_point("network.namespace-removed")
         await asyncio.to_thread(self._records.delete, container_id)
@@ -295,7 +283,7 @@ class BridgeNetwork:
     # ── hosts files ──
 
     async def _refresh(self) -> None:
-        """Bring the hosts files up to date of those who name other containers; somebody has come or gone."""
+        """Update the hosts files that name other containers, after a container was connected or disconnected."""
         async with self._refreshing:
             await asyncio.to_thread(self._files.as_containers_see_them, self._write_hosts)
 
@@ -305,9 +293,8 @@ class BridgeNetwork:
                 try:
                     _rewrite(sandbox, self._hosts(sandbox))
                 except OSError as error:
-                    log.error(
-                        "container %s: cannot write %s: %s", sandbox.id, sandbox.hosts_path, error.strerror
-                    )
+                    text = "container %s: cannot update %s: %s"
+                    log.error(text, sandbox.id, sandbox.hosts_path, error.strerror)
 
     def _hosts(self, sandbox: Sandbox) -> bytes:
         peers = [
@@ -324,9 +311,9 @@ class BridgeNetwork:
 
 
 def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
-    """In place, in one write: the file is mounted in a running container, which would not see another one. OSError if it fails.
+    """Rewrite a hosts file in place, in one write: a running container has it mounted and would not see a new file.
 
-    The container may have written to it: only the lines of its extra hosts are replaced.
+    The container may have written to it, so that only the lines of its extra hosts are replaced. Errors: OSError.
     """
     path = sandbox.hosts_path
     before = files.read(path)
@@ -338,7 +325,7 @@ def _rewrite(sandbox: Sandbox, wanted: bytes) -> None:
         if os.pwrite(descriptor, content, 0) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         os.ftruncate(descriptor, len(content))
-    except OSError:  # the container has filled the tmpfs: what the file held before still has its room
+    except OSError:  # the container has filled the tmpfs; the old content still has room
         os.pwrite(descriptor, before, 0)
         os.ftruncate(descriptor, len(before))
         raise

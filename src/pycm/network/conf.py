@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which network the bridge has, and which addresses of it containers get. Pure: what the machine has comes in."""
+"""Pure rules of the bridge network: which addresses it has, the CNI configuration of a container, and what plugins answer.
+
+The forms of configurations and results are those of the CNI specification. What the machine has comes in as arguments.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.values import bridge_address, container_range, gateway_address
-from pycm.errors import ConflictError, OperationFailedError, shorten
+from pycm.errors import ConflictError, InvalidInputError, OperationFailedError, shorten
+from pycm.model import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pycm.config.types import DefaultBridge
+
+# ── addresses ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 #: The private ranges that the original tries, in its order.
 POOLS = (
@@ -24,7 +28,7 @@ POOLS = (
 
 
 class Taken(NamedTuple):
-    """Addresses that the machine uses elsewhere; `what` says for what, as "interface eth0". A single address is a /32."""
+    """Addresses that the machine uses elsewhere, and what for, such as "interface eth0". A single address is a /32."""
 
     network: IPv4Network
     what: str
@@ -35,9 +39,8 @@ class Range(NamedTuple):
     last: IPv4Address
 
 
-@dataclass(frozen=True)
-class Addressing:
-    """bridge: the bridge's own address and prefix. gateway: what containers are told. ranges: what they get addresses from."""
+class Addressing(NamedTuple):
+    """bridge: the bridge's own address with its prefix. gateway: the containers' gateway. ranges: addresses for containers."""
 
     bridge: IPv4Interface
     gateway: IPv4Address
@@ -47,13 +50,13 @@ class Addressing:
 def choose_network(
     options: DefaultBridge, current: IPv4Interface | None, taken: Sequence[Taken], *, in_use: bool
 ) -> Addressing:
-    """The bridge's network: what is in use stays; else what is configured; else what it has; else the first free range.
+    """The bridge's network: the one that is in use, else the configured one, else the present one, else the first free range.
 
-    *current*: the address that the bridge has now. *in_use*: containers are connected to it. Raises ConflictError for a configured
-    network that is taken, OperationFailedError if no range is free.
+    *current*: the bridge's present address. *in_use*: containers are connected to it. Errors: ConflictError if the configured network
+    is taken, OperationFailedError if no range is free.
 
-    A range that a wider route includes, as that of a VPN, works: the bridge's own route is the more specific one. It is chosen
-    where all ranges are included in some.
+    A range that is part of a wider route, such as that of a VPN, works because the bridge's own route is more specific. It is chosen
+    only if every range is part of some route.
     """
     if in_use and current is not None:
         return _addressing(options, current, keep=True)
@@ -69,16 +72,17 @@ def choose_network(
             if look(pool, taken) is None:
                 return _addressing(options, IPv4Interface((pool.network_address + 1, pool.prefixlen)))
     raise OperationFailedError(
-        "no private range of addresses is free for the bridge: name one with network.default_bridge.ip4"
+        "no private range of addresses is free for the bridge", hint="Set network.default_bridge.ip4."
     )
 
 
 def check_free(wanted: IPv4Interface, taken: Iterable[Taken]) -> None:
-    """ConflictError that names the configured network and the one that is there already."""
+    """Errors: ConflictError with the configured network and the one that overlaps it."""
     conflict = _conflict(wanted.network, taken)
     if conflict is not None:
         raise ConflictError(
-            f"network.default_bridge.ip4: {wanted} overlaps {conflict.network} of {conflict.what}: choose another network"
+            f"network.default_bridge.ip4: {wanted} overlaps {conflict.network} of {conflict.what}",
+            hint="Choose another network.",
         )
 
 
@@ -87,12 +91,12 @@ def _overlap(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
 
 
 def _conflict(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
-    """What is as specific as *network* at least: packets for it would no longer go there, or those for containers would."""
+    """An overlap that is at least as specific as *network*: it would take the packets of containers, or they would take its own."""
     return _overlap(network, (other for other in taken if other.network.prefixlen >= network.prefixlen))
 
 
 def _addressing(options: DefaultBridge, bridge: IPv4Interface, *, keep: bool = False) -> Addressing:
-    """*keep*: an address that may differ from the configured one; options that do not fit it wait until it is free."""
+    """*keep*: the address is in use and may differ from the configured one; options that do not fit it are ignored until then."""
     network = bridge.network
     pool = container_range(options.fcidr4) if options.fcidr4 else network
     gateway = gateway_address(options.gwip4) if options.gwip4 else bridge.ip
@@ -105,40 +109,35 @@ def _addressing(options: DefaultBridge, bridge: IPv4Interface, *, keep: bool = F
     ranges = without(Range(low, high), {bridge.ip, gateway})
     if not ranges:
         raise ConflictError(
-            f"network.default_bridge.fcidr4: {options.fcidr4} leaves no address for a container beside bridge and gateway"
+            f"network.default_bridge.fcidr4: {options.fcidr4} has no address for a container beside bridge and gateway"
         )
     return Addressing(bridge, gateway, ranges)
 
 
 def without(whole: Range, holes: set[IPv4Address]) -> tuple[Range, ...]:
-    """*whole* with single addresses taken out."""
-    ranges = [whole] if whole.first <= whole.last else []
-    for hole in holes:
-        parts = []
-        for first, last in ranges:
-            if not first <= hole <= last:
-                parts.append(Range(first, last))
-                continue
-            if first < hole:
-                parts.append(Range(first, hole - 1))
-            if hole < last:
-                parts.append(Range(hole + 1, last))
-        ranges = parts
-    return tuple(sorted(ranges))
+    """*whole* without single addresses."""
+    ranges = []
+    first = whole.first
+    for hole in sorted(hole for hole in holes if whole.first <= hole <= whole.last):
+        if first < hole:
+            ranges.append(Range(first, hole - 1))
+        first = hole + 1
+    return (*ranges, Range(first, whole.last)) if first <= whole.last else tuple(ranges)
 
 
-#: Spoken by plugins from 0.8 (2019) on; 1.x answers in it too.
+# ── configuration of the plugins ────────────────────────────────────────────────────────────────────────────────────
+
+#: Plugins understand it since 0.8 (2019); 1.x answers in it too.
 VERSION = "0.4.0"
 BRIDGE, ADDRESSES, PORTS, FIREWALL = "bridge", "host-local", "portmap", "firewall"
-#: Chain of the firewall plugin that is asked before its own rules.
+#: The chain of the firewall plugin that is evaluated before its own rules.
 ADMIN_CHAIN = "CNI-ADMIN"
 #: Name of the interface in the container.
 INTERFACE = "eth0"
 
 
-@dataclass(frozen=True)
-class Published:
-    """One port of a container on the machine; host_ip "" means all addresses."""
+class Published(NamedTuple):
+    """One port of a container on the machine. host_ip "" means all addresses."""
 
     proto: str
     host_ip: str
@@ -146,24 +145,10 @@ class Published:
     container_port: int
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """What the bridge plugin gave the container. peer: the machine's end of the cable."""
-
-    address: str
-    gateway: str
-    mac: str
-    peer: str
-
-
 def needed(options: DefaultBridge, *, publishes: bool) -> tuple[str, ...]:
-    """The plugins that a container needs, the one for addresses included, which the bridge plugin calls."""
-    names = [BRIDGE, ADDRESSES]
-    if publishes:
-        names.append(PORTS)
-    if options.ip_tables:
-        names.append(FIREWALL)
-    return tuple(names)
+    """The plugins that a container needs, with the one for addresses, which the bridge plugin calls."""
+    optional = ((publishes, PORTS), (options.ip_tables, FIREWALL))
+    return (BRIDGE, ADDRESSES, *(name for wanted, name in optional if wanted))
 
 
 def conf_list(
@@ -171,8 +156,8 @@ def conf_list(
 ) -> list[dict[str, Any]]:
     """The plugins in the order of ADD, each with its configuration.
 
-    The agent gives the bridge its address and switches forwarding on by itself (`isGateway` false): plugins would switch it on
-    unasked, and would take the gateway that containers are told for the bridge's own address.
+    The agent itself gives the bridge its address and enables forwarding (`isGateway` is false). The plugin would enable forwarding
+    unasked, and would use the containers' gateway as the bridge's own address.
     """
     bridge = {
         "type": BRIDGE,
@@ -195,9 +180,9 @@ def conf_list(
 def guess(
     options: DefaultBridge, data_dir: str, address: str
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any] | None]:
-    """Plugins and result for undoing what was done for a container of which only the id and the address, "" for none, are known.
+    """Plugins and result that undo the network of a container of which only the id and the address ("" for none) are known.
 
-    What is undone is found by the id. A range and a port must be there for plugins to do anything; which does not matter.
+    The plugins find what they undo by the id. They need some range and some port to do anything.
     """
     interface = IPv4Interface(f"{address or '192.0.2.1'}/24")
     addressing = Addressing(interface, interface.ip, (Range(interface.ip, interface.ip),))
@@ -222,46 +207,47 @@ def _addresses(addressing: Addressing, data_dir: str) -> dict[str, Any]:
 
 def _mappings(published: Sequence[Published]) -> list[dict[str, Any]]:
     return [
-        {
-            "hostPort": port.host_port,
-            "containerPort": port.container_port,
-            "protocol": port.proto,
-            **({"hostIP": port.host_ip} if port.host_ip else {}),
-        }
+        {"hostPort": port.host_port, "containerPort": port.container_port, "protocol": port.proto}
+        | ({"hostIP": port.host_ip} if port.host_ip else {})
         for port in published
     ]
 
 
+# ── answers of the plugins ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Endpoint(NamedTuple):
+    """What the bridge plugin gave the container. peer: the machine's end of the cable."""
+
+    address: str
+    gateway: str
+    mac: str
+    peer: str
+
+
 def parse_result(plugin: str, output: bytes) -> dict[str, Any]:
-    """The result of an ADD, as the next plugin and a later DEL are given it. OperationFailedError if it is none."""
+    """The result of an ADD, which the next plugin and a later DEL get. OperationFailedError if *output* is not one."""
     try:
-        result = json.loads(output)
-    except (ValueError, RecursionError):
+        result = gojson.read(output)
+    except InvalidInputError:
         result = None
     if not isinstance(result, dict):
-        raise OperationFailedError(f"CNI plugin {plugin} gave no result: {shorten(output)}")
+        raise OperationFailedError(f"CNI plugin {plugin} returned no result: {shorten(output)}")
     return result
 
 
 def parse_endpoint(result: Mapping[str, Any]) -> Endpoint:
-    """Address, gateway and interfaces of a result in the form of 0.3.0 to 1.1.0. OperationFailedError if there is no address."""
+    """Address, gateway and interfaces of a result in the form of 0.3.0 to 1.1.0. OperationFailedError without an address."""
     interfaces = [entry for entry in _list(result, "interfaces") if isinstance(entry, dict)]
     inside = next((entry for entry in interfaces if entry.get("sandbox")), {})
-    peers = [
-        str(entry.get("name", ""))
-        for entry in interfaces
-        if not entry.get("sandbox") and str(entry.get("name", "")).startswith("veth")
-    ]
+    outside = (str(entry.get("name", "")) for entry in interfaces if not entry.get("sandbox"))
+    peer = next((name for name in outside if name.startswith("veth")), "")
     for entry in _list(result, "ips"):
         address = str(entry.get("address", "")) if isinstance(entry, dict) else ""
         if "." in address:
-            return Endpoint(
-                address=address.partition("/")[0],
-                gateway=str(entry.get("gateway", "")),
-                mac=str(inside.get("mac", "")),
-                peer=peers[0] if peers else "",
-            )
-    raise OperationFailedError(f"the CNI plugins gave the container no IPv4 address: {shorten(dict(result))}")
+            gateway, mac = str(entry.get("gateway", "")), str(inside.get("mac", ""))
+            return Endpoint(address.partition("/")[0], gateway, mac, peer)
+    raise OperationFailedError(f"CNI plugins gave the container no IPv4 address: {shorten(dict(result))}")
 
 
 def _list(result: Mapping[str, Any], key: str) -> list[Any]:
@@ -270,12 +256,12 @@ def _list(result: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def failure(plugin: str, code: int, output: bytes, errors: bytes) -> str:
-    """What a plugin that failed says: its "msg" and "details", else the end of what it printed."""
+    """The text of a failed plugin: its "msg" and "details", else the end of what it printed."""
     try:
-        answer = json.loads(output)
+        answer = gojson.read(output)
         words = [str(answer[key]) for key in ("msg", "details") if answer.get(key)]
-    except (ValueError, AttributeError, RecursionError):
+    except (InvalidInputError, AttributeError):
         words = []
     said = ": ".join(words) or (errors or output).decode(errors="replace").strip()
-    reason = " ".join(said.split())[-600:] or f"it ended with {code} and said nothing"
+    reason = " ".join(said.split())[-600:] or f"exit code {code} without a message"
     return f"CNI plugin {plugin} failed: {reason}"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine's network has, and the little that the agent changes in it itself: the bridge, its address, forwarding.
+"""What the machine's network has, and the little that the agent itself changes in it: the bridge, forwarding, network namespaces.
 
-By ioctl and one netlink message, so that no program is needed. Everything here is quick and may still not run on the event loop.
+It needs no program: ioctl, one netlink message, and the system calls of `ip netns` do it. All of this is quick, but must not run on
+the event loop. A namespace lives without a process: it is bound to a file, where process 1 and so containerd see it (`storage.mounts`).
 """
 
 from __future__ import annotations
@@ -31,16 +32,22 @@ _NO_ADDRESS = (errno.EADDRNOTAVAIL, errno.ENODEV)
 #: netlink: RTM_SETLINK for AF_BRIDGE with IFLA_PROTINFO (nested) { IFLA_BRPORT_ISOLATED }, acknowledged
 _RTM_SETLINK, _NLMSG_ERROR, _REQUEST_ACK = 19, 2, 5
 _AF_BRIDGE, _PROTINFO, _ISOLATED = 7, 12 | 0x8000, 33
+_CLONE_NEWNET, _MS_BIND = 0x40000000, 0x1000
 
 _ROUTES = "/proc/net/route"
 _FORWARD = "/proc/sys/net/ipv4/ip_forward"
+_OWN = "/proc/thread-self/ns/net"
+
+
+def _control(request: int, argument: bytes) -> bytes:
+    """One ioctl on a socket."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        return fcntl.ioctl(control, request, argument)
 
 
 def _ioctl(request: int, name: str, value: bytes = b"") -> bytes:
-    """One `struct ifreq` of the interface *name*; returns what follows the name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        answer = fcntl.ioctl(control, request, struct.pack("16s24s", name.encode(), value))
-    return answer[16:]
+    """One `struct ifreq` of the interface *name*. Returns what follows the name."""
+    return _control(request, struct.pack("16s24s", name.encode(), value))[16:]
 
 
 def _address(request: int, name: str) -> IPv4Address:
@@ -51,8 +58,17 @@ def _socket_address(address: IPv4Address) -> bytes:
     return struct.pack("HH4s", socket.AF_INET, 0, address.packed)
 
 
+def _set_up(name: str) -> None:
+    flags = struct.unpack_from("H", _ioctl(_SIOCGIFFLAGS, name))[0]
+    if not flags & _IFF_UP:
+        _ioctl(_SIOCSIFFLAGS, name, struct.pack("H", flags | _IFF_UP))
+
+
+# ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def interface_address(name: str) -> IPv4Interface | None:
-    """The first IPv4 address of an interface with its prefix; None if it has none or is not there."""
+    """The first IPv4 address of an interface with its prefix. None without an address or interface."""
     if len(name.encode()) > 15:
         return None
     try:
@@ -65,13 +81,12 @@ def interface_address(name: str) -> IPv4Interface | None:
 
 
 def addresses(room: int = 64) -> list[tuple[str, IPv4Address]]:
-    """All IPv4 addresses with their interfaces, which may have several. *room*: for so many at first."""
+    """All IPv4 addresses with their interfaces, which may have several. *room*: number of addresses in the first attempt."""
     entry = struct.calcsize("16sP") + struct.calcsize("P") * 2  # struct ifreq
     while True:
         buffer = array.array("B", bytes(entry * room))
-        asked = struct.pack("iP", len(buffer), buffer.buffer_info()[0])  # struct ifconf
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-            (length,) = struct.unpack_from("i", fcntl.ioctl(control, _SIOCGIFCONF, asked))
+        ifconf = struct.pack("iP", len(buffer), buffer.buffer_info()[0])
+        (length,) = struct.unpack_from("i", _control(_SIOCGIFCONF, ifconf))
         if length < len(buffer):
             break
         room *= 2
@@ -83,7 +98,7 @@ def addresses(room: int = 64) -> list[tuple[str, IPv4Address]]:
 
 
 def taken(bridge: str) -> list[Taken]:
-    """The addresses and networks of all interfaces, and the routes, but those of *bridge*; default routes take nothing."""
+    """Addresses, networks and routes of all interfaces except *bridge*, without default routes."""
     names = [name for _, name in socket.if_nameindex() if name != bridge]
     networks = [(name, address.network) for name in names if (address := interface_address(name)) is not None]
     single = [(name, IPv4Network(address)) for name, address in addresses() if name != bridge]
@@ -97,7 +112,7 @@ def taken(bridge: str) -> list[Taken]:
 
 
 def parse_routes(table: str, bridge: str) -> list[Taken]:
-    """The lines of /proc/net/route: name, destination, gateway, flags, …, mask; numbers in the byte order of the machine."""
+    """The lines of /proc/net/route: name, destination, gateway, flags, …, mask. Numbers are in the byte order of the machine."""
     found = []
     for line in table.splitlines()[1:]:
         words = line.split()
@@ -113,8 +128,11 @@ def parse_routes(table: str, bridge: str) -> list[Taken]:
     return found
 
 
+# ── the bridge ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def ensure_bridge(name: str, address: IPv4Interface, mtu: int) -> None:
-    """The bridge is there, is up, and has this address and no other. ConflictError if the name is that of something else."""
+    """Make the bridge exist and be up with exactly this address. ConflictError if the name belongs to another kind of interface."""
     try:
         _make_bridge(name)
         if mtu:
@@ -122,45 +140,41 @@ def ensure_bridge(name: str, address: IPv4Interface, mtu: int) -> None:
         if interface_address(name) != address:
             _ioctl(_SIOCSIFADDR, name, _socket_address(address.ip))
             _ioctl(_SIOCSIFNETMASK, name, _socket_address(address.netmask))
-        flags = struct.unpack_from("H", _ioctl(_SIOCGIFFLAGS, name))[0]
-        if not flags & _IFF_UP:
-            _ioctl(_SIOCSIFFLAGS, name, struct.pack("H", flags | _IFF_UP))
+        _set_up(name)
     except OSError as error:
         raise OperationFailedError(f"cannot set up the bridge {name}: {error.strerror}") from error
 
 
 def _make_bridge(name: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        try:
-            fcntl.ioctl(control, _SIOCBRADDBR, struct.pack("16s", name.encode()))
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise
-            check_name(name)
-            return
-    # its own, for good: else it takes the smallest of its ports' at each change, and containers have stale ARP entries
+    try:
+        _control(_SIOCBRADDBR, struct.pack("16s", name.encode()))
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        check_name(name)
+        return
+    # Fix its hardware address. Otherwise it takes the smallest one of its ports at each change, and containers' ARP entries are stale.
     _ioctl(_SIOCSIFHWADDR, name, _ioctl(_SIOCGIFHWADDR, name))
 
 
 def check_name(name: str) -> None:
-    """ConflictError if another interface than a bridge has this name; nobody may have it."""
+    """ConflictError if an interface that is not a bridge has this name."""
     info = array.array("B", struct.pack("I192x", _GDRVINFO))
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-            fcntl.ioctl(control, _SIOCETHTOOL, struct.pack("16sP16x", name.encode(), info.buffer_info()[0]))
+        _control(_SIOCETHTOOL, struct.pack("16sP16x", name.encode(), info.buffer_info()[0]))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return
         if error.errno != errno.EOPNOTSUPP:  # as of the loopback, which has no driver
-            raise OperationFailedError(f"cannot look at the interface {name}: {error.strerror}") from error
+            raise OperationFailedError(f"cannot inspect the interface {name}: {error.strerror}") from error
     if info.tobytes()[4:36].partition(b"\0")[0] != b"bridge":
         raise ConflictError(
-            f"network.default_bridge.name: {shorten(name)} is an interface of this machine and no bridge"
+            f"network.default_bridge.name: {shorten(name)} is an interface of this machine, but not a bridge"
         )
 
 
 def forward() -> None:
-    """Switch the machine's IPv4 forwarding on."""
+    """Enable IPv4 forwarding on the machine."""
     try:
         with open(_FORWARD, encoding="ascii") as file:
             if file.read().strip() == "1":
@@ -169,13 +183,13 @@ def forward() -> None:
             file.write("1")
     except OSError as error:
         raise OperationFailedError(
-            f"cannot switch on IP forwarding: {_FORWARD}: {error.strerror}; or set network.default_bridge.ip_forward"
-            " = false"
+            f"cannot enable IP forwarding: {_FORWARD}: {error.strerror}",
+            hint="Enable it on the machine, or set network.default_bridge.ip_forward = false.",
         ) from error
 
 
 def isolate(port: str) -> None:
-    """Let a port of the bridge reach the bridge itself and no other isolated port (Linux 4.18)."""
+    """Let a port of the bridge reach the bridge itself, but no other isolated port (Linux 4.18)."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
             netlink.bind((0, 0))
@@ -186,41 +200,54 @@ def isolate(port: str) -> None:
             raise OSError(code, os.strerror(code))
     except OSError as error:
         raise OperationFailedError(
-            f"cannot keep {port} apart from other containers (network.default_bridge.icc): {error.strerror}"
+            f"cannot isolate {port} from other containers (network.default_bridge.icc): {error.strerror}"
         ) from error
 
 
 def isolation(index: int) -> bytes:
-    """The netlink request: isolate the bridge port with this interface index."""
+    """The netlink request that isolates the bridge port with this interface index."""
     attribute = struct.pack("=HHB3x", 5, _ISOLATED, 1)
     nested = struct.pack("=HH", 4 + len(attribute), _PROTINFO) + attribute
     body = struct.pack("=BxHiII", _AF_BRIDGE, 0, index, 0, 0) + nested
     return struct.pack("=IHHII", 16 + len(body), _RTM_SETLINK, _REQUEST_ACK, 1, 0) + body
 
 
-_CLONE_NEWNET = 0x40000000
-_MS_BIND = 0x1000
-_OWN = "/proc/thread-self/ns/net"
+# ── namespaces ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def make_namespace(path: str) -> None:
-    """Make a network namespace with a loopback that is up, and bind it to *path*. OperationFailedError, and nothing is left."""
+    """Create a network namespace with a loopback that is up, bound to *path*. OperationFailedError leaves nothing behind."""
+
+    def make() -> None:
+        see_as_init(os.path.dirname(path))
+        system_call("unshare", _CLONE_NEWNET)
+        _set_up("lo")
+        system_call("mount", _OWN.encode(), path.encode(), None, _MS_BIND, None)
+
     try:
         make_directory(os.path.dirname(path))
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     except OSError as error:
-        raise OperationFailedError(f"cannot make {path}: {error.strerror}") from error
+        raise OperationFailedError(f"cannot create {path}: {error.strerror}") from error
     try:
-        in_own_thread(lambda: _make_namespace(path))
+        in_own_thread(make)
     except OSError as error:
         discard(path)
-        raise OperationFailedError(f"cannot make a network namespace at {path}: {error.strerror}") from error
+        raise OperationFailedError(
+            f"cannot create a network namespace at {path}: {error.strerror}"
+        ) from error
 
 
 def remove_namespace(path: str) -> None:
-    """Let go of the namespace: with no process in it, it ends. What is gone already is no error."""
+    """Release the namespace, which ends if no process is in it. A missing one is not an error."""
+
+    def remove() -> None:
+        see_as_init(os.path.dirname(path))
+        unmount(path)
+        os.unlink(path)
+
     try:
-        in_own_thread(lambda: _remove_namespace(path))
+        in_own_thread(remove)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -230,21 +257,5 @@ def remove_namespace(path: str) -> None:
 def list_namespaces(directory: str) -> list[str]:
     try:
         return sorted(os.listdir(directory))
-    except OSError:  # not there, or a place that cannot be used
+    except OSError:  # missing, or unusable
         return []
-
-
-def _make_namespace(path: str) -> None:
-    see_as_init(os.path.dirname(path))
-    system_call("unshare", _CLONE_NEWNET)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH14x", b"lo", 0))
-        flags = struct.unpack_from("H", request, 16)[0]
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
-    system_call("mount", _OWN.encode(), path.encode(), None, _MS_BIND, None)
-
-
-def _remove_namespace(path: str) -> None:
-    see_as_init(os.path.dirname(path))
-    unmount(path)
-    os.unlink(path)

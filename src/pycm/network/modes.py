@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network as the core sees it: each container is given to the mode that it asks for."""
+"""The network as the core sees it: each container belongs to the network mode in its description."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("pycm.network")
 
 
 class Networks:
-    """Implements ports.Network. `prepare` once, before anything else."""
+    """Implements ports.Network. Call `prepare` first, once."""
 
     def __init__(self, home_dir: str, options: Options, etc: str = "/etc") -> None:
         self._files = ContainerFiles(home_dir, os.path.join(options.exec_root_dir, "network"))
@@ -53,7 +53,7 @@ class Networks:
         return (self._bridge if _bridged(container) else self._host).found(container)
 
     async def disconnect(self, container_id: str) -> None:
-        await self._bridge.disconnect(container_id)  # in mode host there is nothing to release but the files
+        await self._bridge.disconnect(container_id)  # does nothing in mode host, which has only the files
         await self._release(container_id)
 
     async def _release(self, container_id: str) -> None:

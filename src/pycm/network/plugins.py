@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent has made for each container on the bridge, written before it is made, so that it can be unmade after any crash.
+"""CNI plugins, which are programs, and the record of what they made for each container on the bridge.
 
-Records lie below exec_root_dir, with the addresses that host-local gave away: both mean nothing after a reboot, and /run forgets.
+The record is written before anything is made, so that it can be removed after any crash. Records are below exec_root_dir, with the
+addresses that host-local gave away: both mean nothing after a reboot, and /run is empty then.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import ConflictError, OperationFailedError
 from pycm.failpoints import fail_point
 from pycm.network import conf
-from pycm.network.conf import Published
 from pycm.storage.files import (
     TEMPORARY,
     discard,
@@ -34,19 +33,29 @@ from pycm.waiting import within
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
-#: A record has a few KiB, with all extra hosts that a description may have 4 MiB at most; a larger file is none.
+#: Bytes of a record: usually a few KiB, at most 4 MiB, with all extra hosts that a description may have.
 _LONGEST = 4 * 1024 * 1024
+#: Seconds that one plugin may take. Plugins wait for the lock of the packet filter.
+LIMIT = 30.0
+_POLL = 0.1
+#: Where plugins find iptables, whatever PATH the agent has.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: The firewall plugin also calls the second one, although the bridge has no IPv6.
+_PROGRAMS = ("iptables", "ip6tables")
+INSTALL = "Install the CNI plugins (Debian: containernetworking-plugins)"
 log = logging.getLogger("pycm.network")
 
 
-@dataclass(frozen=True)
-class Sandbox:
-    """chain: the plugins as they were called. result: what they have answered so far. connected: all of them have."""
+# ── records ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sandbox(NamedTuple):
+    """chain: the plugins as they were called. result: their answer so far. connected: all of them have answered."""
 
     id: str
     namespace: str
     chain: tuple[dict[str, Any], ...]
-    published: tuple[Published, ...] = ()
+    published: tuple[conf.Published, ...] = ()
     result: dict[str, Any] | None = None
     connected: bool = False
     address: str = ""
@@ -57,42 +66,41 @@ class Sandbox:
 
 
 class Records:
-    """One file a container; `sandboxes` is their content."""
+    """One file for each container. `sandboxes` is their content."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self.sandboxes: dict[str, Sandbox] = {}
 
     def load(self) -> list[str]:
-        """Read all. Returns the ids whose record is damaged: what was made for them can only be guessed."""
+        """Read all. Return the ids with a damaged record: what was made for them can only be guessed."""
         damaged = []
         try:
             names = os.listdir(self._directory)
         except FileNotFoundError:
             return []
-        except OSError as error:  # only bridge containers need it
-            log.error("network.exec_root_dir cannot be used: %s: %s", self._directory, error.strerror)
+        except OSError as error:  # only containers on the bridge need it
+            log.error("network.exec_root_dir: cannot use %s: %s", self._directory, error.strerror)
             return []
         for name in names:
             container_id, suffix = os.path.splitext(name)
+            path = os.path.join(self._directory, name)
             if suffix == TEMPORARY:
-                discard(os.path.join(self._directory, name))
+                discard(path)
             elif suffix == ".json":
                 try:
-                    data = read_regular(os.path.join(self._directory, name), _LONGEST)
-                    self.sandboxes[container_id] = _parse(container_id, data)
+                    self.sandboxes[container_id] = _parse(container_id, read_regular(path, _LONGEST))
                 except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-                    log.error(
-                        "the record of the network of container %s cannot be read: %r", container_id, error
-                    )
+                    log.error("container %s: damaged network record: %r (guessing it)", container_id, error)
                     damaged.append(container_id)
         return damaged
 
     def save(self, sandbox: Sandbox) -> None:
-        """OperationFailedError if it cannot be written."""
+        """Errors: OperationFailedError if it cannot be written."""
+        values = {**sandbox._asdict(), "published": [port._asdict() for port in sandbox.published]}
         try:
             make_directory(self._directory, 0o700)
-            write_atomic(self._path(sandbox.id), json.dumps(asdict(sandbox)).encode(), 0o600)
+            write_atomic(self._path(sandbox.id), json.dumps(values).encode(), 0o600)
         except OSError as error:
             raise OperationFailedError(
                 f"cannot record the network of container {sandbox.id}: {error.filename or self._directory}:"
@@ -101,7 +109,7 @@ class Records:
         self.sandboxes[sandbox.id] = sandbox
 
     def delete(self, container_id: str) -> None:
-        """What is not there is no error."""
+        """A missing record is not an error."""
         self.sandboxes.pop(container_id, None)
         try:
             os.unlink(self._path(container_id))
@@ -118,19 +126,14 @@ class Records:
 
 
 def find_address(directory: str, container_id: str) -> str:
-    """The address that host-local has given to a container: the name of a file that begins with its id; "" if there is none."""
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return ""
-    for name in names:
-        try:
-            IPv4Address(name)
-            data = read_regular(os.path.join(directory, name), 1024)
-            if data.decode(errors="replace").split()[:1] == [container_id]:
-                return name
-        except (ValueError, OSError):
-            continue
+    """The address that host-local gave to a container, "" for none: the name of a file that begins with the container's id."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(ValueError, OSError):
+                IPv4Address(name)
+                data = read_regular(os.path.join(directory, name), 1024)
+                if data.decode(errors="replace").split()[:1] == [container_id]:
+                    return name
     return ""
 
 
@@ -139,25 +142,19 @@ def _parse(container_id: str, data: bytes) -> Sandbox:
     if values["id"] != container_id:
         raise ValueError("it is that of another container")
     values["chain"] = tuple(values["chain"])
-    values["published"] = tuple(Published(**port) for port in values["published"])
+    values["published"] = tuple(conf.Published(**port) for port in values["published"])
     values["extra_hosts"] = tuple(values["extra_hosts"])
     return Sandbox(**values)
 
 
-#: Seconds that one plugin may take: they wait for the lock of the packet filter, which others may hold.
-LIMIT = 30.0
-_POLL = 0.1
-#: Where plugins find iptables, whatever the agent was started with.
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: The firewall plugin wants the second one too, though there is no IPv6 on the bridge.
-_PROGRAMS = ("iptables", "ip6tables")
-PACKAGE = "install the CNI plugins (Debian: containernetworking-plugins)"
-log = logging.getLogger("pycm.network")
+# ── programs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Plugins:
+    """CNI plugins are called one after the other, and undone in the opposite order."""
+
     def __init__(self, directories: Sequence[str], lock: str) -> None:
-        """*lock*: a file that every plugin holds while it runs, so that the next agent sees those that outlive this one."""
+        """*lock*: a file that each plugin holds while it runs, so that the next agent sees those that outlive this one."""
         self._directories = tuple(directories)
         self._lock = lock
         self._waiting = asyncio.Lock()
@@ -171,76 +168,53 @@ class Plugins:
         return None
 
     def check(self, names: Iterable[str], *, packet_filter: bool) -> None:
-        """ConflictError that says which are missing, where they were looked for, and the package to install.
-
-        *packet_filter*: they will set rules, for which they call a program.
-        """
+        """ConflictError that names the missing plugins or programs. *packet_filter*: the plugins will set rules, with iptables."""
         missing = [name for name in names if self.find(name) is None]
         if missing:
             raise ConflictError(
-                f"the bridge network needs the CNI plugins {', '.join(missing)}, which are not in"
-                f" {', '.join(self._directories)}: {PACKAGE} or use network mode host"
+                f"the bridge network needs the CNI plugins {', '.join(missing)}, which are not in {', '.join(self._directories)}",
+                hint=f"{INSTALL}, or use network mode host.",
             )
         for program in _PROGRAMS if packet_filter else ():
             if shutil.which(program, path=_PATH) is None:
                 raise ConflictError(
-                    f"the bridge network needs the program {program}: install the package iptables, use network mode host, or"
-                    " set network.default_bridge.ip_tables = false"
+                    f"the bridge network needs the program {program}",
+                    hint="Install the package iptables, use network mode host, or set network.default_bridge.ip_tables = false.",
                 )
 
-    async def add(
-        self,
-        container_id: str,
-        namespace: str,
-        chain: Sequence[Mapping[str, Any]],
-        keep: Callable[[dict[str, Any]], Awaitable[None]],
-    ) -> dict[str, Any]:
-        """Call ADD of all plugins. After each, *keep* gets the result so far: what an undoing needs to be complete."""
-        result: dict[str, Any] | None = None
-        for plugin in chain:
+    async def add(self, sandbox: Sandbox, keep: Callable[[Sandbox], Awaitable[None]]) -> Sandbox:
+        """Call ADD of all plugins. After each, *keep* gets the result so far, without which a later DEL is incomplete."""
+        sandbox = sandbox._replace(result=None)
+        for plugin in sandbox.chain:
             name = str(plugin["type"])
-            output = await self._call("ADD", container_id, namespace, plugin, result)
+            output = await self._call("ADD", sandbox, plugin)
             fail_point(f"network.added-{name}")
-            result = conf.parse_result(name, output)
-            await keep(result)
-        assert result is not None
-        return result
+            sandbox = sandbox._replace(result=conf.parse_result(name, output))
+            await keep(sandbox)
+        return sandbox
 
-    async def delete(
-        self,
-        container_id: str,
-        namespace: str,
-        chain: Sequence[Mapping[str, Any]],
-        result: Mapping[str, Any] | None,
-    ) -> None:
-        """Call DEL of all plugins, the last first, each even if another failed; then the first failure is raised."""
+    async def delete(self, sandbox: Sandbox) -> None:
+        """Call DEL of all plugins, the last first. Each is called even if another failed; then the first failure is raised."""
         failures: list[OperationFailedError] = []
-        for plugin in reversed(chain):
+        for plugin in reversed(sandbox.chain):
             try:
-                await self._call("DEL", container_id, namespace, plugin, result)
+                await self._call("DEL", sandbox, plugin)
             except OperationFailedError as error:
                 failures.append(error)
             fail_point(f"network.deleted-{plugin['type']}")
         if failures:
             raise failures[0]
 
-    async def _call(
-        self,
-        command: str,
-        container_id: str,
-        namespace: str,
-        plugin: Mapping[str, Any],
-        result: Mapping[str, Any] | None,
-    ) -> bytes:
+    async def _call(self, command: str, sandbox: Sandbox, plugin: Mapping[str, Any]) -> bytes:
         name = str(plugin["type"])
         path = self.find(name)
         if path is None:
-            raise OperationFailedError(f"CNI plugin {name} is not there: {PACKAGE}")
-        request = {**plugin, "prevResult": result} if result is not None else plugin
+            raise OperationFailedError(f"CNI plugin {name} is missing", hint=f"{INSTALL}.")
+        request = {**plugin, "prevResult": sandbox.result} if sandbox.result is not None else plugin
         environment = {
             "CNI_COMMAND": command,
-            "CNI_CONTAINERID": container_id,
-            "CNI_NETNS": namespace,
+            "CNI_CONTAINERID": sandbox.id,
+            "CNI_NETNS": sandbox.namespace,
             "CNI_IFNAME": conf.INTERFACE,
             "CNI_PATH": ":".join(self._directories),
             "PATH": _PATH,
@@ -253,7 +227,7 @@ class Plugins:
         return output
 
     async def _wait_for_others(self) -> None:
-        """Until those have ended that an agent which was killed has left: what they make would be made after it was removed."""
+        """Wait for plugins of an agent that was killed: what they make now would stay behind."""
         async with self._waiting:
             for attempt in range(int(LIMIT / _POLL)):
                 if self._alone:
@@ -263,19 +237,15 @@ class Plugins:
                         self._alone = True
                 except BlockingIOError:
                     if attempt == 0:
-                        log.warning(
-                            "CNI plugins that an earlier agent has started still run and are waited for"
-                        )
+                        log.warning("CNI plugins of an earlier agent are still running (waiting for them)")
                     await asyncio.sleep(_POLL)
             if not self._alone:
-                raise OperationFailedError(
-                    f"CNI plugins that an earlier agent has started have not ended within {LIMIT:g} s"
-                )
+                raise OperationFailedError(f"CNI plugins of an earlier agent did not end within {LIMIT:g} s")
 
 
 @contextlib.contextmanager
 def _held(path: str, kind: int) -> Iterator[int]:
-    """Hold a lock on *path*; BlockingIOError if somebody else has it. Held on by every process that inherits the descriptor."""
+    """Hold a lock on *path*. Processes that inherit the descriptor hold it too. BlockingIOError if another process has it."""
     try:
         make_directory(os.path.dirname(path), 0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -294,9 +264,9 @@ async def run(
     request: bytes = b"",
     inherited: Sequence[int] = (),
 ) -> tuple[int, bytes, bytes]:
-    """Run a program to its end: exit code, output, errors. OperationFailedError if it cannot run or takes longer than LIMIT.
+    """Run a program to its end: exit code, output, errors. *inherited*: further descriptors for it.
 
-    *inherited*: descriptors that it gets too.
+    Errors: OperationFailedError if it cannot start or takes longer than LIMIT.
     """
     pipe = asyncio.subprocess.PIPE
     try:
@@ -317,6 +287,6 @@ async def run(
 
 
 async def iptables(*arguments: str) -> bool:
-    """Whether `iptables` with these arguments ended with 0; it waits for its lock."""
+    """Whether `iptables` exited with 0. It waits for the lock of the packet filter."""
     code, _, _ = await run(["iptables", "-w", "10", *arguments], {"PATH": _PATH})
     return code == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of containers on the machine: what may be asked for, which one of a range is free, who holds one that is not."""
+"""Ports of containers on the machine: which mappings are valid, which port of a range is free, and who has a taken one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 PROTOCOLS = ("tcp", "udp", "sctp")
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _LISTEN = "0A"
-#: Ports that are tried for one container; each costs some microseconds.
+#: Ports that are probed for one container. Each probe takes some microseconds.
 MOST_PROBES = 2 * 65536
-#: Error numbers of a bind that say nothing about whether the port is free.
+#: Errors of a bind that do not tell whether the port is free.
 _UNKNOWN = (errno.EACCES, errno.EPERM, errno.EPROTONOSUPPORT)
 
 
 class Wanted(NamedTuple):
-    """A mapping as it was asked for, checked: any host port of the range will do. host_ip "" means all addresses."""
+    """A valid mapping of a description: any host port of the range is good. host_ip "" means all addresses."""
 
     proto: str
     host_ip: str
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
 
 
 def wanted(mappings: Iterable[PortMapping]) -> tuple[Wanted, ...]:
-    """InvalidInputError that names the mapping, for what cannot be published."""
+    """Check the mappings of a description. InvalidInputError names the invalid one."""
     return tuple(_wanted(mapping) for mapping in mappings)
 
 
@@ -53,10 +53,10 @@ def _wanted(mapping: PortMapping) -> Wanted:
     found = Wanted(proto, _host_ip(mapping.host_ip), mapping.host_port, last, mapping.container_port)
     if proto not in PROTOCOLS:
         raise InvalidInputError(
-            f"port mapping {found}: protocol {shorten(proto)} is none of {', '.join(PROTOCOLS)}"
+            f"port mapping {found}: protocol must be one of {', '.join(PROTOCOLS)}, got {shorten(proto)}"
         )
     if not found.first or not found.container_port:
-        raise InvalidInputError(f"port mapping {found}: ports are from 1 to 65535")
+        raise InvalidInputError(f"port mapping {found}: ports must be between 1 and 65535")
     if found.last < found.first:
         raise InvalidInputError(f"port mapping {found}: the range ends before it begins")
     return found
@@ -71,7 +71,7 @@ def _host_ip(text: str) -> str:
         address = IPv4Address(text)
     except ValueError:
         raise InvalidInputError(
-            f"port mapping: host_ip {shorten(text)} is neither localhost nor an IPv4 address of this machine"
+            f"port mapping: host_ip must be localhost or an IPv4 address of this machine, got {shorten(text)}"
         ) from None
     return "" if address.is_unspecified else str(address)
 
@@ -79,22 +79,22 @@ def _host_ip(text: str) -> str:
 def choose(
     asked: Sequence[Wanted], others: Mapping[str, Sequence[Published]], container_id: str
 ) -> tuple[Published, ...]:
-    """For each mapping the first port of its range that is free on the machine. *others*: what containers have, by their id.
+    """For each mapping, the first port of its range that is free on the machine. *others*: ports of containers, by their id.
 
-    Opens sockets and may search all processes: not for the event loop. ConflictError names the port and who holds it.
+    Opens sockets and may search all processes, so do not call it on the event loop. ConflictError names the port and its holder.
     """
     search = _PortSearch(others, container_id)
     return tuple(map(search.first_free, asked))
 
 
 class _PortSearch:
-    """For the ports of one container. Each port is looked at once for each protocol and address, however many ranges name it."""
+    """The search for one container. It probes a port once for each protocol and address, however many ranges contain it."""
 
     def __init__(self, others: Mapping[str, Sequence[Published]], container_id: str) -> None:
         self._id = container_id
-        #: Protocol and port -> address -> who has it.
+        #: (protocol, port) -> address -> holder.
         self._holders: dict[tuple[str, int], dict[str, str]] = {}
-        #: Protocol and address -> port that is taken -> a later one, which may be free.
+        #: (protocol, address) -> taken port -> a later port, which may be free.
         self._next: dict[tuple[str, str], dict[int, int]] = {}
         self._probes = 0
         for name, ports in others.items():
@@ -110,7 +110,7 @@ class _PortSearch:
         while True:
             while (
                 port in later
-            ):  # over what earlier mappings have found taken; the way is shortened for the next
+            ):  # skip what earlier mappings found taken, and shorten the path for the next one
                 later[port] = port = later.get(later[port], later[port])
             if port > want.last:
                 raise self._taken(want)
@@ -125,34 +125,34 @@ class _PortSearch:
             return False
         self._probes += 1
         if self._probes > MOST_PROBES:
-            raise ConflictError(f"port mapping {want}: no free port among {MOST_PROBES} that were tried")
+            raise ConflictError(f"port mapping {want}: no free port among the first {MOST_PROBES}")
         return not _bound(port)
 
     def _container(self, port: Published) -> str:
-        """The holder of a port that *port* overlaps: one without an address is on all of them."""
+        """The container with a port that *port* overlaps, "" for none. A port without an address is on all of them."""
         holders = self._holders.get((port.proto, port.host_port), {})
         if not port.host_ip:
             return next(iter(holders.values()), "")
         return holders.get(port.host_ip) or holders.get("", "")
 
     def _taken(self, want: Wanted) -> ConflictError:
-        """Says of the first port of the range who has it: to search all processes for each port takes long."""
+        """The error, with the holder of the range's first port: searching all processes for every port takes long."""
         first = Published(want.proto, want.host_ip, want.first, want.container_port)
         container = self._container(first)
         holder = f"container {container}" if container else _program(first)
-        more = "" if want.first == want.last else f", and so are the others up to {want.last}"
+        more = "" if want.first == want.last else f", and the others up to {want.last} are taken too"
         return ConflictError(
             f"port mapping {want}: host port {want.first}/{want.proto} is taken by {holder}{more}"
         )
 
 
 def _bound(port: Published) -> bool:
-    """Whether a program has the port. ConflictError if the machine does not have the address."""
+    """Whether a program has the port. ConflictError if the address is not the machine's."""
     kind = _KINDS.get(port.proto)
     if kind is None:
         return False
     with socket.socket(socket.AF_INET, kind) as probe:
-        if kind == socket.SOCK_STREAM:  # connections that have ended hold no port
+        if kind == socket.SOCK_STREAM:  # closed connections do not hold a port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((port.host_ip, port.host_port))
@@ -166,7 +166,7 @@ def _bound(port: Published) -> bool:
 
 
 def _program(port: Published) -> str:
-    """As "pid 12 (nginx)"; "another program" if it cannot be seen."""
+    """The program with the port, such as "pid 12 (nginx)", or "another program" if it is not visible."""
     inodes = set()
     for version in ("", "6"):
         try:
@@ -186,7 +186,7 @@ def _program(port: Published) -> str:
 
 
 def parse_sockets(table: str, port: int, *, listening: bool) -> set[str]:
-    """Of a table as /proc/net/tcp: the sockets that are bound to *port*, as /proc/PID/fd names them."""
+    """The sockets in a table such as /proc/net/tcp that are bound to *port*, by their names in /proc/PID/fd."""
     found = set()
     for line in table.splitlines()[1:]:
         words = line.split()

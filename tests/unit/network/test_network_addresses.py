@@ -28,8 +28,9 @@ def test_without_an_address_the_first_free_private_range_is_taken() -> None:
 
 
 def test_no_free_range_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(OperationFailedError, match=r"name one with network\.default_bridge\.ip4"):
+    with pytest.raises(OperationFailedError, match="no private range") as caught:
         chosen(DefaultBridge(), *(f"{pool.network_address + 9}/32" for pool in POOLS))
+    assert "network.default_bridge.ip4" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_the_pools_are_those_of_the_original() -> None:
 def test_a_clash_names_both_networks() -> None:
     with pytest.raises(
         ConflictError,
-        match=r"ip4: 10\.77\.3\.1/24 overlaps 10\.77\.3\.0/25 of interface eth0: choose another",
+        match=r"ip4: 10\.77\.3\.1/24 overlaps 10\.77\.3\.0/25 of interface eth0",
     ):
         chosen(CONFIGURED, "192.0.2.0/24", "10.77.3.0/25")
 
@@ -117,7 +118,7 @@ def test_containers_get_what_is_neither_the_bridge_nor_the_gateway_nor_an_end() 
 
 
 def test_a_range_with_no_address_for_a_container_is_refused() -> None:
-    with pytest.raises(ConflictError, match=r"fcidr4: 10\.77\.3\.1/32 leaves no address"):
+    with pytest.raises(ConflictError, match=r"fcidr4: 10\.77\.3\.1/32 has no address"):
         chosen(DefaultBridge(ip4="10.77.3.1/24", fcidr4="10.77.3.1/32"))
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +126,13 @@ async def test_what_a_container_asks_for_is_checked_before_anything_is_made(
     tmp_path: Path, told: Machine
 ) -> None:
     mapping = PortMapping(proto="tcp", container_port=80, host_ip="", host_port=30555, host_port_end=30555)
-    with pytest.raises(ConflictError, match="switched off"):
+    with pytest.raises(ConflictError, match="network mode bridge is disabled"):
         bridge(tmp_path, disable=True).check(container())
-    with pytest.raises(ConflictError, match=r"ip_tables = false forbids"):
+    with pytest.raises(ConflictError, match="ip_tables is false"):
         bridge(tmp_path).check(container(port_mappings=(mapping,)))
-    with pytest.raises(InvalidInputError, match="host_ip 'here' is neither localhost"):
+    with pytest.raises(
+        InvalidInputError, match="host_ip must be localhost or an IPv4 address of this machine, got 'here'"
+    ):
         bridge(tmp_path, ip_tables=True).check(container(port_mappings=(PortMapping(host_ip="here"),)))
     assert told.made == []
 
@@ -147,16 +148,16 @@ async def test_a_peers_file_that_cannot_be_written_keeps_nobody_from_starting(
     network._records.sandboxes["b"] = Sandbox(
         "b", "/ns", (), connected=True, address="172.17.0.3", host_name="b"
     )
-    network._records.sandboxes["p"] = replace(peer, hosts_path=str(file))
-    network._records.sandboxes["q"] = replace(peer, id="q", hosts_path=str(tmp_path / "none"))
+    network._records.sandboxes["p"] = peer._replace(hosts_path=str(file))
+    network._records.sandboxes["q"] = peer._replace(id="q", hosts_path=str(tmp_path / "none"))
     write = os.pwrite
     monkeypatch.setattr(
         os, "pwrite", lambda descriptor, content, offset: write(descriptor, content[:5], offset)
     )
     await network._refresh()
     assert file.read_text() == "old"
-    assert f"container p: cannot write {file}: No space left on device" in caplog.text
-    assert f"container q: cannot write {tmp_path}/none: No such file or directory" in caplog.text
+    assert f"container p: cannot update {file}: No space left on device" in caplog.text
+    assert f"container q: cannot update {tmp_path}/none: No such file or directory" in caplog.text
 
 
 async def test_to_disconnect_what_was_never_connected_is_nothing(tmp_path: Path, told: Machine) -> None:

@@ -112,7 +112,7 @@ def test_the_first_ipv4_address_counts() -> None:
 
 @pytest.mark.parametrize("output", [b"", b"[]", b"{", b"1", b"[" * 100_000, b"\xff"])
 def test_what_is_no_result_is_an_error(output: bytes) -> None:
-    with pytest.raises(OperationFailedError, match="CNI plugin bridge gave no result"):
+    with pytest.raises(OperationFailedError, match="CNI plugin bridge returned no result"):
         parse_result("bridge", output)
 
 
@@ -130,7 +130,7 @@ def test_a_result_without_an_address_is_an_error(result: dict) -> None:
         (b'{"code": 7, "msg": "no route", "details": "to eth9"}', b"", "failed: no route: to eth9"),
         (b'{"code": 7, "msg": ""}', b"boom\nbang", "failed: boom bang"),
         (b"panic", b"", "failed: panic"),
-        (b"", b"", "failed: it ended with 3 and said nothing"),
+        (b"", b"", "failed: exit code 3 without a message"),
         (b"[1]", b"", r"failed: \[1\]"),
     ],
 )

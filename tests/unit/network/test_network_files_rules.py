@@ -100,7 +100,7 @@ async def test_an_agent_that_may_not_mount_gives_containers_the_files_on_the_dis
         assert Path(connected.hostname_path).read_text() == socket.gethostname() + "\n"
         assert made.others(()) == set()
     (line,) = caplog.messages
-    assert line.startswith("network files of containers: cannot mount a tmpfs: Operation not permitted")
+    assert line.startswith("network files: cannot mount a tmpfs: Operation not permitted")
 
 
 async def test_files_lie_on_the_disk_where_the_directory_of_mounts_cannot_be_made(
@@ -160,7 +160,7 @@ async def test_files_that_cannot_be_unmounted_are_named_and_stay_known(
     await network.disconnect("c1")
     await network.clear({"c1"})
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "cannot unmount the network files of container c1: Device or resource busy" in caplog.text
+    assert "container c1: cannot unmount its network files: Device or resource busy" in caplog.text
     failing.clear()
     await network.clear(())
     assert network._files.others(()) == set()

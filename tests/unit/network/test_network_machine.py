@@ -39,7 +39,7 @@ def test_addresses_of_interfaces_are_found() -> None:
 
 def test_a_name_that_something_else_has_is_none_for_the_bridge() -> None:
     machine.check_name("nowhere0")
-    with pytest.raises(ConflictError, match=r"name: 'lo' is an interface of this machine and no bridge"):
+    with pytest.raises(ConflictError, match=r"name: 'lo' is an interface of this machine, but not a bridge"):
         machine.check_name("lo")
 
 

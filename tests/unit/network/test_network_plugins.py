@@ -12,7 +12,7 @@ import pytest
 
 from pycm.errors import ConflictError, OperationFailedError
 from pycm.network import plugins
-from pycm.network.plugins import Plugins
+from pycm.network.plugins import Plugins, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ echo "$(basename $0) $CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_P
 [ $CNI_COMMAND = DEL ] || echo "{{\\"by\\": \\"$(basename $0)\\"}}"
 """
 CHAIN: tuple[dict[str, Any], ...] = ({"type": "first", "a": 1}, {"type": "second", "b": 2})
+SANDBOX = Sandbox("c1", "/ns", CHAIN)
 
 
 class World:
@@ -41,11 +42,12 @@ class World:
         file.write_text(SAYS.format(log=self.log, then=then))
         file.chmod(0o755)
 
-    async def keep(self, result: dict[str, Any]) -> None:
-        self.kept.append(result)
+    async def keep(self, sandbox: Sandbox) -> None:
+        assert sandbox.result is not None
+        self.kept.append(sandbox.result)
 
-    async def add(self) -> dict[str, Any]:
-        return await self.plugins.add("c1", "/ns", CHAIN, self.keep)
+    async def add(self) -> dict[str, Any] | None:
+        return (await self.plugins.add(SANDBOX, self.keep)).result
 
     def calls(self) -> list[str]:
         return [" ".join(line.split()[:2]) for line in self.log.read_text().splitlines()]
@@ -81,10 +83,10 @@ async def test_each_plugin_is_given_the_result_of_the_one_before(world: World) -
 
 
 async def test_they_are_undone_in_the_opposite_order_with_the_last_result(world: World) -> None:
-    await world.plugins.delete("c1", "/ns", CHAIN, {"by": "all"})
+    await world.plugins.delete(SANDBOX._replace(result={"by": "all"}))
     assert world.calls() == ["second DEL", "first DEL"]
     assert world.asked("first", "DEL")["prevResult"] == {"by": "all"}
-    await world.plugins.delete("c1", "", CHAIN, None)
+    await world.plugins.delete(SANDBOX._replace(namespace=""))
     assert "prevResult" not in world.asked("first", "DEL")
 
 
@@ -92,7 +94,7 @@ async def test_an_undoing_that_fails_does_not_keep_the_others_from_theirs(world:
     for name in ("first", "second"):
         world.install(name, """echo "{\\"msg\\": \\"$(basename $0) is stuck\\"}"; exit 3""")
     with pytest.raises(OperationFailedError, match="CNI plugin second failed: second is stuck"):
-        await world.plugins.delete("c1", "/ns", CHAIN, None)
+        await world.plugins.delete(SANDBOX)
     assert world.calls() == ["second DEL", "first DEL"]
 
 
@@ -126,10 +128,9 @@ async def test_a_program_that_cannot_be_run_is_named(world: World) -> None:
 
 async def test_a_plugin_that_has_gone_meanwhile_is_named_with_its_package(world: World) -> None:
     (world.directory / "second").unlink()
-    with pytest.raises(
-        OperationFailedError, match=r"CNI plugin second is not there: install the CNI plugins"
-    ):
+    with pytest.raises(OperationFailedError, match="CNI plugin second is missing") as caught:
         await world.add()
+    assert "Install the CNI plugins" in caught.value.hint
 
 
 async def test_plugins_are_looked_for_in_all_directories(world: World) -> None:
@@ -139,9 +140,9 @@ async def test_plugins_are_looked_for_in_all_directories(world: World) -> None:
     (world.directory / "second").mkdir()
     with pytest.raises(ConflictError) as caught:
         world.plugins.check(["first", "second", "third"], packet_filter=False)
-    text = f"needs the CNI plugins first, second, third, which are not in {world.directory.parent}/none, {world.directory}:"
+    text = f"needs the CNI plugins first, second, third, which are not in {world.directory.parent}/none, {world.directory}"
     assert text in str(caught.value)
-    assert "Debian: containernetworking-plugins" in str(caught.value)
+    assert "Debian: containernetworking-plugins" in caught.value.hint
 
 
 async def test_without_the_program_that_sets_rules_its_package_is_named(
@@ -149,12 +150,11 @@ async def test_without_the_program_that_sets_rules_its_package_is_named(
 ) -> None:
     monkeypatch.setattr(plugins, "_PATH", str(world.directory))
     world.plugins.check(["first"], packet_filter=False)
-    with pytest.raises(
-        ConflictError, match="the program iptables: install the package iptables, use network"
-    ):
+    with pytest.raises(ConflictError, match="the program iptables") as caught:
         world.plugins.check(["first"], packet_filter=True)
+    assert "Install the package iptables, use network" in caught.value.hint
     world.install("iptables")
-    with pytest.raises(ConflictError, match="the program ip6tables: install the package iptables"):
+    with pytest.raises(ConflictError, match="the program ip6tables"):
         world.plugins.check(["first"], packet_filter=True)
     world.install("ip6tables")
     world.plugins.check(["first"], packet_filter=True)
@@ -175,11 +175,11 @@ async def test_plugins_of_an_earlier_agent_are_waited_for(
     monkeypatch.setattr(plugins, "LIMIT", 0.5)
     with (
         holding(world.lock, fcntl.LOCK_SH),
-        pytest.raises(OperationFailedError, match=r"earlier agent has started have not ended within 0\.5 s"),
+        pytest.raises(OperationFailedError, match=r"earlier agent did not end within 0\.5 s"),
     ):
         await world.add()
     assert not world.log.exists()
-    assert caplog.text.count("still run and are waited for") == 1
+    assert caplog.text.count("are still running (waiting for them)") == 1
     assert await world.add() == {"by": "second"}
 
 

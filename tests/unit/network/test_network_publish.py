@@ -46,12 +46,15 @@ def test_mappings_as_they_are_meant(values: dict[str, object], text: str) -> Non
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"proto": "icmp"}, "port mapping 30555:80/icmp: protocol 'icmp' is none of tcp, udp, sctp"),
-        ({"host_port": 0}, "ports are from 1 to 65535"),
-        ({"container_port": 0}, "ports are from 1 to 65535"),
+        ({"proto": "icmp"}, "port mapping 30555:80/icmp: protocol must be one of tcp, udp, sctp, got 'icmp'"),
+        ({"host_port": 0}, "ports must be between 1 and 65535"),
+        ({"container_port": 0}, "ports must be between 1 and 65535"),
         ({"host_port_end": 30000}, "the range ends before it begins"),
-        ({"host_ip": "device.local"}, "host_ip 'device.local' is neither localhost nor an IPv4 address"),
-        ({"host_ip": "::1"}, "host_ip '::1' is neither"),
+        (
+            {"host_ip": "device.local"},
+            "host_ip must be localhost or an IPv4 address of this machine, got 'device.local'",
+        ),
+        ({"host_ip": "::1"}, "got '::1'"),
     ],
 )
 def test_what_cannot_be_published_is_said(values: dict[str, object], text: str) -> None:
@@ -104,7 +107,7 @@ def test_the_first_free_port_of_a_range_is_taken(listener: socket.socket) -> Non
 def test_a_range_that_is_full_is_an_error() -> None:
     others = {"c2": [Published("tcp", "", port, 80) for port in (30555, 30556)]}
     with pytest.raises(
-        ConflictError, match="30555/tcp is taken by container c2, and so are the others up to 30556"
+        ConflictError, match="30555/tcp is taken by container c2, and the others up to 30556 are taken too"
     ):
         choose([want(30555, 30556)], others, "c1")
 
@@ -115,7 +118,7 @@ def test_who_has_the_ports_of_a_full_range_is_searched_once(
     asked: list[Published] = []
     monkeypatch.setattr(publish, "_bound", lambda _port: True)
     monkeypatch.setattr(publish, "_program", lambda port: asked.append(port) or "pid 7 (other)")
-    with pytest.raises(ConflictError, match=r"30000/tcp is taken by pid 7 \(other\), and so are the others"):
+    with pytest.raises(ConflictError, match=r"30000/tcp is taken by pid 7 \(other\), and the others"):
         choose([want(30000, 39999)], {}, "c1")
     assert len(asked) == 1
 
@@ -174,7 +177,7 @@ def test_choose_gives_up_when_too_many_ports_were_tried(monkeypatch: pytest.Monk
     monkeypatch.setattr(publish, "_bound", lambda port: port.host_port < 10)
     assert choose([want(1, 65535)], {}, "c1")[0].host_port == 10
     monkeypatch.setattr(publish, "_bound", lambda port: port.host_port < 11)
-    with pytest.raises(ConflictError, match="no free port among 10 that were tried"):
+    with pytest.raises(ConflictError, match="no free port among the first 10"):
         choose([want(1, 65535)], {}, "c1")
 
 

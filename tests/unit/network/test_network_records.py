@@ -78,7 +78,7 @@ def test_a_damaged_record_is_told_and_the_others_are_read(
     (directory / "c1.json").write_bytes(content)
     sandboxes, damaged = loaded(directory)
     assert (list(sandboxes), damaged) == (["c2"], ["c1"])
-    assert "the record of the network of container c1 cannot be read" in caplog.text
+    assert "container c1: damaged network record" in caplog.text
 
 
 def test_what_a_kill_left_of_a_write_is_removed(directory: Path) -> None:
