@@ -43,7 +43,12 @@ if TYPE_CHECKING:
 
 PARTS = ("lint", "unit", "yocto", "integration", "vm")
 SEPARATE = {
-    "lint": ("tests/test_linters.py", "tests/test_style.py", "tests/test_commits.py"),
+    "lint": (
+        "tests/test_linters.py",
+        "tests/test_style.py",
+        "tests/test_commits.py",
+        "tests/test_architecture.py",
+    ),
     "yocto": ("tests/yocto",),
     "integration": ("tests/integration",),
     "vm": ("tests/vm",),
