@@ -18,7 +18,7 @@ from h2.events import DataReceived
 from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import Server
-from pycm.api.server.operations import Rooms
+from pycm.api.server.operations import EncodedContainers, Rooms
 from pycm.errors import PycmError
 from pycm.model.container import (
     Container,
@@ -236,13 +236,15 @@ class World:
         self.sessions, self.metrics = FakeSessions(), FakeMetrics()
         self.images = FakeImages()
         self.server = served(path, world=self)
-        self._own_listeners = len(self.containers.listeners)
         self.channel = Channel(path=path)
 
     @property
     def watchers(self) -> list[Callable[..., None]]:
         """Listeners to container events that calls of clients have registered."""
-        return self.containers.listeners[self._own_listeners :]
+        kept = EncodedContainers
+        return [
+            one for one in self.containers.listeners if not isinstance(getattr(one, "__self__", None), kept)
+        ]
 
     async def call(self, method: str, request: Any, reply: Any = Empty, **options: Any) -> Any:
         path = method if method.startswith("/") else CONTAINERS + method

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.api_world import Raw, World
+from support.json_peer import JsonPeer, connected
 
 
 @pytest.fixture
@@ -32,3 +33,11 @@ async def raw(world: World) -> AsyncIterator[Raw]:
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "s")
+
+
+@pytest.fixture
+async def peer(world: World) -> AsyncIterator[JsonPeer]:
+    """A client of the JSON API that leaves the server well."""
+    async with connected(world.path) as client:
+        yield client
+    await world.is_well()

@@ -72,7 +72,7 @@ class Connection(Client, asyncio.Protocol):
         self._stage = "greeting"
         self._served = 0
         self._ahead = 0  # bytes that came and were not asked for
-        self._busy = self._paused = self._late = False
+        self._busy = self._paused = self._late = self._dropping = False
 
     # ── what asyncio calls ──
 
@@ -83,6 +83,8 @@ class Connection(Client, asyncio.Protocol):
         self.changed()
 
     def data_received(self, data: bytes) -> None:
+        if self._dropping:
+            return
         self.hold(len(data))
         (self._frames.feed if self._frames else self._http.receive_data)(data)
         self._ahead += len(data)
@@ -161,6 +163,20 @@ class Connection(Client, asyncio.Protocol):
         self._late = True
         self._received.set()
 
+    def _drop_the_rest(self) -> None:
+        """Let a client that still sends read the answer: closing at once would end it with an error of its own."""
+        if self.transport is not None and not self.transport.is_closing():
+            self._dropping = True
+            self._go_on_reading()
+            self.transport.write_eof()
+            self._set_stage("closing")
+
+    def _go_on_reading(self) -> None:
+        self._ahead = 0
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+
     def _close(self) -> None:
         if self.transport is not None:
             self.transport.close()
@@ -178,7 +194,10 @@ class Connection(Client, asyncio.Protocol):
             if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 await self._send_problem(ApiError(code, f"malformed HTTP/1: {error}"))
         finally:
-            self._close()
+            if self._http.their_state in (h11.SEND_BODY, h11.ERROR):
+                self._drop_the_rest()
+            else:
+                self._close()
 
     async def _exchange(self) -> bool:
         """Answer one request; return whether there may be another."""
@@ -205,10 +224,7 @@ class Connection(Client, asyncio.Protocol):
     async def _data(self, stage: str) -> None:
         """Wait for bytes. *stage*: what they belong to, which bounds the time."""
         self._received.clear()
-        self._ahead = 0
-        if self._paused and self.transport is not None:
-            self._paused = False
-            self.transport.resume_reading()
+        self._go_on_reading()
         self._set_stage(stage)
         await self._received.wait()
 
@@ -289,7 +305,7 @@ class Connection(Client, asyncio.Protocol):
         """*value*: bytes of JSON, or an object; None for an answer without a body."""
         body = b"" if value is None else value if isinstance(value, bytes) else _json(value)
         headers = [("Content-Type", kind), ("Content-Length", str(len(body)))] if body else []
-        if self._http.their_state is not h11.DONE:
+        if self._http.their_state in (h11.SEND_BODY, h11.ERROR):
             headers.append(("Connection", "close"))  # the rest of the request will not be read
         self._begin(status, [*headers, *more])
         self._send(h11.Data(data=body), h11.EndOfMessage())
@@ -327,6 +343,9 @@ class Connection(Client, asyncio.Protocol):
     async def _taken(self, *, patient: bool = False) -> None:
         """Wait until the client has taken what was sent. If it does not, cut it off, unless it is a patient call."""
         if self._writable.is_set():
+            await asyncio.sleep(
+                0
+            )  # a feed that never waits must not keep the loop from others, or from its own end
             return
         stalled = f"it did not read for {STALLED:g} s"
         timer = None if patient else self.loop.call_later(STALLED, self.cut_off, stalled)

@@ -41,7 +41,7 @@ _UINT16 = 2**16 - 1
 class Value(NamedTuple):
     """A parameter of a query or a member of a body.
 
-    kind: "text", "texts" (list), "flag", "integer" (from low to high), "seconds" (a decimal number), "choice" (of *choices*),
+    kind: "text" (of *low* characters or more), "texts" (list), "flag", "integer" (from low to high), "seconds" (a decimal number), "choice" (of *choices*),
     "object". default: REQUIRED if there must be one. argument: the name in the handler, if it is another.
     """
 
@@ -81,7 +81,7 @@ EXEC = (
 )
 WAIT = (
     Value("for", "choice", "stopped", choices=("stopped", "next-exit", "removed", "running"), argument="condition"),
-    Value("within", "seconds"),
+    Value("within", "seconds", argument="seconds"),
 )
 STATS = (
     Value("id", "texts", (), argument="container_ids"),
@@ -96,7 +96,7 @@ STDIN = (Value("stdin", "flag", False),)
 SIGNAL = (Value("number", "integer", REQUIRED, 1, 64),)
 TAIL = (Value("tail", "integer", 100),)
 NAME = (Value("name", "text", REQUIRED),)
-REFERENCE = (Value("reference", "text", REQUIRED),)
+REFERENCE = (Value("reference", "text", REQUIRED, low=1),)
 # fmt: on
 
 
@@ -262,6 +262,8 @@ def _checked(value: Value, found: Any) -> Any:
         if not all(isinstance(item, str) for item in found):
             raise _wrong(value, found, reason)
         return tuple(found)
+    if value.kind == "text" and len(found) < value.low:
+        raise _wrong(value, found, "is too short")
     if value.kind == "integer" and not value.low <= found <= value.high:
         raise _wrong(value, found, f"is not between {value.low} and {value.high}")
     if value.kind == "seconds" and not 0 < found <= LONGEST_WAIT:
