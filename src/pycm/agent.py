@@ -31,7 +31,6 @@ from pycm.containerd.runtime import ContainerdRuntime
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
-from pycm.containers.settings import Settings
 from pycm.errors import ConfigError, ConflictError, OperationFailedError, PycmError
 from pycm.logfile import setup as set_up_logging
 from pycm.logs.front import JsonFileLogs
@@ -181,21 +180,6 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def settings_of(config: Config) -> Settings:
-    return Settings(
-        namespace=config.containers.default_ns,
-        stop_timeout=config.manager.default_ctrs_stop_timeout,
-        runc_runtime=config.containers.runc_runtime,
-        runc_binary=config.containers.runc_binary,
-        seccomp=config.containers.seccomp_profile == "default",
-        live_restore=config.manager.live_restore,
-        image_verifier=config.containers.image_verifier_type,
-        image_decryption=bool(config.containers.image_dec_keys or config.containers.image_dec_recipients),
-        sockets=(config.containers.address_path, config.grpc_server.address_path),
-        state=(config.manager.home_dir, config.manager.exec_root_dir),
-    )
-
-
 def image_settings_of(config: Config) -> ImageSettings:
     containers = config.containers
     configured = {
@@ -249,7 +233,7 @@ class Agent:
             logs=self.logs,
             metrics=self.metrics,
             network=self.network,
-            settings=settings_of(config),
+            config=config,
         )
         sessions = Sessions(self.containers, self.runtime, self.logs)
         rooms = Rooms(self.containers, self.logs, sessions, self.metrics, self.images)

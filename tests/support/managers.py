@@ -7,9 +7,10 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from pycm.config.types import Config, Containers
+from pycm.config.types import Manager as ManagerSection
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
-from pycm.containers.settings import Settings
 from pycm.model.container import (
     Container,
     HostConfig,
@@ -25,11 +26,26 @@ if TYPE_CHECKING:
     from pycm.ports import Event, Network
 
 
+def configured(
+    home: str = "/nowhere", *, stop_timeout: float = 30.0, live_restore: bool = True, **keys: object
+) -> Config:
+    """A configuration whose places do not exist. *keys*: of section [containers]."""
+    return Config(
+        manager=ManagerSection(
+            home_dir=home,
+            exec_root_dir="/nowhere/run",
+            default_ctrs_stop_timeout=stop_timeout,
+            live_restore=live_restore,
+        ),
+        containers=Containers(**{"address_path": f"{home}/containerd.sock", **keys}),
+    )
+
+
 class World:
     """A manager, its fakes, and what it told."""
 
     def __init__(
-        self, runtime: FakeRuntime, store: FakeStore, settings: Settings, network: Network | None = None
+        self, runtime: FakeRuntime, store: FakeStore, config: Config, network: Network | None = None
     ) -> None:
         self.runtime, self.store = runtime, store
         self.logs, self.metrics = FakeLogs(), FakeMetrics()
@@ -40,7 +56,7 @@ class World:
             logs=self.logs,
             metrics=self.metrics,
             network=network or FakeNetwork(),
-            settings=settings,
+            config=config,
         )
         self.events: list[Event] = []
         self.manager.subscribe(self.events.append)
@@ -67,7 +83,7 @@ async def world(
     *stored: Container, runtime: FakeRuntime | None = None, store: FakeStore | None = None, **settings: object
 ) -> AsyncIterator[World]:
     values = {"stop_timeout": 0.2, **settings}
-    made = World(runtime or FakeRuntime(), store or FakeStore(stored), Settings(**values))  # type: ignore[arg-type]
+    made = World(runtime or FakeRuntime(), store or FakeStore(stored), configured(**values))  # type: ignore[arg-type]
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
     await made.until(lambda: made.manager._boot_begun)

@@ -12,8 +12,8 @@ from pycm.api.server.operations import Rooms
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
-from pycm.containers.settings import Settings
 from support.fakes import FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+from support.managers import configured
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -61,7 +61,7 @@ class ServedAgent:
             logs=self.logs,
             metrics=self.metrics,
             network=self.network,
-            settings=Settings(),
+            config=configured(),
         )
         await self.manager.load()
         self._running = asyncio.ensure_future(self.manager.run())

@@ -17,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "integration"), str(HERE.parents[1] / "src")]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "integration"), str(HERE.parents[1] / "src")]
 
 import vector_core  # noqa: E402  the path had to be set first
 from vector_matching import malformed  # noqa: E402

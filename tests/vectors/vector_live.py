@@ -33,7 +33,6 @@ from vector_matching import Seen, find_all, wrong_answer
 
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
-from pycm.containers.settings import Settings
 from pycm.model.states import Status
 from pycm.mqtt.client import MqttClient
 from pycm.mqtt.settings import MqttSettings
@@ -42,6 +41,7 @@ from pycm.twin.core import DEFAULT_FEATURES
 from pycm.twin.service import TwinService, TwinSettings
 from pycm.twin.session import EDGE_RESPONSE, THING_SUFFIX
 from pycm.twin.state import Memory
+from support.managers import configured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -126,7 +126,7 @@ class LivePlayer:
             logs=FakeLogs(),
             metrics=self.metrics,
             network=FakeNetwork(),
-            settings=Settings(stop_timeout=1.0),
+            config=configured(stop_timeout=1.0),
         )
         features = tuple(self.given.get("features", DEFAULT_FEATURES))
         self.twin = TwinService(

@@ -13,8 +13,7 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pycm.containers.launch import Stop
-from pycm.containers.settings import PARALLEL
+from pycm.containers.launch import PARALLEL, Stop
 from pycm.errors import OperationFailedError, PycmError
 from pycm.model.container import HostConfig
 from pycm.model.defaults import HOST

@@ -9,7 +9,6 @@ import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from pycm.containers.settings import PARALLEL
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -36,10 +35,12 @@ from pycm.waiting import LOOK, apart
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-    from pycm.containers.settings import Settings
+    from pycm.config.types import Config
     from pycm.oci.devices import Device
 
 SIGKILL = 9
+#: At most this many containers are started, reconciled or checked at once: each start runs programs.
+PARALLEL = 8
 #: Longest timeout of a stop, in seconds.
 LONGEST_STOP = 24 * 3600
 #: /etc/passwd and /etc/group of an image are read up to this size.
@@ -94,14 +95,15 @@ class Launcher:
         logs: Logs,
         metrics: Metrics,
         network: Network,
-        settings: Settings,
+        config: Config,
         devices: Devices | None = None,
     ) -> None:
         self._runtime = runtime
         self._logs = logs
         self._metrics = metrics
         self._network = network
-        self._settings = settings
+        self._config = config
+        self._runc = config.containers.runc_binary
         self._devices = devices or HostDevices()
         self._systemd = os.path.isdir(_SYSTEMD)
         self._starting = asyncio.Semaphore(PARALLEL)
@@ -116,19 +118,21 @@ class Launcher:
                     container.id,
                     shorten(hook.path),
                 )
-        for mount in describe_mounts(container, self._settings.sockets, self._settings.state):
+        for mount in describe_mounts(container, *_own_paths(self._config)):
             log.warning("container %s mounts %s", container.id, mount)
 
     def check_policy(self, container: Container) -> None:
         """Refuse what would run unverified or undecryptable content."""
-        verifier = self._settings.image_verifier
+        verifier = self._config.containers.image_verifier_type
         if verifier not in ("", "none"):
             raise ConflictError(
                 f"image verification ({verifier}) is configured and not supported yet: {container.image.name} is not"
                 " used unverified; unset containers.image_verifier_type to go without"
             )
         decrypt = container.image.decrypt_config
-        if self._settings.image_decryption or (decrypt and (decrypt.keys or decrypt.recipients)):
+        containers = self._config.containers
+        configured = containers.image_dec_keys or containers.image_dec_recipients
+        if configured or (decrypt and (decrypt.keys or decrypt.recipients)):
             raise ConflictError(
                 f"image decryption is configured and not supported yet: {container.image.name} cannot be used"
             )
@@ -153,7 +157,7 @@ class Launcher:
             runtime=host.runtime,
             io=io,
             systemd_cgroup=self._systemd,
-            runtime_binary=self._settings.runc_binary if host.runtime in RUNC_FAMILY else "",
+            runtime_binary=self._runc if host.runtime in RUNC_FAMILY else "",
         )
 
     async def _connect(self, container: Container) -> Container:
@@ -161,7 +165,9 @@ class Launcher:
         self._network.check(container)
         host = container.host_config or HostConfig()
         if host.runtime in RUNC_FAMILY:
-            container = replace(container, host_config=replace(host, runtime=self._settings.runc_runtime))
+            container = replace(
+                container, host_config=replace(host, runtime=self._config.containers.runc_runtime)
+            )
         return await self._network.connect(container)
 
     async def launch(self, container: Container) -> Run:
@@ -238,11 +244,10 @@ class Launcher:
         raise OperationFailedError(f"could not stop container with ID = {container_id} with {name}")  # compat
 
     async def _look_at_machine(self, container: Container, host: HostConfig) -> tuple[Device, ...]:
-        containerd, home = self._settings.sockets[:1], self._settings.state[:1]
+        containerd, home = self._config.containers.address_path, self._config.manager.home_dir
 
         def look() -> tuple[Device, ...]:
-            if containerd and home:  # the agent's unit may hide what the container gets
-                see_as_server(containerd[0], home[0])
+            see_as_server(containerd, home)  # the agent's unit may hide what the container gets
             _check_machine(container)
             return self._devices.find(host)
 
@@ -256,12 +261,12 @@ class Launcher:
 
     def _seccomp_machine(self, host: HostConfig) -> str:
         """Where the default profile shall and can be used, the machine that it is for."""
-        if not self._settings.seccomp or host.runtime not in RUNC_FAMILY:
+        if self._config.containers.seccomp_profile != "default" or host.runtime not in RUNC_FAMILY:
             return ""
-        return os.uname().machine if support.seccomp(self._settings.runc_binary or "runc") else ""
+        return os.uname().machine if support.seccomp(self._runc or "runc") else ""
 
     def _cgroups_path(self, container_id: str) -> str:
-        namespace = self._settings.namespace
+        namespace = self._config.containers.default_ns
         return f"system.slice:{namespace}:{container_id}" if self._systemd else f"/{namespace}/{container_id}"
 
 
@@ -329,3 +334,9 @@ def describe_mounts(container: Container, sockets: Iterable[str], state: Iterabl
 
 def _within(path: str, directory: str) -> bool:
     return path == directory or path.startswith(directory.rstrip("/") + "/")
+
+
+def _own_paths(config: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sockets that command all containers, and directories of the agent's state."""
+    sockets = (config.containers.address_path, config.grpc_server.address_path)
+    return sockets, (config.manager.home_dir, config.manager.exec_root_dir)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pycm.containers.catalog import Catalog, Jobs, Peers
 from pycm.containers.health import HealthChecks
-from pycm.containers.launch import Launcher
-from pycm.containers.settings import OPERATIONS_LIMIT, PARALLEL, Settings
+from pycm.containers.launch import PARALLEL, Launcher
 from pycm.containers.unit import Unit
 from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
@@ -46,9 +45,13 @@ from pycm.ports import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
+    from pycm.config.types import Config
+
 
 #: Seconds between attempts to use a containerd that answers, but not as it should (its own disk is full, for instance).
 RETRY_CONNECT = 5.0
+#: Seconds that operations may take to end at the end of an agent whose containers run on.
+OPERATIONS_LIMIT = 10.0
 #: The prefix of a peer's host name in extra_hosts.
 _PEER = "container_"
 log = logging.getLogger("pycm.containers")
@@ -67,7 +70,7 @@ class Manager:
         logs: Logs,
         metrics: Metrics,
         network: Network,
-        settings: Settings,
+        config: Config,
     ) -> None:
         self._catalog = catalog
         self._runtime = runtime
@@ -75,9 +78,9 @@ class Manager:
         self._logs = logs
         self._network = network
         self._metrics = metrics
-        self._settings = settings
+        self._config = config
         self._jobs = Jobs()
-        self._launcher = Launcher(runtime, logs, metrics, network, settings)
+        self._launcher = Launcher(runtime, logs, metrics, network, config)
         self._peers = Peers(
             catalog=catalog,
             jobs=self._jobs,
@@ -87,7 +90,7 @@ class Manager:
             network=network,
             launcher=self._launcher,
             checks=HealthChecks(runtime, logs),
-            stop_timeout=settings.stop_timeout,
+            stop_timeout=config.manager.default_ctrs_stop_timeout,
         )
         self._reserved: set[str] = set()
         #: Records of creations and removals that were cut short; what they made is removed as soon as containerd answers.
@@ -260,7 +263,7 @@ class Manager:
 
     async def run(self) -> None:
         """Follow containerd for ever; it may be away now and at any time."""
-        log.info("containerd %s, namespace %s", await self._connect(), self._settings.namespace)
+        log.info("containerd %s, namespace %s", await self._connect(), self._config.containers.default_ns)
         self.reached.set()
         async for event in self._runtime.events():
             try:
@@ -352,12 +355,13 @@ class Manager:
         self._jobs.closing = True
         checks = [unit.close() for unit in self._catalog]
         await asyncio.gather(*filter(None, checks), return_exceptions=True)
-        if self._settings.live_restore:
-            await self._jobs.wait(min(self._settings.stop_timeout, OPERATIONS_LIMIT))
+        stop_timeout = self._config.manager.default_ctrs_stop_timeout
+        if self._config.manager.live_restore:
+            await self._jobs.wait(min(stop_timeout, OPERATIONS_LIMIT))
         else:
             for unit in self._catalog:  # all at once: waiting for the stubborn costs nothing
                 self._jobs.spawn(unit.shut_down())
-            await self._jobs.wait(2 * self._settings.stop_timeout)  # for SIGTERM, then for SIGKILL
+            await self._jobs.wait(2 * stop_timeout)  # for SIGTERM, then for SIGKILL
         await self._catalog.close()
 
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pycm.containers import catalog
-from pycm.containers.settings import Settings
 from pycm.errors import OperationFailedError
 from pycm.model.container import Resources, StopOptions, UpdateOptions
 from pycm.model.states import Status
 from pycm.network.files import ContainerFiles, HostNetwork
 from pycm.storage.store import ContainerStore
 from support.fakes import FakeRuntime
-from support.managers import World, described, started
+from support.managers import World, configured, described, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -98,7 +97,7 @@ class Files(HostNetwork):
 @asynccontextmanager
 async def on_disk(home: Path, runtime: FakeRuntime) -> AsyncIterator[World]:
     store = ContainerStore(str(home))
-    made = World(runtime, store, Settings(stop_timeout=5), Files(ContainerFiles(str(home))))  # type: ignore[arg-type]
+    made = World(runtime, store, configured(stop_timeout=5), Files(ContainerFiles(str(home))))  # type: ignore[arg-type]
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
     await made.until(lambda: made.manager._boot_begun)

@@ -10,7 +10,6 @@ import time
 import pytest
 
 from pycm.containers import catalog, manager
-from pycm.containers.settings import Settings
 from pycm.containers.unit import Unit
 from pycm.errors import (
     ConflictError,
@@ -32,7 +31,7 @@ from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import RuntimeConnected, RuntimeLost, Task, TaskIO, TaskStatus
 from support.fakes import FakeRuntime, FakeStore
-from support.managers import World, described, started, world
+from support.managers import World, configured, described, started, world
 
 AWAY = UnavailableError("containerd at /c.sock does not answer")
 
@@ -60,7 +59,7 @@ async def left_running(policy: str = "no") -> tuple[FakeRuntime, FakeStore]:
 async def test_a_stop_before_containerd_has_answered_is_refused_and_changes_nothing() -> None:
     runtime, store = await left_running()
     runtime.available = False
-    made = World(runtime, store, Settings())
+    made = World(runtime, store, configured())
     await made.manager.load()
     before = made.manager.get("c1")
     for operation in (made.manager.stop, made.manager.start, made.manager.pause):
@@ -73,7 +72,7 @@ async def test_a_stop_before_containerd_has_answered_is_refused_and_changes_noth
 
 async def test_a_stop_before_the_agent_has_looked_reaches_the_running_container() -> None:
     runtime, store = await left_running()
-    made = World(runtime, store, Settings())
+    made = World(runtime, store, configured())
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
     await made.manager.stop("c1")
@@ -87,7 +86,7 @@ async def test_a_stop_before_the_agent_has_looked_reaches_the_running_container(
 async def test_without_live_restore_an_agent_that_never_saw_containerd_claims_no_stop() -> None:
     runtime, store = await left_running()
     runtime.available = False
-    made = World(runtime, store, Settings(live_restore=False))
+    made = World(runtime, store, configured(live_restore=False))
     await made.manager.load()
     await made.manager.close()
     assert store.saved["c1"].state.status is Status.RUNNING
@@ -109,7 +108,7 @@ async def test_an_id_whose_removal_is_still_to_be_finished_can_be_used_again() -
     record = replace(described(), state=states.enter(State(), Status.DEAD))
     runtime = FakeRuntime()
     runtime.snapshots.add("c1")
-    made = World(runtime, FakeStore([record]), Settings())
+    made = World(runtime, FakeStore([record]), configured())
     await made.manager.load()
     await made.manager.create(described())
     task = asyncio.create_task(made.manager.run())
@@ -469,7 +468,7 @@ async def test_starts_with_the_agent_end_with_it() -> None:
         return await real(request)  # type: ignore[arg-type]
 
     runtime.start = start  # type: ignore[method-assign]
-    made = World(runtime, FakeStore(records), Settings(live_restore=False, stop_timeout=2))
+    made = World(runtime, FakeStore(records), configured(live_restore=False, stop_timeout=2))
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
     await begun.wait()

@@ -31,7 +31,7 @@ async def test_what_a_mount_opens_is_named_in_the_log(
     source: str, expected: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     mount = MountPoint(source=source, destination="/mnt")
-    async with world(sockets=("/run/c/c.sock", "unused:1"), state=("/var/lib/cm",)) as w:
+    async with world(home="/var/lib/cm", address_path="/run/c/c.sock") as w:
         await w.manager.create(replace(described(), mount_points=(mount,)))
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert told == [f"container c1 mounts {mount}" for mount in expected]

@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from pycm.containers.settings import PARALLEL
+from pycm.containers.launch import PARALLEL
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, OperationFailedError
 from pycm.model import units
 from pycm.model.container import (
@@ -82,7 +82,14 @@ async def test_a_full_disk_refuses_a_create_and_later_one_succeeds() -> None:
         await w.manager.create(described())
 
 
-@pytest.mark.parametrize("policy", [{"image_verifier": "notation"}, {"image_decryption": True}])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"image_verifier_type": "notation"},
+        {"image_dec_keys": ("key.pem",)},
+        {"image_dec_recipients": ("cert.pem",)},
+    ],
+)
 async def test_content_that_should_be_verified_or_decrypted_is_never_used(policy: dict[str, object]) -> None:
     async with world(**policy) as w:
         with pytest.raises(ConflictError, match="not supported yet"):

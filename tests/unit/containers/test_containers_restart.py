@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pycm.containers.settings import Settings
 from pycm.errors import ConflictError, OperationFailedError, UnavailableError
 from pycm.model import states
 from pycm.model.container import Container, RestartPolicy, State, UpdateOptions
@@ -17,7 +16,7 @@ from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import RuntimeConnected
 from support.fakes import FakeRuntime, FakeStore
-from support.managers import World, described, started, world
+from support.managers import World, configured, described, started, world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -300,7 +299,7 @@ def consumer_record(policy: str) -> Container:
 @asynccontextmanager
 async def beginning(*records: Container, runtime: FakeRuntime) -> AsyncIterator[World]:
     """An agent that has read its records and is on its way."""
-    w = World(runtime, FakeStore(records), Settings(stop_timeout=0.2))
+    w = World(runtime, FakeStore(records), configured(stop_timeout=0.2))
     await w.manager.load()
     task = asyncio.create_task(w.manager.run())
     try:

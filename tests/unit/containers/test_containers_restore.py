@@ -8,7 +8,6 @@ from typing import cast
 import pytest
 
 from pycm.containers import manager
-from pycm.containers.settings import Settings
 from pycm.containers.unit import Unit
 from pycm.model import states
 from pycm.model.container import (
@@ -20,7 +19,7 @@ from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import Action, RuntimeConnected, RuntimeLost, Task, TaskOOM
 from support.fakes import FakeRuntime, FakeStore
-from support.managers import World, described, started, world
+from support.managers import World, configured, described, started, world
 
 # ── the agent was away ──
 
@@ -174,7 +173,7 @@ async def test_after_containerd_returns_an_exit_in_between_is_found() -> None:
 async def test_containerd_that_is_away_at_start_is_waited_for_and_the_store_is_known_meanwhile() -> None:
     runtime = FakeRuntime()
     runtime.available = False
-    made = World(runtime, FakeStore([running_record(99)]), Settings())
+    made = World(runtime, FakeStore([running_record(99)]), configured())
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
     await made.until(lambda: ("connect", "") in runtime.calls)
