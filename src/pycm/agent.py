@@ -53,8 +53,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from pycm.config.load import Source
-    from pycm.config.types import Config, Connection
-    from pycm.mqtt.settings import MqttSettings
+    from pycm.config.types import Config
     from pycm.mqtt.settings import Source as LoginSource
     from pycm.ports import Event
     from pycm.twin.service import TwinService
@@ -134,7 +133,7 @@ def _check_mqtt(config: Config) -> None:
     from pycm.mqtt.settings import check
 
     if config.things.enable:
-        check(mqtt_settings(config.connection))
+        check(config.connection)
 
 
 def take_lock(exec_root: str) -> int:
@@ -400,18 +399,11 @@ def make_twin(config: Config, containers: Manager, metrics: Sampler, source: Sou
     # paho and the twin are only paid for by those who use them
     from pycm.http.download import WebDownloads
     from pycm.mqtt.client import MqttClient
-    from pycm.twin.service import TwinService, TwinSettings
+    from pycm.twin.service import TwinService
 
-    things = TwinSettings(
-        home_dir=config.things.home_dir,
-        features=config.things.features,
-        mask_env=config.things.mask_env,
-        system_metrics=config.things.system_metrics,
-        policy=config.things.policy,
-    )
-    mqtt = MqttClient(mqtt_settings(config.connection), source=_login_source(source))
+    mqtt = MqttClient(config.connection, source=_login_source(source))
     downloads = WebDownloads(private=config.things.private_downloads)
-    return TwinService(mqtt, containers, metrics, things, downloads=downloads)
+    return TwinService(mqtt, containers, metrics, config.things, downloads=downloads)
 
 
 def _login_source(source: Source | None) -> LoginSource | None:
@@ -420,29 +412,7 @@ def _login_source(source: Source | None) -> LoginSource | None:
     if source is None or not source.path:
         return None
     read = source.read
-    return LoginSource(source.path, lambda: mqtt_settings(read().connection))
-
-
-def mqtt_settings(connection: Connection) -> MqttSettings:
-    from pycm.mqtt.settings import MqttSettings
-
-    return MqttSettings(
-        broker_url=connection.broker_url,
-        keep_alive=connection.keep_alive,
-        disconnect_timeout=connection.disconnect_timeout,
-        connect_timeout=connection.connect_timeout,
-        acknowledge_timeout=connection.acknowledge_timeout,
-        subscribe_timeout=connection.subscribe_timeout,
-        unsubscribe_timeout=connection.unsubscribe_timeout,
-        client_username=connection.client_username,
-        client_password=connection.client_password,
-        root_ca=connection.transport.root_ca,
-        client_cert=connection.transport.client_cert,
-        client_key=connection.transport.client_key,
-        alpn=connection.alpn,
-        will_topic=connection.will_topic,
-        will_message=connection.will_message,
-    )
+    return LoginSource(source.path, lambda: read().connection)
 
 
 async def _serve(config: Config, source: Source | None) -> int:

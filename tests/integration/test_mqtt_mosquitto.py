@@ -17,9 +17,9 @@ from connector import DEVICE, THING, Connector
 from images import IMAGE
 from mosquitto_server import MosquittoServer
 
+from pycm.config.types import Connection, Transport
 from pycm.mqtt import link
 from pycm.mqtt.client import MqttClient
-from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
 
 pytestmark = pytest.mark.integration
@@ -41,7 +41,10 @@ async def connect():
     clients = []
 
     async def make(url, **settings):
-        client = MqttClient(MqttSettings(broker_url=url, **settings))
+        files = {
+            name: settings.pop(name) for name in ("root_ca", "client_cert", "client_key") if name in settings
+        }
+        client = MqttClient(Connection(broker_url=url, transport=Transport(**files), **settings))
         listener = Listener()
         client.add_listener(listener)
         await client.start()
@@ -161,9 +164,7 @@ async def test_a_broker_with_a_certificate_of_another_ca_is_refused_and_named(
     assert not client.connected
 
 
-@pytest.mark.parametrize(
-    ("content", "words"), [(None, "failed to load CA"), ("no certificate", "failed to parse CA")]
-)
+@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), ("no certificate", "given-ca.pem")])
 async def test_a_ca_file_that_cannot_be_used_is_named_and_used_once_it_is_right(
     tmp_path, tls_broker, certificates, connect, caplog, content, words
 ):
@@ -190,7 +191,7 @@ async def test_exchanged_files_are_used_at_the_next_ping_and_unusable_ones_harm_
     client, listener = await connect(tls_broker.url, keep_alive=1.0, **mine)
     await until(lambda: client.connected)
     pathlib.Path(mine["client_cert"]).write_text("half-written")
-    await until(lambda: "cannot be used; the connection stays" in caplog.text)
+    await until(lambda: "(the connection stays)" in caplog.text)
     assert listener.events == ["up"]
     shutil.copy(certificates / "server.pem", mine["client_cert"])
     shutil.copy(certificates / "server.key", mine["client_key"])

@@ -148,7 +148,7 @@ def test_ten_thousand_hostile_commands_leave_the_agent_as_it_was(
         assert resident(pid) - memory < 1024, f"seed {seed}"
         assert agent.process.poll() is None
         assert "Traceback" not in agent.text()
-        assert "a bug in" not in agent.text()
+        assert "bug in" not in agent.text()
         assert cloud.ask(f"Container:{one}", "rename", "after-all") == (204, None)
         cloud.until(lambda: cloud.status(one)["name"] == "after-all", "the next valid command works")
         for container_id in agent.ids():
@@ -195,7 +195,7 @@ def test_ten_thousand_hostile_commands_against_containers_that_exist_leave_the_a
         assert {"RUNNING", "DEAD"} <= reached, f"seed {seed}: no container was touched"
         assert agent.process.poll() is None
         assert "Traceback" not in agent.text()
-        assert "a bug in" not in agent.text()
+        assert "bug in" not in agent.text()
         assert cloud.ask(f"Container:{one}", "start") == (204, None)
         cloud.until(lambda: cloud.status(one)["state"]["status"] == "RUNNING", "the next valid command works")
 

@@ -13,9 +13,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "vectors"))
 
 from vector_fakes import FakeContainers, FakeMetrics
 
+from pycm.config.types import Connection, Things
 from pycm.mqtt.client import MqttClient
-from pycm.mqtt.settings import MqttSettings
-from pycm.twin.service import TwinService, TwinSettings
+from pycm.twin.service import TwinService
 
 pytestmark = pytest.mark.integration
 
@@ -73,8 +73,8 @@ async def world(tmp_path):
         metrics = FakeMetrics(
             {"c-1": [{"cpu_used": 0, "cpu_total": 1}, {"pids": 2, "mem_used": 1, "mem_total": 4}]}
         )
-        mqtt = MqttClient(MqttSettings(broker_url=broker.url))
-        twin = TwinService(mqtt, containers, metrics, TwinSettings(home_dir=str(tmp_path / "things")))
+        mqtt = MqttClient(Connection(broker_url=broker.url))
+        twin = TwinService(mqtt, containers, metrics, Things(home_dir=str(tmp_path / "things")))
         await twin.start()
         await until(lambda: mqtt.connected)
         await twin.idle()

@@ -31,14 +31,14 @@ from vector_fakes import (
 )
 from vector_matching import Seen, find_all, wrong_answer
 
+from pycm.config.types import Connection, Things
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.model.states import Status
 from pycm.mqtt.client import MqttClient
-from pycm.mqtt.settings import MqttSettings
 from pycm.storage.store import ContainerStore
 from pycm.twin.core import DEFAULT_FEATURES
-from pycm.twin.service import TwinService, TwinSettings
+from pycm.twin.service import TwinService
 from pycm.twin.session import EDGE_RESPONSE, THING_SUFFIX
 from pycm.twin.state import Memory
 from support.managers import configured
@@ -114,8 +114,8 @@ class LivePlayer:
         self.vector = vector
         self.given = vector["given"]
         self.recorder, self.handled = Recorder(), Recorder()
-        self.tester = MqttClient(MqttSettings(broker_url=broker.url))
-        self.agent = MqttClient(MqttSettings(broker_url=broker.url))
+        self.tester = MqttClient(Connection(broker_url=broker.url))
+        self.agent = MqttClient(Connection(broker_url=broker.url))
         tasks = [task for given in self.given.get("containers") or [] if (task := task_of(given))]
         self.runtime = FakeRuntime(tasks, self.given.get("manager") or {})
         self.metrics = FakeMetrics(self.given.get("stats") or {})
@@ -133,7 +133,7 @@ class LivePlayer:
             self.agent,
             self.manager,
             self.metrics,
-            TwinSettings(home_dir=str(home / "things"), features=features),
+            Things(home_dir=str(home / "things"), features=features),
             downloads=FakeDownloads(self.given.get("http") or {}),
         )
         self._log_start = 0

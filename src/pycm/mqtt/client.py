@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is not tried at once: pauses between attempts to connect, and messages that the broker refuses. No I/O.
+"""The one connection to the broker that twin and update share: kept up for ever, implements `pycm.ports.Mqtt`.
+
+One task makes a `Link`, waits for its loss, pauses, and makes the next one. Listeners are called at each connection and loss; sessions
+are clean, so that they subscribe again each time. Nothing is sent later than requested: without a connection every call fails at once.
 
 MQTT 3.1.1 has no answer for a refused PUBLISH: a broker whose access rules or size limit forbid it closes the connection. So the refused
-message is found by observation: it is the one that waits for its acknowledgement at two losses in a row. Once a message of its kind is
+message is found by observation (`Refusals`): it waits for its acknowledgement at two losses in a row. After a message of its kind was
 refused, one loss is enough for another one that is longer than all accepted ones.
-
-
-The one connection to the broker that twin and update share: kept up for ever, implements `pycm.ports.Mqtt`.
-
-One task makes a `Link`, waits for its loss, pauses, and makes the next. Listeners hear of each connection and loss; sessions are
-clean, so they subscribe anew each time. Nothing is sent later than asked for: without a connection every call fails at once.
 """
 
 from __future__ import annotations
@@ -19,25 +16,32 @@ import contextlib
 import logging
 import time
 import uuid
-from dataclasses import dataclass, field
 from random import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pycm.errors import OperationFailedError, RefusedError, UnavailableError, shorten
 from pycm.mqtt.link import Link, Request, reason_of
 from pycm.mqtt.settings import Login, check
-from pycm.waiting import Backoff
+from pycm.waiting import Backoff, Once, cancel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
-    from pycm.mqtt.settings import MqttSettings, Source
+    from pycm.config.types import Connection
+    from pycm.mqtt.settings import Source
     from pycm.ports import MqttListener
 
+log = logging.getLogger("pycm.mqtt")
 
+#: PUBLISHes that wait for their acknowledgement at the same time; mosquitto's limit for a client is 20, too.
+MAX_IN_FLIGHT = 20
+#: Callers that wait for a place among them; one more fails at once.
+MAX_WAITING = 1000
+#: Lines in the log about connections that come and go, until one has lasted.
+MAX_LINES = 20
 #: Longest pauses. The product promises to be back within 10 s of the return of a broker on this machine, 60 s of any other.
 LOCAL_CAP, REMOTE_CAP = 8.0, 45.0
-#: A connection that lasted so many seconds ends a phase of failures; a shorter one does not.
+#: Seconds after which a connection has lasted, and ends a phase of failures.
 LASTED = 60.0
 #: Pauses until a refused message is sent again. The product promises 5 minutes from the end of the refusal.
 FIRST_REFUSED, REFUSED_CAP = 8.0, 240.0
@@ -45,31 +49,33 @@ FIRST_REFUSED, REFUSED_CAP = 8.0, 240.0
 MAX_REFUSALS = 64
 
 
-@dataclass
 class _Refusal:
     """`size`: bytes of the smallest refused request, `accepted`: of the longest acknowledged one that is shorter.
 
-    `until`: when the next one may be sent, after `pause` seconds; None: accepted meanwhile.
+    `until`: when the next one may be sent, after `pause` seconds; None: accepted since.
     """
 
-    size: int
-    pauses: Backoff
-    until: float | None = None
-    pause: float = 0.0
-    accepted: int = -1
+    def __init__(self, size: int, pauses: Backoff) -> None:
+        self.size = size
+        self.pauses = pauses
+        self.until: float | None = None
+        self.pause = 0.0
+        self.accepted = -1
 
 
-@dataclass
 class Refusals:
-    """Which requests the broker refuses, and when each may be tried again.
+    """Which requests the broker refuses, and when each may be tried again. No I/O.
 
-    The pause of a kind is only forgotten if a connection lasted while requests of the kind were accepted.
+    The pause of a kind is forgotten only if a connection lasted while requests of the kind were accepted.
     """
 
-    clock: Callable[[], float] = time.monotonic
-    chance: Callable[[], float] = random
-    _suspects: tuple[Request, ...] = ()
-    _found: dict[tuple[str, str], _Refusal] = field(default_factory=dict)
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, chance: Callable[[], float] = random
+    ) -> None:
+        self.clock = clock
+        self._chance = chance
+        self._suspects: tuple[Request, ...] = ()
+        self._found: dict[tuple[str, str], _Refusal] = {}
 
     @property
     def suspicious(self) -> bool:
@@ -96,12 +102,12 @@ class Refusals:
         return True
 
     def lost(self, unanswered: Collection[Request]) -> Request | None:
-        """The broker ended the connection while *unanswered* waited. Returns the request that it refuses, if that is known now."""
+        """The broker ended the connection while *unanswered* waited. Returns the request that it refuses, if known."""
         if not unanswered:
             self.acquit()
             return None
         for other in self._found.values():
-            if other.until is not None:  # while the search goes on, what is known is not tried again
+            if other.until is not None:  # while the search continues, known ones are not tried again
                 other.until = max(other.until, self.clock() + other.pause)
         request = next(iter(unanswered))
         found = self._found.get(request.kind)
@@ -113,12 +119,12 @@ class Refusals:
         return None
 
     def refuse(self, request: Request) -> tuple[float, bool]:
-        """(seconds until it may be tried again, whether that is news for the log)."""
+        """Returns (seconds until it may be tried again, whether that is news for the log)."""
         found = self._found.pop(request.kind, None)
         if found is None:
             while len(self._found) >= MAX_REFUSALS:
                 del self._found[next(iter(self._found))]
-            found = _Refusal(request.size, Backoff(REFUSED_CAP, FIRST_REFUSED, self.chance))
+            found = _Refusal(request.size, Backoff(REFUSED_CAP, FIRST_REFUSED, self._chance))
         self._found[request.kind] = found
         news = not found.pauses.is_longest or request.size < found.size
         found.size = min(found.size, request.size)
@@ -128,7 +134,7 @@ class Refusals:
         return found.pause, news
 
     def acquit(self) -> None:
-        """The broker was away, or ended a connection on which nothing waited: it may have other rules by now."""
+        """The broker was unreachable, or ended a connection on which nothing waited: its rules may have changed."""
         self._suspects = ()
         for found in self._found.values():
             found.until = None
@@ -138,24 +144,14 @@ class Refusals:
         self._found = {kind: found for kind, found in self._found.items() if found.until is not None}
 
 
-log = logging.getLogger("pycm.mqtt")
-
-#: PUBLISHes that wait for their acknowledgement at the same time; mosquitto holds 20 for a client, too.
-MAX_IN_FLIGHT = 20
-#: Callers that wait for a place among them; one more fails at once.
-MAX_WAITING = 1000
-#: Lines in the log about connections that come and go until one has lasted.
-MAX_LINES = 20
-
-
 class MqttClient:
-    """Errors of the constructor: ConfigError, if these settings can never lead to a connection.
+    """The constructor raises ConfigError if these settings can never lead to a connection.
 
-    *source*: where user and password are read from anew when it has changed.
+    *source*: the file from which user and password are read again when it has changed.
     """
 
     def __init__(
-        self, settings: MqttSettings, backoff: Backoff | None = None, source: Source | None = None
+        self, settings: Connection, backoff: Backoff | None = None, source: Source | None = None
     ) -> None:
         self._login = Login(settings, source)
         self._renewal: asyncio.Task[None] | None = None
@@ -170,7 +166,7 @@ class MqttClient:
         self._task: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._waiting = 0
-        self._reported = ""
+        self._reported = Once()
         self._lines = 0
         self._quiet = False
 
@@ -182,18 +178,13 @@ class MqttClient:
         self._listeners.append(listener)
 
     async def start(self) -> None:
-        """Begin to connect; returns at once. Nothing if that was done: the connection is shared."""
+        """Begin to connect; returns at once. A second call has no effect: the connection is shared."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="mqtt")
 
     async def stop(self) -> None:
         task, self._task = self._task, None
-        if task:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        if self._renewal:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
+        await cancel(task, self._renewal)
         if self._lasting:
             self._lasting.cancel()
         link, self._link = self._link, None
@@ -205,18 +196,16 @@ class MqttClient:
     async def _run(self) -> None:
         while True:
             try:
-                await self._one_connection()
+                await self._connect_once()
             except Exception as error:
                 log.debug("MQTT: unexpected error", exc_info=True)
                 self._report(reason_of(error))
             await asyncio.sleep(self._backoff.next())
 
-    async def _one_connection(self) -> None:
-        """Return after its loss, or when there was none."""
+    async def _connect_once(self) -> None:
+        """Return after the loss of the connection, or when there was none."""
         await self._login.renew()
-        link = Link(
-            self._login.settings, self._address, self.client_id, self._on_message, self._look_at_login
-        )
+        link = Link(self._login.settings, self._address, self.client_id, self._on_message, self._check_login)
         try:
             await link.open()
         except UnavailableError as error:
@@ -229,8 +218,8 @@ class MqttClient:
         await asyncio.wait({link.lost})
         self._down(link)
 
-    def _look_at_login(self) -> None:
-        if self._login.stale and (self._renewal is None or self._renewal.done()):
+    def _check_login(self) -> None:
+        if self._login.is_stale and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self._renew_login())
 
     async def _renew_login(self) -> None:
@@ -241,10 +230,12 @@ class MqttClient:
         self._link = link
         if link.is_local:
             self._backoff.cap = LOCAL_CAP
-        self._reported = ""
-        self._say(logging.INFO, f"connected to the MQTT broker at {self._address.shown}")
+        self._reported.clear()
+        self._say(logging.INFO, f"MQTT broker {self._address.shown}: connected")
         self._lasting = asyncio.get_running_loop().call_later(LASTED, self._lasted)
-        self._tell("mqtt_connected")
+        for listener in self._listeners:
+            with self._surviving("mqtt_connected"):
+                listener.mqtt_connected()
 
     def _lasted(self) -> None:
         if self._lines > MAX_LINES:
@@ -260,13 +251,15 @@ class MqttClient:
             self._lasting.cancel()
         refused = self._refusals.lost(link.unanswered)
         pause, news = self._refusals.refuse(refused) if refused else (0.0, True)
-        # a refused message that was sent again, in vain, is not worth three lines each time
+        # a refused message that was sent again in vain is not worth three lines each time
         self._quiet = not news
         self._report(f"connection lost: {link.lost.result()}")
         if refused:
             reason = "closes the connection on it, for an access rule or a size limit"
             self._say(logging.WARNING, self._refusal(refused, reason, pause))
-        self._tell("mqtt_disconnected")
+        for listener in self._listeners:
+            with self._surviving("mqtt_disconnected"):
+                listener.mqtt_disconnected()
 
     def _refusal(self, request: Request, reason: str, pause: float) -> str:
         size = f", {request.size} bytes" if request.what == "PUBLISH" else ""
@@ -276,11 +269,10 @@ class MqttClient:
         )
 
     def _report(self, reason: str) -> None:
-        """One line for each new reason; hours without a broker fill no log."""
-        if reason != self._reported:
-            self._reported = reason
-            text = f"MQTT broker {self._address.shown}: {reason}; retrying, at most {self._backoff.cap:g} s apart"
-            self._say(logging.WARNING, text)
+        """One line for each new reason; hours without a broker do not fill the log."""
+        if self._reported.is_new(reason):
+            pauses = f"retrying, at most {self._backoff.cap:g} s apart"
+            self._say(logging.WARNING, f"MQTT broker {self._address.shown}: {reason} ({pauses})")
 
     def _say(self, level: int, text: str) -> None:
         """Bounded: a connection that comes and goes writes MAX_LINES lines until one has lasted."""
@@ -295,16 +287,18 @@ class MqttClient:
         log.log(level, "%s", text)
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:  # noqa: FBT001  a callback
-        log.debug("received %s: %d bytes %s", topic, len(payload), shorten(payload))
-        self._tell("mqtt_message", topic, payload, retained=retained)
-
-    def _tell(self, what: str, *about: Any, **more: bool) -> None:
-        """A bug, wherever it is, must not unwind through paho, which would leave a packet half handled, nor end the connecting."""
+        log.debug("MQTT: received %s: %d bytes %s", topic, len(payload), shorten(payload))
         for listener in self._listeners:
-            try:
-                getattr(listener, what)(*about, **more)
-            except Exception:
-                log.exception("a bug in the handling of %s %s", what, shorten(about[0]) if about else "")
+            with self._surviving(topic):
+                listener.mqtt_message(topic, payload, retained=retained)
+
+    @contextlib.contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        """Log a bug of a listener. It must not unwind through paho, which would leave a packet half handled, or end the task."""
+        try:
+            yield
+        except Exception:
+            log.exception("MQTT: bug in the handling of %s", shorten(what))
 
     # ── the port ──
 
@@ -314,41 +308,40 @@ class MqttClient:
         return self._link
 
     async def subscribe(self, topic: str) -> None:
-        await self._request(Request("SUBSCRIBE", topic), lambda link: link.subscribe(topic))
+        async with self._sending(Request("SUBSCRIBE", topic)) as link:
+            await link.subscribe(topic)
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._request(Request("UNSUBSCRIBE", topic), lambda link: link.unsubscribe(topic))
+        async with self._sending(Request("UNSUBSCRIBE", topic)) as link:
+            await link.unsubscribe(topic)
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         self._usable()
         if self._waiting >= MAX_WAITING:
-            raise UnavailableError(f"PUBLISH {shorten(topic)}: {MAX_WAITING} messages wait already")
+            raise UnavailableError(f"PUBLISH {shorten(topic)}: {MAX_WAITING} messages are pending")
         self._waiting += 1
         try:
             async with self._slots:
-                log.debug("sending %s: %d bytes %s", topic, len(payload), shorten(payload))
-                request = Request("PUBLISH", topic, len(payload))
-                await self._request(request, lambda link: link.publish(topic, payload, retain=retain))
+                log.debug("MQTT: sending %s: %d bytes %s", topic, len(payload), shorten(payload))
+                async with self._sending(Request("PUBLISH", topic, len(payload))) as link:
+                    await link.publish(topic, payload, retain=retain)
         finally:
             self._waiting -= 1
 
-    async def _request(self, request: Request, send: Callable[[Link], Awaitable[None]]) -> None:
+    @contextlib.asynccontextmanager
+    async def _sending(self, request: Request) -> AsyncIterator[Link]:
+        """Hold back a refused request, and learn from the outcome of this one. Raises RefusedError, UnavailableError."""
         async with self._one_by_one if self._refusals.suspicious else contextlib.nullcontext():
             link = self._usable()
             if pause := self._refusals.pause(request):
                 raise RefusedError(self._refusal(request, "refused shortly before", pause), pause)
             try:
-                await send(link)
-            except OperationFailedError as error:  # in so many words, the connection stays
+                yield link
+            except OperationFailedError as error:  # an explicit refusal: the connection stays
                 pause, news = self._refusals.refuse(request)
                 text = self._refusal(request, str(error), pause)
                 log.log(logging.WARNING if news else logging.DEBUG, "%s", text)
                 raise RefusedError(text, pause) from None
             if self._refusals.acknowledged(request):
-                log.info(
-                    "MQTT broker %s: accepts %s %s, %d bytes, again",
-                    self._address.shown,
-                    request.what,
-                    shorten(request.topic),
-                    request.size,
-                )
+                shown = f"{request.what} {shorten(request.topic)}, {request.size} bytes,"
+                log.info("MQTT broker %s: accepts %s again", self._address.shown, shown)

@@ -1,44 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why there is no connection, in words: tables from exceptions and MQTT codes to one line each.
+"""One connection to the broker, from connecting to its loss, driven by the asyncio loop.
 
-One connection to the broker, from connecting to its loss, driven by the asyncio loop.
-
-Each connection has a paho client of its own: nothing of an old connection (half-read packets, unacknowledged messages) can reach
-into the next one. paho's blocking connect (name resolution, TCP, TLS) runs in a short-lived thread; from then on the loop calls
-paho when the socket is readable or writable, and when a ping is due.
+Each connection has its own paho client: nothing of an old one (half-read packets, unacknowledged messages) reaches the next one. paho's
+blocking connect (name resolution, TCP, TLS) runs in a short-lived thread. From then on the loop calls paho when the socket is readable
+or writable, and when a ping is due.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import InvalidInputError, OperationFailedError, PycmError, UnavailableError, shorten
-from pycm.mqtt import paho, tls
+from pycm.mqtt import paho
+from pycm.tls import fingerprint, make_context
 from pycm.waiting import within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycm.mqtt.settings import Address, MqttSettings
+    from pycm.config.types import Connection
+    from pycm.mqtt.settings import Address
 
+log = logging.getLogger("pycm.mqtt")
 
+#: Longest packet. A longer one ends the connection before it fills the memory.
+MAX_PACKET = 4 << 20
+#: Packets of a TLS connection that are handled before other work of the loop.
+_PACKETS = 100
+#: Seconds after which paho is called when a ping is due: its clock is read a moment after ours.
+_PING_SLACK = 0.05
+#: Shortest time between two checks of the keep-alive.
+_PING_PAUSE = 0.5
+#: Levels of a topic that make up its kind: access rules rarely check more, and answers to commands differ in the fifth.
+_LEVELS = 4
+
+# ── reasons ──
+
+_LOGIN = "see connection.client_username and client_password"
 #: CONNACK return codes of MQTT 3.1.1, and the MQTT 5 codes that paho 2 turns them into.
 REFUSALS = {
-    1: "the broker does not speak MQTT 3.1.1",
+    1: "the broker does not support MQTT 3.1.1",
     2: "the broker rejects the client id",
-    3: "the broker says that it is not available",
-    4: "the broker refuses user name or password; see connection.client_username and client_password",
-    5: "the broker does not authorise this client; see connection.client_username and client_password",
+    3: "the broker reports that it is unavailable",
+    4: f"the broker refuses user name or password; {_LOGIN}",
+    5: f"the broker does not authorise this client; {_LOGIN}",
 }
 REFUSALS.update(dict(zip((132, 133, 136, 134, 135), REFUSALS.values(), strict=True)))
 
-#: First match counts, so subclasses stand before their bases.
+#: The first match counts, so that subclasses stand before their bases.
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (ConnectionRefusedError, "connection refused, nothing listens there"),
     (ConnectionResetError, "the broker closed the connection"),
@@ -53,7 +68,7 @@ def refusal_of(code: int) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for an exception out of name resolution, connecting, TLS or reading its files."""
+    """One line for an exception of name resolution, connecting, TLS or reading its files."""
     if isinstance(error, PycmError):
         return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -66,24 +81,7 @@ def reason_of(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {shorten(str(error))}"
 
 
-log = logging.getLogger("pycm.mqtt")
-
-#: A packet beyond this ends the connection before it fills the memory.
-MAX_PACKET = 4 << 20
-#: Packets of a TLS connection that are handled before others get their turn.
-_PACKETS = 100
-#: paho is asked for a ping this much after it is due by our clock, which is read a moment before paho's.
-_PING_SLACK = 0.05
-#: At least this long between two looks at the keep-alive.
-_PING_PAUSE = 0.5
-
-
-#: Levels of a topic that make up its kind: access rules rarely look at more, and answers to commands differ in the fifth.
-_LEVELS = 4
-
-
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """A packet that the broker must acknowledge. `size`: bytes of its payload."""
 
     what: str
@@ -92,7 +90,7 @@ class Request:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Requests of one kind are refused from some size on."""
+        """The broker refuses requests of one kind from some size on."""
         return self.what, "/".join(self.topic.split("/")[:_LEVELS])
 
     def resembles(self, other: Request) -> bool:
@@ -100,18 +98,28 @@ class Request:
         return self.kind == other.kind and self.size * 10 >= other.size * 9
 
 
+class Context(ssl.SSLContext):
+    """Remembers its socket, because paho leaves it open when the handshake fails."""
+
+    made: ssl.SSLSocket | None = None
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        self.made = super().wrap_socket(*arguments, **options)
+        return self.made
+
+
 class Link:
-    """`lost` is done, with the reason, once the connection is gone."""
+    """`lost` is done, with the reason, when the connection has ended."""
 
     def __init__(
         self,
-        settings: MqttSettings,
+        settings: Connection,
         address: Address,
         client_id: str,
         on_message: Callable[[str, bytes, bool], None],
         on_ping: Callable[[], None] | None = None,
     ) -> None:
-        """*on_ping*: called with each ping, for what need not be looked at more often."""
+        """*on_ping* is called with each ping, for checks that need not be more frequent."""
         self._settings = settings
         self._on_ping = on_ping
         self._address = address
@@ -123,18 +131,21 @@ class Link:
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self._acknowledged: dict[int, tuple[Request, asyncio.Future[None]]] = {}
-        #: Requests on whose account the broker may have ended the connection.
+        #: Requests that may be the reason for the end of the connection.
         self.unanswered: tuple[Request, ...] = ()
         self._last_sent = self._last_received = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
         self._tls_files: tuple[object, ...] = ()
 
-    # ── making it ──
+    # ── connecting ──
 
     async def open(self) -> None:
-        """Return once the broker accepted. Errors: UnavailableError with the reason."""
+        """Return when the broker has accepted. Raises UnavailableError with the reason."""
+        done: asyncio.Future[None] = self._loop.create_future()
         try:
-            await self._connect_in_thread()
+            # daemon: an attempt that hangs in name resolution must not delay the end of the agent
+            threading.Thread(target=self._connect, args=(done,), name="mqtt-connect", daemon=True).start()
+            await done
             self._attach()
             await within(self._settings.connect_timeout, self._accepted)
         except Exception as error:
@@ -144,32 +155,26 @@ class Link:
             self.discard()
             raise
 
-    async def _connect_in_thread(self) -> None:
-        done: asyncio.Future[None] = self._loop.create_future()
-        # daemon: an attempt that hangs in name resolution must not hold up the end of the agent
-        threading.Thread(target=self._connect, args=(done,), name="mqtt-connect", daemon=True).start()
-        await done
-
     def _connect(self, done: asyncio.Future[None]) -> None:
+        """In the thread."""
         error: UnavailableError | None = None
-        context: tls.Context | None = None
+        context: Context | None = None
         try:
             self._log_in()
             if self._address.tls:
-                self._tls_files = tls.fingerprint(
-                    self._settings
-                )  # before they are read: what changes meanwhile counts later
-                context = tls.make_context(self._settings)
+                # before they are read: a later change counts the next time
+                self._tls_files = fingerprint(self._settings.transport)
+                context = self._make_context()
                 self._client.tls_set_context(context)
             self._client.connect(self._address.host, self._address.port, self._keep_alive)
-        except BaseException as caught:  # noqa: BLE001  whatever it is, the loop waits for it
+        except BaseException as caught:  # noqa: BLE001  the loop waits for it, whatever it is
             error = UnavailableError(reason_of(caught))
-            if context:
-                context.close_made()
+            if context and context.made:
+                context.made.close()
         try:
             self._loop.call_soon_threadsafe(self._connected, done, error)
-        except RuntimeError:  # the loop was closed meanwhile
-            self._close_socket(self._client.socket())
+        except RuntimeError:  # the loop has been closed
+            self._close_socket()
 
     def _log_in(self) -> None:
         settings, address = self._settings, self._address
@@ -180,33 +185,49 @@ class Link:
         if settings.will_topic:
             self._client.will_set(settings.will_topic, settings.will_message.encode(), 1, retain=False)
 
+    def _make_context(self) -> Context:
+        """Raises UnavailableError: the files may be correct at the next attempt."""
+        try:
+            files, alpn = self._settings.transport, self._settings.alpn
+            context = make_context(files, system_cas=False, alpn=alpn, kind=Context)
+        except InvalidInputError as error:
+            raise UnavailableError(f"connection.transport.{error}") from None
+        return context  # type: ignore[return-value]
+
     def _connected(self, done: asyncio.Future[None], error: UnavailableError | None) -> None:
         if done.done():  # nobody waits any more
-            self._close_socket(self._client.socket())
+            self._close_socket()
         elif error:
             done.set_exception(error)
         else:
             done.set_result(None)
 
-    @staticmethod
-    def _close_socket(sock: Any) -> None:
-        if sock is not None:
+    def _close_socket(self) -> None:
+        if (sock := self._client.socket()) is not None:
             sock.close()
 
+    def _callbacks(self) -> dict[str, Callable[..., None]]:
+        return {
+            "on_connect": self._on_connect,
+            "on_disconnect": self._on_disconnect,
+            "on_publish": self._on_acknowledge,
+            "on_unsubscribe": self._on_acknowledge,
+            "on_subscribe": self._on_subscribe,
+            "on_message": self._on_packet,
+            "on_socket_register_write": self._on_want_write,
+            "on_socket_unregister_write": self._on_no_write,
+            "on_socket_close": self._on_socket_close,
+        }
+
     def _attach(self) -> None:
+        """Let the loop call paho from now on."""
         client = self._client
         self._socket = client.socket()
         if self._socket is None:
             raise ConnectionResetError
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_publish = client.on_unsubscribe = self._on_acknowledge
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_packet
-        client.on_socket_register_write = self._on_want_write
-        client.on_socket_unregister_write = self._on_no_write
-        client.on_socket_close = self._on_socket_close
+        for name, callback in self._callbacks().items():
+            setattr(client, name, callback)
         self._last_sent = self._last_received = self._loop.time()
         self._loop.add_reader(self._socket, self._readable)
         if client.want_write():
@@ -244,7 +265,7 @@ class Link:
             await within(limit, future)
         except asyncio.TimeoutError:
             text = f"{shown}: not acknowledged within {limit:g} s"
-            # without an acknowledgement only a new connection, on which everything is sent again, is certain to be complete
+            # only a new connection, on which everything is sent again, is certain to be complete
             self.discard(text, blame=True)
             raise UnavailableError(text) from None
         finally:
@@ -255,11 +276,11 @@ class Link:
         """The broker is on this machine: both ends of the connection have the same address."""
         try:
             return bool(self._socket.getsockname()[0] == self._socket.getpeername()[0])
-        except (AttributeError, OSError):  # lost meanwhile
+        except (AttributeError, OSError):  # lost
             return False
 
     async def close(self) -> None:
-        """Say goodbye, and close the socket; bounded by the configured time."""
+        """Send a DISCONNECT and close the socket, within the configured time."""
         if not self.lost.done():
             self._client.disconnect()
             await asyncio.wait({self.lost}, timeout=self._settings.disconnect_timeout)
@@ -270,10 +291,8 @@ class Link:
 
         *blame*: one of the unacknowledged requests may be the reason.
         """
-        client = self._client
-        client.on_connect = client.on_disconnect = client.on_publish = client.on_message = None
-        client.on_subscribe = client.on_unsubscribe = client.on_socket_close = None
-        client.on_socket_register_write = client.on_socket_unregister_write = None
+        for name in self._callbacks():
+            setattr(self._client, name, None)
         sock, self._socket = self._socket, None
         if sock is not None and sock.fileno() >= 0:
             self._on_socket_close(None, None, sock)
@@ -296,30 +315,30 @@ class Link:
     # ── called by the loop ──
 
     def _readable(self) -> None:
+        """paho raises on malformed packets, and 1.6 on some socket errors: the loop would call it again and again."""
         self._last_received = self._loop.time()
-        self._guarded(self._read)
-
-    def _read(self) -> None:
-        # OpenSSL may hold what the socket no longer shows as readable
-        for _ in range(_PACKETS):
-            self._client.loop_read()
-            if (sock := self._client.socket()) is None or not getattr(sock, "pending", int)():
-                return
-        self._loop.call_soon(self._readable)
+        try:
+            # OpenSSL may hold what the socket no longer shows as readable
+            for _ in range(_PACKETS):
+                self._client.loop_read()
+                if (sock := self._client.socket()) is None or not getattr(sock, "pending", int)():
+                    return
+            self._loop.call_soon(self._readable)
+        except Exception as error:  # noqa: BLE001  whatever a malformed packet causes
+            self._broken(error)
 
     def _writable(self) -> None:
         self._last_sent = self._loop.time()
-        self._guarded(self._client.loop_write)
-
-    def _guarded(self, step: Callable[[], object]) -> None:
-        """paho raises on malformed packets, and 1.6 on some errors of the socket: the loop would call it again and again."""
         try:
-            step()
-        except Exception as error:
-            log.debug("MQTT: unexpected error", exc_info=True)
-            self.discard(
-                f"{type(error).__name__}, perhaps of a malformed packet: {shorten(str(error))}", blame=True
-            )
+            self._client.loop_write()
+        except Exception as error:  # noqa: BLE001  whatever a malformed packet causes
+            self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        log.debug("MQTT: unexpected error", exc_info=error)
+        self.discard(
+            f"{type(error).__name__}, perhaps of a malformed packet: {shorten(str(error))}", blame=True
+        )
 
     def _schedule_ping(self) -> None:
         now = self._loop.time()
@@ -328,35 +347,32 @@ class Link:
 
     def _ping(self) -> None:
         now = self._loop.time()
-        due = min(self._last_sent, self._last_received) + self._keep_alive
-        if now >= due:
+        if now >= min(self._last_sent, self._last_received) + self._keep_alive:
             self._last_sent = self._last_received = now
             self._client.loop_misc()
         if not self.lost.done():
             self._schedule_ping()
-            self._look_at_tls_files()
+            self._check_tls_files()
             if self._on_ping:
                 self._on_ping()
 
-    def _look_at_tls_files(self) -> None:
-        """With the pings, so that it costs no wake-up of its own."""
-        if self._address.tls and (found := tls.fingerprint(self._settings)) != self._tls_files:
+    def _check_tls_files(self) -> None:
+        """With the pings, so that it needs no wake-up of its own."""
+        if self._address.tls and (found := fingerprint(self._settings.transport)) != self._tls_files:
             self._tls_files = found
             threading.Thread(target=self._try_tls_files, name="mqtt-files", daemon=True).start()
 
     def _try_tls_files(self) -> None:
-        """Files that cannot be used are no reason to give up a connection that works."""
+        """Invalid files are no reason to end a connection that works."""
         try:
-            tls.make_context(self._settings)
+            self._make_context()
         except UnavailableError as error:
-            log.warning("the TLS files have changed and cannot be used; the connection stays: %s", error)
+            log.warning("MQTT: TLS files changed, but cannot be used: %s (the connection stays)", error)
             return
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self.discard, "its TLS files have changed")
-        except RuntimeError:  # the loop was closed meanwhile
-            pass
 
-    # ── called by paho; what follows the named arguments differs between its versions ──
+    # ── called by paho; the arguments after the named ones differ between its versions ──
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, result: Any, *_: Any) -> None:
         if self._accepted.done():
@@ -368,9 +384,8 @@ class Link:
 
     def _on_disconnect(self, *_: Any) -> None:
         if not self._accepted.done():
-            self._accepted.set_exception(
-                UnavailableError("the broker closed the connection before accepting it")
-            )
+            text = "the broker closed the connection before accepting it"
+            self._accepted.set_exception(UnavailableError(text))
         if self._client.excess:
             self._end(f"the broker sent {self._client.excess}", blame=False)
         else:
@@ -390,7 +405,7 @@ class Link:
         try:
             topic = message.topic
         except UnicodeDecodeError:
-            log.warning("a message was ignored: its topic is not valid UTF-8")
+            log.warning("MQTT: message ignored: its topic is not valid UTF-8")
             return
         self._on_message(topic, bytes(message.payload), bool(message.retain))
 

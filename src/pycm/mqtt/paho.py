@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that knows which paho is installed: 1.6 (kirkstone), 2.0 (scarthgap) or newer.
+"""The only module that depends on the version of paho: 1.6 (kirkstone), 2.0 (scarthgap) or newer.
 
-They differ in the constructor, in the number of arguments of the callbacks and in codes that are ints here and objects there.
-Callbacks take what both send first and ignore the rest.
+They differ in the constructor, in the number of arguments of the callbacks, and in codes that are ints or objects. Callbacks take what
+all versions send first and ignore the rest.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from paho.mqtt import client as library
 
 SUCCESS: int = library.MQTT_ERR_SUCCESS
 FAILURE = 128  # codes from here on mean that a subscription was refused
-#: Acknowledgements and the like that wait to be sent; a broker that does not read them is cut off.
+#: Acknowledgements and the like that wait to be sent. A broker that does not read them is disconnected.
 MAX_UNSENT = 1000
 _QOS_2 = 0x34  # type and QoS bits of a PUBLISH's first byte
 
 
 class _Client(library.Client):  # type: ignore[misc, unused-ignore]  # Any without stubs
-    """Looks at the head of each packet before it makes room for the rest, however the bytes arrive."""
+    """Checks the head of each packet before it allocates memory for the rest, however the bytes arrive."""
 
     longest = 0
     #: Why a packet was not read.
@@ -28,15 +28,15 @@ class _Client(library.Client):  # type: ignore[misc, unused-ignore]  # Any witho
     _out_packet: Any
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        # all versions read the head byte by byte, and then ask for what remains of the packet
+        # all versions read the head byte by byte, and then the rest of the packet
         packet = self._in_packet
         if packet["have_remaining"]:
             if packet["remaining_length"] > self.longest:
                 self.excess = (
-                    f"a packet of {packet['remaining_length']} bytes, at most {self.longest} are read"
+                    f"a packet of {packet['remaining_length']} bytes; at most {self.longest} are read"
                 )
             elif packet["command"] & 0xF6 == _QOS_2:
-                self.excess = "a message with QoS 2, which nothing subscribed to"
+                self.excess = "a message with QoS 2, without a subscription for it"
             elif len(self._out_packet) > MAX_UNSENT:
                 self.excess = f"messages without reading their acknowledgements, of which {MAX_UNSENT} wait"
             if self.excess:
@@ -57,7 +57,7 @@ def make_client(client_id: str, longest: int) -> Any:
         options["callback_api_version"] = library.CallbackAPIVersion.VERSION2
     client = _Client(**options)
     client.longest = longest
-    client.max_inflight_messages_set(0)  # bounded by the caller, who waits for each acknowledgement
+    client.max_inflight_messages_set(0)  # bounded by the caller, which waits for each acknowledgement
     return client
 
 

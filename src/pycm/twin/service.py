@@ -11,11 +11,10 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from pycm.config.types import Policy
 from pycm.errors import InvalidInputError, PycmError, RefusedError
-from pycm.twin.core import DEFAULT_FEATURES, Twin
+from pycm.twin.core import Twin
 from pycm.twin.lanes import Lanes
 from pycm.twin.outbox import (
     CONTAINERS,
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
     from typing import Any
 
+    from pycm.config.types import Things
     from pycm.ports import Containers, Downloads, Event, Metrics, Mqtt
 
 log = logging.getLogger("pycm.twin")
@@ -86,16 +86,6 @@ class Ticker:
         self._tick()
 
 
-class TwinSettings(NamedTuple):
-    """The section `things` of the configuration."""
-
-    home_dir: str = "/var/lib/container-management"
-    features: tuple[str, ...] = DEFAULT_FEATURES
-    mask_env: bool = False
-    system_metrics: bool = False
-    policy: Policy = Policy()
-
-
 class TwinService:
     """Starts the MQTT connection with itself. Stops it at its own end, when the last messages are sent."""
 
@@ -104,7 +94,7 @@ class TwinService:
         mqtt: Mqtt,
         containers: Containers,
         metrics: Metrics,
-        settings: TwinSettings,
+        settings: Things,
         *,
         downloads: Downloads | None = None,
         wall_clock: Callable[[], float] = time.time,

@@ -107,8 +107,8 @@ def test_check_prints_toml_on_stdout_and_warnings_on_stderr(agent, tmp_path, cap
     ("flag", "reason"),
     [
         ("--conn-broker-url=ws://localhost", "connection.broker_url: 'ws://localhost' cannot be used: the scheme must be one of tcp, "),
-        ("--conn-broker-url=mqtts://localhost", "connection.transport.root_ca: must name a PEM file, "),
-        ("--conn-client-key=/x", "connection.transport: client_cert and client_key belong together, "),
+        ("--conn-broker-url=mqtts://localhost", "connection.transport.root_ca must name a PEM file for "),
+        ("--conn-client-key=/x", "connection.transport: client_cert and client_key must be set together"),
         ("--grpc-serv-netp=udp", "grpc_server.protocol: 'udp' is none of unix, tcp, tcp4, tcp6"),
         ("--grpc-serv-netp=tcp", "grpc_server.address_path: "),
     ],

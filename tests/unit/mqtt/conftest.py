@@ -4,8 +4,8 @@
 import pytest
 from rude_broker import Quick
 
+from pycm.config.types import Connection
 from pycm.mqtt.client import LOCAL_CAP, MqttClient
-from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
 
 
@@ -14,7 +14,7 @@ async def connect():
     clients = []
 
     async def make(broker, **settings):
-        client = MqttClient(MqttSettings(broker_url=broker.url, **settings), Quick(LOCAL_CAP))
+        client = MqttClient(Connection(broker_url=broker.url, **settings), Quick(LOCAL_CAP))
         listener = Listener()
         client.add_listener(listener)
         await client.start()

@@ -8,10 +8,10 @@ import threading
 import pytest
 from rude_broker import CONNECT, DISCONNECT, PINGREQ, PUBLISH, RudeBroker, publish_packet
 
+from pycm.config.types import Connection
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
 from pycm.mqtt import link
 from pycm.mqtt.client import MAX_WAITING, MqttClient
-from pycm.mqtt.settings import MqttSettings
 from support.mqtt_listener import Listener
 from support.waiting import until
 
@@ -147,7 +147,7 @@ async def test_a_topic_that_cannot_be_published_to_is_a_clear_error(connect):
 
 
 async def test_without_a_connection_a_call_fails_at_once():
-    client = MqttClient(MqttSettings(broker_url="tcp://localhost:1"))
+    client = MqttClient(Connection(broker_url="tcp://localhost:1"))
     for call in (client.publish("a", b""), client.subscribe("a"), client.unsubscribe("a")):
         with pytest.raises(UnavailableError, match="not connected"):
             await call
@@ -159,7 +159,7 @@ async def test_one_caller_too_many_fails_at_once(connect, monkeypatch):
         await until(lambda: client.connected)
         waiting = [asyncio.create_task(client.publish("a", b"%d" % n)) for n in range(MAX_WAITING)]
         await until(lambda: broker.count(PUBLISH) >= 20)
-        with pytest.raises(UnavailableError, match="wait already"):
+        with pytest.raises(UnavailableError, match="messages are pending"):
             await client.publish("a", b"more")
         assert broker.count(PUBLISH) == 20
         await client.stop()
@@ -176,7 +176,7 @@ async def test_the_same_refusal_is_logged_once_and_a_new_reason_again(connect, c
             caplog.records[0].message
         ]
         broker.connack = 3
-        await until(lambda: any("not available" in r.message for r in caplog.records))
+        await until(lambda: any("unavailable" in r.message for r in caplog.records))
         assert len(caplog.records) == 2
 
 
@@ -199,7 +199,7 @@ async def test_pings_keep_the_connection_and_a_silent_broker_is_noticed(connect,
 
 async def test_stopping_while_it_connects_ends_quietly():
     async with RudeBroker(connack=None) as broker:
-        client = MqttClient(MqttSettings(broker_url=broker.url))
+        client = MqttClient(Connection(broker_url=broker.url))
         await client.start()
         await until(lambda: broker.connections)
         await client.stop()
@@ -218,7 +218,7 @@ async def test_a_bug_in_a_listener_harms_neither_the_connection_nor_the_other_li
         await until(lambda: client.connected)
         broker.send(publish_packet(b"t", b"1") + publish_packet(b"t", b"2"))
         await until(lambda: last.events[-2:] == [("t", b"1"), ("t", b"2")])
-        assert "a bug in the handling" in caplog.text
+        assert "MQTT: bug in the handling of" in caplog.text
 
 
 async def test_a_bug_in_a_listener_does_not_end_the_connecting(connect, caplog):
@@ -237,8 +237,8 @@ async def test_a_bug_in_a_listener_does_not_end_the_connecting(connect, caplog):
         await until(lambda: len(last.events) == 1)
         broker.hang_up()
         await until(lambda: len(last.events) == 3)
-    assert "a bug in the handling of mqtt_connected" in caplog.text
-    assert "a bug in the handling of mqtt_disconnected" in caplog.text
+    assert "bug in the handling of 'mqtt_connected'" in caplog.text
+    assert "bug in the handling of 'mqtt_disconnected'" in caplog.text
 
 
 async def test_payloads_are_only_logged_for_debugging_and_shortened(connect, caplog):

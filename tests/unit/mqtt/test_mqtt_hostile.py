@@ -49,7 +49,7 @@ async def test_link_reads_nothing_of_a_packet_beyond_the_bound_that_comes_in_one
         broker.send(small * before + publish_packet(b"t", b"p" * (BOUND - HEAD + 1)) + small)
         await until(lambda: listener.events[-2:] == ["down", "up"])
         assert listener.events == ["up", *[("t", b"1")] * before, "down", "up"]
-        assert f"a packet of {BOUND + 1} bytes, at most {BOUND} are read" in caplog.text
+        assert f"a packet of {BOUND + 1} bytes; at most {BOUND} are read" in caplog.text
 
 
 @pytest.mark.parametrize("split", range(1, 7))

@@ -7,11 +7,11 @@ import logging
 import pytest
 from rude_broker import PUBLISH, SUBSCRIBE, Quick, RudeBroker
 
+from pycm.config.types import Connection
 from pycm.errors import RefusedError, UnavailableError
 from pycm.mqtt import client as client_module
 from pycm.mqtt import link
 from pycm.mqtt.client import LOCAL_CAP, MAX_IN_FLIGHT, MAX_LINES, MqttClient
-from pycm.mqtt.settings import MqttSettings
 from pycm.waiting import Backoff
 from support.mqtt_listener import Listener
 from support.waiting import until
@@ -163,7 +163,7 @@ async def test_pauses_grow_while_a_broker_accepts_and_hangs_up(caplog):
     caplog.set_level(logging.INFO, "pycm.mqtt")
     recorder = Recorder()
     async with RudeBroker() as broker:
-        client = MqttClient(MqttSettings(broker_url=broker.url), recorder)
+        client = MqttClient(Connection(broker_url=broker.url), recorder)
         client.add_listener(listener := Listener())
         await client.start()
         for number in range(30):
@@ -181,7 +181,7 @@ async def test_pauses_begin_again_after_a_connection_that_lasted(caplog, monkeyp
     monkeypatch.setattr(client_module, "MAX_LINES", 2)
     recorder = Recorder()
     async with RudeBroker() as broker:
-        client = MqttClient(MqttSettings(broker_url=broker.url), recorder)
+        client = MqttClient(Connection(broker_url=broker.url), recorder)
         client.add_listener(listener := Listener())
         await client.start()
         for number in range(3):
@@ -200,13 +200,13 @@ async def test_pauses_begin_again_after_a_connection_that_lasted(caplog, monkeyp
 async def test_a_remote_broker_has_longer_pauses_until_it_turns_out_to_be_on_this_machine(monkeypatch):
     monkeypatch.setattr("pycm.mqtt.settings.Address.is_local", False)
     async with RudeBroker() as broker:
-        client = MqttClient(MqttSettings(broker_url=broker.url))
+        client = MqttClient(Connection(broker_url=broker.url))
         assert client._backoff.cap == client_module.REMOTE_CAP
         await client.start()
         await until(lambda: client.connected)
         assert client._backoff.cap == client_module.LOCAL_CAP
         await client.stop()
-    assert MqttClient(MqttSettings(broker_url="tcp://localhost"))._backoff.cap == client_module.REMOTE_CAP
+    assert MqttClient(Connection(broker_url="tcp://localhost"))._backoff.cap == client_module.REMOTE_CAP
 
 
 async def test_an_unexpected_error_of_a_library_is_a_reason_to_try_again(connect, caplog, monkeypatch):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from pycm.config.types import Connection, Transport
 from pycm.errors import ConfigError, UnavailableError
-from pycm.mqtt import link, paho, tls
+from pycm.mqtt import link, paho
 from pycm.mqtt.client import (
     FIRST_REFUSED,
     LOCAL_CAP,
@@ -19,7 +20,7 @@ from pycm.mqtt.client import (
     Refusals,
     Request,
 )
-from pycm.mqtt.settings import MqttSettings, check, parse_address
+from pycm.mqtt.settings import check, parse_address
 from pycm.waiting import Backoff
 
 
@@ -72,17 +73,19 @@ def test_a_password_in_the_address_stays_out_of_texts():
 
 
 def test_the_password_is_not_shown_with_the_settings():
-    assert "hunter2" not in repr(MqttSettings(client_username="u", client_password="hunter2"))
+    assert "hunter2" not in repr(Connection(client_username="u", client_password="hunter2"))
 
 
 def test_tls_without_a_ca_is_refused():
     with pytest.raises(ConfigError, match="root_ca"):
-        check(MqttSettings(broker_url="ssl://host"))
+        check(Connection(broker_url="ssl://host"))
 
 
 def test_half_a_client_pair_is_refused():
-    with pytest.raises(ConfigError, match="belong together"):
-        check(MqttSettings(broker_url="ssl://host", root_ca="ca.pem", client_key="key.pem"))
+    with pytest.raises(ConfigError, match="must be set together"):
+        check(
+            Connection(broker_url="ssl://host", transport=Transport(root_ca="ca.pem", client_key="key.pem"))
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,19 +100,7 @@ def test_half_a_client_pair_is_refused():
 )
 def test_a_will_or_protocol_that_cannot_be_is_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
-        check(MqttSettings(**settings))
-
-
-def test_a_written_file_changes_the_fingerprint_and_a_missing_one_is_none(tmp_path):
-    ca = tmp_path / "ca.pem"
-    settings = MqttSettings(root_ca=str(ca))
-    missing = tls.fingerprint(settings)
-    ca.write_text("a")
-    present = tls.fingerprint(settings)
-    assert len({missing, present}) == 2
-    assert tls.fingerprint(settings) == present
-    ca.write_text("ab")
-    assert tls.fingerprint(settings) != present
+        check(Connection(**settings))
 
 
 def test_pauses_double_up_to_the_cap_and_begin_anew_after_a_success():
@@ -358,12 +349,11 @@ def test_the_client_never_reconnects_by_itself():
     assert client._max_inflight_messages == 0
 
 
-def test_make_context_refuses_a_fifo_in_place_of_a_tls_file(tmp_path):
-    (tmp_path / "file").write_text("")
+async def test_link_refuses_a_fifo_in_place_of_a_tls_file(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    file, fifo = str(tmp_path / "file"), str(tmp_path / "fifo")
-    with pytest.raises(UnavailableError, match=r"CA: .*/fifo: not a regular file"):
-        tls.make_context(MqttSettings(root_ca=fifo))
-    for pair in ((file, fifo), (fifo, file)):
-        with pytest.raises(UnavailableError, match=r"key pair: .*: not a regular file"):
-            tls._load_pair(tls.Context(ssl.PROTOCOL_TLS_CLIENT), *pair)
+    settings = Connection(transport=Transport(root_ca=str(tmp_path / "fifo")))
+    made = link.Link(settings, parse_address("ssl://localhost"), "id", lambda *_: None)
+    with pytest.raises(
+        UnavailableError, match=r"connection\.transport\.root_ca: .*/fifo.*: not a regular file"
+    ):
+        made._make_context()

@@ -8,12 +8,13 @@ import pytest
 from twin_world import C1, DEVICE, NAME, THING, FakeMqtt, container
 from vector_fakes import FakeContainers, FakeMetrics
 
+from pycm.config.types import Things
 from pycm.errors import OperationFailedError
 from pycm.twin import service
 from pycm.twin.envelope import Problem
 from pycm.twin.lanes import CREATIONS, INTERNAL, MAX_CREATIONS, Lanes
 from pycm.twin.outbox import Keep, Run
-from pycm.twin.service import TwinService, TwinSettings
+from pycm.twin.service import TwinService
 
 
 class Bench:
@@ -153,7 +154,7 @@ async def world(tmp_path):
             return [topic.rsplit("/", 2)[1:] for _, topic, _ in self.mqtt.sent if "/res/" in topic]
 
     world = World()
-    settings = TwinSettings(home_dir=str(tmp_path / "things"))
+    settings = Things(home_dir=str(tmp_path / "things"))
     world.twin = TwinService(world.mqtt, world.containers, FakeMetrics({}), settings)
     await world.twin.start()
     world.twin.mqtt_connected()

@@ -9,9 +9,10 @@ import pytest
 from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, FakeMqtt, container
 from vector_fakes import FakeContainers, FakeMetrics
 
+from pycm.config.types import Things
 from pycm.errors import RefusedError, UnavailableError
 from pycm.twin import service
-from pycm.twin.service import TwinService, TwinSettings
+from pycm.twin.service import TwinService
 from support.waiting import until
 
 ALL = [
@@ -42,7 +43,7 @@ async def world(tmp_path):
             return [path for path in self.mqtt.paths() if path.startswith("/features")]
 
     world = World()
-    settings = TwinSettings(home_dir=str(world.home))
+    settings = Things(home_dir=str(world.home))
     world.twin = TwinService(world.mqtt, world.containers, FakeMetrics({}), settings)
     await world.twin.start()
     yield world

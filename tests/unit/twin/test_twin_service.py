@@ -10,10 +10,11 @@ import pytest
 from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, FakeMqtt, container
 from vector_fakes import FakeContainers, FakeMetrics
 
+from pycm.config.types import Things
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
 from pycm.twin import outbox, service
 from pycm.twin.outbox import MAX_ANSWERS, MAX_PENDING, LateAnswers, Outbox, Publish, Remember, Subscribe
-from pycm.twin.service import Ticker, TwinService, TwinSettings
+from pycm.twin.service import Ticker, TwinService
 from pycm.twin.session import Thing
 from pycm.twin.state import Memory, file_name
 from pycm.waiting import Backoff
@@ -40,9 +41,7 @@ async def world(tmp_path):
             await self.tell("edge/thing/response", DEVICE)
 
     world = World()
-    world.twin = TwinService(
-        world.mqtt, world.containers, world.metrics, TwinSettings(home_dir=str(world.home))
-    )
+    world.twin = TwinService(world.mqtt, world.containers, world.metrics, Things(home_dir=str(world.home)))
     await world.twin.start()
     yield world
     await world.twin.stop()
@@ -368,7 +367,7 @@ async def test_the_request_goes_on_with_a_new_agent(world):
     state = json.loads((world.home / "twin_state.json").read_text())
     assert (state["thing"], state["request"]) == (THING, value)
     mqtt = FakeMqtt()
-    twin = TwinService(mqtt, world.containers, world.metrics, TwinSettings(home_dir=str(world.home)))
+    twin = TwinService(mqtt, world.containers, world.metrics, Things(home_dir=str(world.home)))
     await twin.start()
     twin.mqtt_connected()
     twin.mqtt_message("edge/thing/response", json.dumps(DEVICE).encode())

@@ -9,7 +9,6 @@ a default for them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.config.types import Policy
@@ -34,6 +33,7 @@ from pycm.model.container import (
     Ulimit,
     UpdateOptions,
 )
+from pycm.model.frozen import replace
 from pycm.model.units import NANOSECONDS
 from pycm.model.validation import masked_variable
 from pycm.twin.envelope import Kind, Problem
