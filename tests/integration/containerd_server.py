@@ -20,12 +20,17 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pycm.ports import LocalImage, RuntimeConnected
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pycm.containerd.runtime import ContainerdRuntime
 
 READY = 30.0  # seconds for containerd to answer
 STOP = 15.0
@@ -194,3 +199,18 @@ def private_containerd(
         yield server
     finally:
         server.stop()
+
+
+async def connect(runtime: ContainerdRuntime) -> str:
+    """Wait until *runtime* has a session; return containerd's version."""
+    async with aclosing(runtime.events()) as events:  # type: ignore[type-var]
+        async for event in events:
+            if isinstance(event, RuntimeConnected):
+                return event.version
+    raise AssertionError("the events ended")
+
+
+async def prepare(runtime: ContainerdRuntime, container_id: str, reference: str) -> None:
+    """Find the image, as ports.Images.hold does, and prepare the container's snapshot."""
+    image = await runtime._images.get(reference)
+    await runtime.prepare(container_id, LocalImage(reference, image.top, image.config_digest))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from containerd_server import ContainerdServer, private_containerd
+from containerd_server import ContainerdServer, connect, prepare, private_containerd
 from images import Image, write_archive
 from test_containerd_runtime import BUSYBOX, SECONDS, request
 
@@ -38,8 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerdServe
 @pytest.fixture
 async def runtime(server: ContainerdServer, tmp_path: Path) -> AsyncIterator[ContainerdRuntime]:
     made = ContainerdRuntime(server.address, namespace=server.namespace, exec_dir=str(tmp_path / "exec"))
-    await asyncio.wait_for(made.connect(), SECONDS)
-    await made.prepare("c1", BUSYBOX)
+    await asyncio.wait_for(connect(made), SECONDS)
+    await prepare(made, "c1", BUSYBOX)
     await made.start(request(server, "c1", "/bin/sleep", "1000"))
     yield made
     await made.remove("c1")
@@ -208,7 +208,7 @@ async def test_commands_in_one_container_are_bounded(
     monkeypatch.setattr(execs, "MOST", 1)
     task = asyncio.ensure_future(runtime.exec(ExecRequest("c1", ("/bin/sleep", seconds))))
     await until(lambda: processes(seconds))
-    with pytest.raises(ConflictError, match="runs 1 commands already"):
+    with pytest.raises(ConflictError, match="already runs 1 commands"):
         await runtime.exec(sh("exit 0"))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -164,7 +164,7 @@ def test_crash_of_containerd_between_record_and_task_leaves_no_shim_behind(
         containerd.kill()
         (directory / "hangs").unlink()
         start.communicate()
-        wait_until(lambda: "containerd is lost" in agent.text(), 30, "the loss is seen")
+        wait_until(lambda: "containerd unavailable" in agent.text(), 30, "the loss is seen")
         containerd.start()
         wait_until(lambda: records(containerd) == [], 30, "the record is removed")
         wait_until(lambda: containerd._shims() == [], 30, "the shim without a task ends")

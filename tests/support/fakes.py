@@ -19,6 +19,7 @@ from pycm.ports import (
     Exit,
     ImageConfig,
     ImageInfo,
+    LocalImage,
     Measurement,
     PullProgress,
     RuntimeConnected,
@@ -60,6 +61,7 @@ class FakeRuntime:
         self.fail: dict[str, Exception] = {}
         self.calls: list[tuple[str, str]] = []
         self.available = True
+        self.first: RuntimeEvent | None = None
         self._pids = itertools.count(4242)
         self._events: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
 
@@ -70,21 +72,15 @@ class FakeRuntime:
         if method in self.fail:
             raise self.fail[method]
 
-    async def connect(self) -> str:
-        self.calls.append(("connect", ""))
-        while not self.available:
-            await asyncio.sleep(0.005)
-        return "fake"
-
     async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         self._called("image", reference)
         if not self.any_image and reference not in self.images:
             raise NotFoundError(f'failed to resolve reference "{reference}": not found')
         return ImageConfig(entrypoint=("/bin/app",), env=("PATH=/bin",))
 
-    async def prepare(self, container_id: str, reference: str) -> None:
+    async def prepare(self, container_id: str, image: LocalImage) -> None:
         self._called("prepare", container_id)
-        await self.image(reference)
+        await self.image(image.reference)
         self.snapshots.add(container_id)
 
     async def has_snapshot(self, container_id: str) -> bool:
@@ -172,7 +168,12 @@ class FakeRuntime:
         return tuple(self.live.values())
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
-        yield RuntimeConnected(tuple(self.live.values()))
+        self.calls.append(("events", ""))
+        while not self.available:
+            await asyncio.sleep(0.005)
+        if self.first is not None:
+            yield self.first
+        yield RuntimeConnected(tuple(self.live.values()), "fake")
         while True:
             yield await self._events.get()
 
@@ -190,12 +191,12 @@ class FakeImages:
         self.fail: PycmError | None = None
 
     @contextlib.asynccontextmanager
-    async def hold(self, reference: str) -> AsyncIterator[None]:
+    async def hold(self, reference: str) -> AsyncIterator[LocalImage]:
         self.holding.append(reference)
         try:
             if self.fail:
                 raise self.fail
-            yield
+            yield LocalImage(reference)
         finally:
             self.holding.remove(reference)
 

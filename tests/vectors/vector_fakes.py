@@ -29,6 +29,7 @@ from pycm.ports import (
     Exit,
     HostMeasurements,
     ImageConfig,
+    LocalImage,
     Measurement,
     RuntimeConnected,
     RuntimeEvent,
@@ -245,8 +246,8 @@ def _figures(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[t
 class FakeImages:
     """Whether there is an image is the faked runtime's business."""
 
-    def hold(self, reference: str) -> contextlib.AbstractAsyncContextManager[None]:
-        return contextlib.nullcontext()
+    def hold(self, reference: str) -> contextlib.AbstractAsyncContextManager[LocalImage]:
+        return contextlib.nullcontext(LocalImage(reference))
 
 
 class FakeRuntime:
@@ -258,13 +259,10 @@ class FakeRuntime:
         self._events: asyncio.Queue[RuntimeEvent] = asyncio.Queue()
         self._last_pid = 5000
 
-    async def connect(self) -> str:
-        return "fake"
-
     async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         return ImageConfig(cmd=("/bin/app",))
 
-    async def prepare(self, container_id: str, reference: str) -> None:
+    async def prepare(self, container_id: str, image: LocalImage) -> None:
         if "create_error" in self._errors:
             raise OperationFailedError(self._errors["create_error"])
 
@@ -318,7 +316,7 @@ class FakeRuntime:
         return tuple(self._tasks.values())
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
-        yield RuntimeConnected(tuple(self._tasks.values()))
+        yield RuntimeConnected(tuple(self._tasks.values()), "fake")
         while True:
             yield await self._events.get()
 

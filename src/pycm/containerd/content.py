@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""containerd's content store: blobs by digest, written piece by piece, taken up where an earlier writer was cut off.
+"""containerd's content store, which holds blobs by digest, and the leases that keep what is in it.
 
-containerd keeps the beginning of a blob (an "ingest", under a name that is made from the digest) until it is finished, aborted or,
-with the lease, expires. It hashes what it gets, and a blob whose digest is not the expected one never becomes content.
+A blob is written piece by piece. containerd keeps an unfinished one (an "ingest", named after the digest) until it is complete,
+aborted or expired with its lease; a later writer resumes it. containerd hashes what it receives, and a blob whose digest differs
+from the expected one never becomes content.
 """
 
 from __future__ import annotations
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
 
     from pycm.containerd.client import Client
 
-
+#: Label of a lease that containerd drops at the given time.
+EXPIRES = "containerd.io/gc.expire"
+#: Seconds for which the content of an interrupted pull stays.
+KEPT = 24 * 3600.0
 _INGEST = "pycm-"
+_OWNER = "pycm.pull"
+_MARK = "pycm.mark."
 
 
 class Writer:
@@ -56,11 +62,13 @@ class Writer:
         request = content_pb2.WriteContentRequest(action=content_pb2.WRITE, offset=self.offset, data=data)
         answer = await self._ask(request)
         if answer.offset != self.offset + len(data):
-            raise OperationFailedError(f"containerd is at {answer.offset}, not at {self.offset + len(data)}")
+            raise OperationFailedError(
+                f"containerd is at offset {answer.offset} of a blob, expected {self.offset + len(data)}"
+            )
         self.offset = answer.offset
 
     async def commit(self, labels: Mapping[str, str]) -> None:
-        """Make it content. OperationFailedError if size or digest are not those that were announced."""
+        """Make it content. OperationFailedError if size or digest differ from the announced ones."""
         request = content_pb2.WriteContentRequest(
             action=content_pb2.COMMIT,
             total=self._size,
@@ -73,56 +81,56 @@ class Writer:
     async def _ask(
         self, request: content_pb2.WriteContentRequest, *, last: bool = False
     ) -> content_pb2.WriteContentResponse:
-        # a last request says so: else containerd's reset of the call may overtake its answer
+        # the last request ends our side: otherwise containerd's reset of the call may overtake its answer
         await self._stream.send_message(request, end=last)
         answer = await self._stream.recv_message()
-        if answer is None:  # its status, which says why, is read at the end of the call
+        if answer is None:  # grpclib reads the status, which says why, at the end of the call
             raise StreamTerminatedError("containerd ended the call")
         return answer
 
 
 class Content:
-    """Everything that is written or kept is held by *lease*."""
+    """*lease* holds everything that is written."""
 
     def __init__(self, client: Client, lease: str) -> None:
         self._client = client
         self._lease = lease
 
     async def size(self, digest: str) -> int | None:
-        """Bytes of the blob, None if there is no such content."""
+        """Return the bytes of the blob, None if there is no such content."""
+        request = content_pb2.InfoRequest(digest=digest)
         try:
-            return (
-                await self._client.call(rpc.CONTENT_INFO, content_pb2.InfoRequest(digest=digest))
-            ).info.size
+            return (await self._client.call(rpc.CONTENT_INFO, request)).info.size
         except NotFoundError:
             return None
 
     async def read(self, digest: str, size: int) -> bytes:
-        """A document, its digest checked."""
+        """Return a document after checking its digest."""
         if size > image_format.DOCUMENT_LIMIT:
             raise OperationFailedError(
                 f"content {digest} has {size} bytes, more than {image_format.DOCUMENT_LIMIT}"
             )
-        request = content_pb2.ReadContentRequest(digest=digest, size=size)
-        async with contextlib.aclosing(self._client.stream(rpc.CONTENT_READ, request)) as answers:
-            data = b"".join([answer.data async for answer in answers])
+        data = await self._read(digest, 0, size)
         image_format.verify(digest, data)
         return data
 
     async def reaches(self, digest: str, size: int) -> bool:
-        """Whether the blob's file has *size* bytes: its last one is read, since containerd knows sizes by heart."""
+        """Check that the blob's file has *size* bytes by reading its last one: containerd answers sizes from its database."""
         if await self.size(digest) != size:
             return False
-        request = content_pb2.ReadContentRequest(digest=digest, offset=max(size - 1, 0), size=min(size, 1))
         try:
-            async with contextlib.aclosing(self._client.stream(rpc.CONTENT_READ, request)) as answers:
-                return sum([len(answer.data) async for answer in answers]) == min(size, 1)
+            return len(await self._read(digest, max(size - 1, 0), min(size, 1))) == min(size, 1)
         except (NotFoundError, OperationFailedError):
             return False
 
+    async def _read(self, digest: str, offset: int, size: int) -> bytes:
+        request = content_pb2.ReadContentRequest(digest=digest, offset=offset, size=size)
+        async with contextlib.aclosing(self._client.stream(rpc.CONTENT_READ, request)) as answers:
+            return b"".join([answer.data async for answer in answers])
+
     @contextlib.asynccontextmanager
     async def writer(self, digest: str, size: int) -> AsyncIterator[Writer]:
-        """A writer that goes on where an earlier one ended; waits while another one writes the same blob.
+        """Open a writer at the end of what an earlier one wrote; wait while another one writes the same blob.
 
         ConflictError if the blob is content already.
         """
@@ -132,7 +140,7 @@ class Content:
             yield writer
 
     async def put(self, digest: str, data: bytes, labels: Mapping[str, str]) -> None:
-        """A small blob in one go. Labels are set even if it is there already."""
+        """Write a small blob. Labels are set even if the blob exists already."""
         try:
             async with self.writer(digest, len(data)) as writer:
                 if len(data) > writer.offset:
@@ -147,126 +155,110 @@ class Content:
     async def label(self, digest: str, labels: Mapping[str, str]) -> None:
         info = content_pb2.Info(digest=digest, labels=labels)
         mask = FieldMask(paths=[f"labels.{name}" for name in labels])
-        if labels:
-            await self._client.call(
-                rpc.CONTENT_UPDATE, content_pb2.UpdateRequest(info=info, update_mask=mask), lease=self._lease
-            )
+        request = content_pb2.UpdateRequest(info=info, update_mask=mask)
+        await self._client.call(rpc.CONTENT_UPDATE, request, lease=self._lease)
 
     async def delete(self, digest: str) -> None:
-        """Have the blob no more; containerd's next garbage collection, before which it could come back, frees its room."""
+        """Delete the blob. It could come back until containerd's next garbage collection, which frees its space."""
         with contextlib.suppress(NotFoundError):
             await self._client.call(rpc.CONTENT_DELETE, content_pb2.DeleteContentRequest(digest=digest))
 
     async def abort(self, digest: str) -> None:
-        """Forget the beginning of a blob."""
+        """Discard what was written of an unfinished blob."""
         with contextlib.suppress(NotFoundError):
             await self._client.call(rpc.CONTENT_ABORT, content_pb2.AbortRequest(ref=_INGEST + digest))
 
-
-KEPT = 24 * 3600.0
-_EXPIRES = "containerd.io/gc.expire"
-_OWNER = "pycm.pull"
+    async def collect(self) -> None:
+        """Wait until the space of everything unreferenced is free. containerd collects when a lease is deleted."""
+        request = leases_pb2.CreateRequest(id=f"{self._lease}.collect.{os.urandom(8).hex()}")
+        await self._client.call(rpc.LEASE_CREATE, request)
+        await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=request.id, sync=True))
 
 
 class PullLease:
-    """*owner*: names the pull; attempts with the same owner take over from each other. `id` is set by `take`."""
+    """Holds what a pull fetches until the image's record does, and for a day if the pull is interrupted.
+
+    Each attempt has a lease of its own and takes over what earlier attempts of the same *owner* hold: a lease's expiry cannot be
+    moved, and it must not come in the middle of a pull. containerd drops expired leases.
+    """
 
     def __init__(self, client: Client, prefix: str, owner: str) -> None:
         self._client = client
         self._owner = owner
         self.id = f"{prefix}.pull.{os.urandom(8).hex()}"
 
-    async def take(self, kept: float = KEPT) -> None:
+    async def take(self) -> None:
         earlier = await self._earlier()
-        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + kept))
-        labels = {_EXPIRES: until, _OWNER: self._owner}
+        until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + KEPT))
+        labels = {EXPIRES: until, _OWNER: self._owner}
         await self._client.call(rpc.LEASE_CREATE, leases_pb2.CreateRequest(id=self.id, labels=labels))
         for lease in earlier:
             await self._take_over(lease)
 
-    async def keep(self, kind: str, name: str) -> None:
-        """Hold a resource that is there: kind "content" and a digest, for instance."""
+    async def keep(self, name: str, kind: str = "content") -> None:
+        """Hold an existing resource."""
         resource = leases_pb2.Resource(id=name, type=kind)
         await self._client.call(rpc.LEASE_ADD, leases_pb2.AddResourceRequest(id=self.id, resource=resource))
 
-    async def end(self) -> None:
+    async def end(self, *, collect: bool = False) -> None:
+        """*collect*: wait until the space of what nothing else holds is free."""
+        call = rpc.LEASE_COLLECT if collect else rpc.LEASE_DELETE
         with contextlib.suppress(NotFoundError):
-            await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self.id))
+            await self._client.call(call, leases_pb2.DeleteRequest(id=self.id, sync=collect))
 
     async def end_if_empty(self) -> None:
-        """What failed before anything came leaves nothing."""
-        request = leases_pb2.ListResourcesRequest(id=self.id)
-        with contextlib.suppress(NotFoundError):
-            if not (await self._client.call(rpc.LEASE_RESOURCES, request)).resources:
-                await self.end()
-
-    async def end_and_collect(self) -> None:
-        """The same, and wait until the room of all that nobody holds any more is free: containerd itself may take its time."""
-        with contextlib.suppress(NotFoundError):
-            await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=self.id, sync=True))
-
-    async def collect(self) -> None:
-        """Wait until the room of all that nobody holds any more is free."""
-        request = leases_pb2.CreateRequest(id=f"{self.id}.collect")
-        await self._client.call(rpc.LEASE_CREATE, request)
-        await self._client.call(rpc.LEASE_COLLECT, leases_pb2.DeleteRequest(id=request.id, sync=True))
+        """End the lease of an attempt that failed before it fetched anything."""
+        if not await self._resources(self.id):
+            await self.end()
 
     async def _earlier(self) -> Sequence[str]:
         request = leases_pb2.ListRequest(filters=[f'labels."{_OWNER}"=="{self._owner}"'])
         return [lease.id for lease in (await self._client.call(rpc.LEASE_LIST, request)).leases]
 
     async def _take_over(self, lease: str) -> None:
-        with contextlib.suppress(NotFoundError):  # it ended meanwhile
-            request = leases_pb2.ListResourcesRequest(id=lease)
-            for resource in (await self._client.call(rpc.LEASE_RESOURCES, request)).resources:
-                if "/" not in resource.type or not resource.id.startswith(
-                    "extract-"
-                ):  # half-unpacked: begun anew
-                    await self.keep(resource.type, resource.id)
+        with contextlib.suppress(NotFoundError):  # it expired meanwhile
+            for resource in await self._resources(lease):
+                half_unpacked = "/" in resource.type and resource.id.startswith("extract-")
+                if not half_unpacked:
+                    await self.keep(resource.id, resource.type)
             await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=lease))
 
-
-_PREFIX = "pycm.mark."
+    async def _resources(self, lease: str) -> Sequence[leases_pb2.Resource]:
+        request = leases_pb2.ListResourcesRequest(id=lease)
+        return (await self._client.call(rpc.LEASE_RESOURCES, request)).resources
 
 
 class Marks:
-    """*lease*: its name."""
+    """Notes that live and die with containerd's store: labels of the lease *lease*, which holds nothing."""
 
     def __init__(self, client: Client, lease: str) -> None:
         self._client = client
         self._lease = lease
         self._labels: dict[str, str] = {}
 
-    async def read(self) -> Marked:
-        found = await self._client.call(
-            rpc.LEASE_LIST, leases_pb2.ListRequest(filters=[f'id=="{self._lease}"'])
-        )
+    async def read(self) -> Marks:
+        request = leases_pb2.ListRequest(filters=[f'id=="{self._lease}"'])
+        found = await self._client.call(rpc.LEASE_LIST, request)
         self._labels = dict(found.leases[0].labels) if found.leases else {}
-        return Marked(self._labels)
-
-    async def add(self, name: str, value: str, among: Iterable[str]) -> None:
-        """Note *value* (at most some hundred characters) of *name*, and forget names that are not *among* those that still count.
-
-        A crash in between loses notes, never makes wrong ones.
-        """
-        kept = set(map(_key, among))
-        self._labels = {key: text for key, text in self._labels.items() if key in kept}
-        self._labels[_key(name)] = value
-        with contextlib.suppress(NotFoundError):
-            await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self._lease))
-        await self._client.call(
-            rpc.LEASE_CREATE, leases_pb2.CreateRequest(id=self._lease, labels=self._labels)
-        )
-
-
-class Marked:
-    def __init__(self, labels: Mapping[str, str]) -> None:
-        self._labels = labels
+        return self
 
     def get(self, name: str) -> str | None:
-        return self._labels.get(_key(name))
+        return self._labels.get(_make_key(name))
+
+    async def add(self, name: str, value: str, among: Iterable[str]) -> None:
+        """Note *value* (at most some hundred characters) for *name*, and forget names that are not *among* the present ones.
+
+        A crash in between loses notes; it never makes wrong ones.
+        """
+        kept = set(map(_make_key, among))
+        self._labels = {key: text for key, text in self._labels.items() if key in kept}
+        self._labels[_make_key(name)] = value
+        with contextlib.suppress(NotFoundError):
+            await self._client.call(rpc.LEASE_DELETE, leases_pb2.DeleteRequest(id=self._lease))
+        request = leases_pb2.CreateRequest(id=self._lease, labels=self._labels)
+        await self._client.call(rpc.LEASE_CREATE, request)
 
 
-def _key(name: str) -> str:
-    """Labels have 4096 characters, key and value together."""
-    return _PREFIX + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+def _make_key(name: str) -> str:
+    """Shorten *name*: key and value of a label have at most 4096 characters together."""
+    return _MARK + hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]

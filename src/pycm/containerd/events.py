@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""containerd's events as one endless stream that survives containerd's restarts and misses no exit.
+"""The session with containerd: one endless stream of events, and what containerd must keep for pycm's containers.
 
-containerd keeps no events, and does not say when a subscription begins to count. So after subscribing an event of our own is
-published until it comes back; only then are the tasks listed. What ended before the list is in the list, what ended after it is in
-the stream, and in between in both: an exit may come twice, never not at all.
+containerd stores no events and does not say when a subscription takes effect. pycm therefore subscribes, publishes an event of its
+own until that event arrives, and only then lists the tasks. An exit before the list is in the list, an exit after it is in the
+stream, and one in between is in both: an exit may arrive twice, but none is missed.
 """
 
 from __future__ import annotations
@@ -12,47 +12,42 @@ import asyncio
 import contextlib
 import logging
 import os
-import random
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pycm.containerd import rpc
 from pycm.containerd.client import UnsupportedError
+from pycm.containerd.content import EXPIRES
 from pycm.containerd.proto import events_pb2, leases_pb2, namespaces_pb2, sandbox_pb2, types_pb2
 from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableError
 from pycm.ports import RuntimeConnected, RuntimeLost
-from pycm.waiting import within
+from pycm.waiting import Backoff, Once, cancel, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from pycm.containerd.client import Client
+    from pycm.containerd.rpc import Call
     from pycm.ports import RuntimeEvent, Task
 
 _log = logging.getLogger("pycm.containerd")
 
 FIRST_DELAY, LAST_DELAY = 0.1, 5.0
-#: Seconds for a new subscription to show the marker, and between markers.
-STANDING, MARKER_PERIOD = 15.0, 0.05
-#: Events kept while waiting for the marker. Beyond it the oldest go: the list that follows shows exits anyway.
+#: Seconds until a new subscription must have delivered the marker, and between two markers.
+CONFIRMATION, MARKER_PERIOD = 15.0, 0.05
+#: Events kept while waiting for the marker. The oldest are dropped: the list that follows shows the exits.
 EARLY_LIMIT = 1024
-
-
-def delays() -> Iterator[float]:
-    """Seconds to wait before each further try: doubling to a bound, with up to half taken off so that peers spread out."""
-    delay = FIRST_DELAY
-    while True:
-        yield delay * random.uniform(0.5, 1)
-        delay = min(delay * 2, LAST_DELAY)
+#: Label of pycm's sandbox records; pycm does not touch others.
+_OURS = "pycm.task"
 
 
 class EventStream:
-    """*prepare* is awaited before each subscription, *tasks* after it."""
+    """*prepare* runs before each subscription and returns containerd's version; *tasks* lists the tasks after it."""
 
     def __init__(
         self,
         client: Client,
-        prepare: Callable[[], Awaitable[None]],
+        prepare: Callable[[], Awaitable[str]],
         tasks: Callable[[], Awaitable[tuple[Task, ...]]],
     ) -> None:
         self._client = client
@@ -60,73 +55,70 @@ class EventStream:
         self._tasks = tasks
 
     async def events(self) -> AsyncGenerator[RuntimeEvent, None]:
-        """Yield RuntimeConnected or RuntimeLost first, then what happens, forever. One RuntimeLost for one absence.
+        """Connect and follow containerd for ever. RuntimeConnected or RuntimeLost comes first.
 
-        No error ends it: one of an unexpected class is logged with its traceback and retried like a lost connection.
+        RuntimeLost comes once for each reason of an absence. No error ends the stream: one of an unexpected class is logged with
+        its traceback, and the stream reconnects as after a loss.
         """
-        lost = False
-        waits = delays()
+        losses, backoff = Once(), Backoff(LAST_DELAY, FIRST_DELAY)
         while True:
             try:
                 async with contextlib.aclosing(self._session()) as session:
                     async for event in session:
-                        lost, waits = False, delays()
+                        losses = Once()
+                        backoff.reset()
                         yield event
-            except Exception as error:  # noqa: BLE001 - whoever follows containerd must never stop
-                if not lost:
+            except Exception as error:  # noqa: BLE001 - the agent must not stop following containerd
+                reason = str(error) or repr(error)
+                if losses.is_new(subject=reason):
                     if not isinstance(error, PycmError):
-                        _log.exception("event stream: unexpected error (retrying)")
-                    yield RuntimeLost(str(error) or repr(error))
-                lost = True
-            await asyncio.sleep(next(waits))
+                        _log.exception("containerd's event stream: unexpected error (reconnecting)")
+                    yield RuntimeLost(reason)
+            await asyncio.sleep(backoff.next())
 
     async def _session(self) -> AsyncGenerator[RuntimeEvent, None]:
-        await self._prepare()
+        version = await self._prepare()
         marker = f"/pycm/subscribed/{os.urandom(8).hex()}"
-        stream = self._client.stream(rpc.EVENT_SUBSCRIBE, self._filters(marker))
+        namespace = self._client.namespace
+        filters = [
+            f'namespace=="{namespace}",topic=="{it}"' for it in (rpc.TOPIC_EXIT, rpc.TOPIC_OOM, marker)
+        ]
+        stream = self._client.stream(rpc.EVENT_SUBSCRIBE, events_pb2.SubscribeRequest(filters=filters))
         async with contextlib.aclosing(stream) as envelopes:
-            early = await self._stand(envelopes, marker)
-            yield RuntimeConnected(await self._tasks())
+            early = await self._confirm(envelopes, marker)
+            yield RuntimeConnected(await self._tasks(), version)
             for envelope in early:
-                if event := rpc.event(envelope, self._client.namespace):
+                if event := rpc.read_event(envelope, namespace):
                     yield event
             async for envelope in envelopes:
-                if event := rpc.event(envelope, self._client.namespace):
+                if event := rpc.read_event(envelope, namespace):
                     yield event
         raise UnavailableError(f"containerd at {self._client.address} ended the event stream")
 
-    def _filters(self, marker: str) -> events_pb2.SubscribeRequest:
-        namespace = f'namespace=="{self._client.namespace}"'
-        topics = (rpc.TOPIC_EXIT, rpc.TOPIC_OOM, marker)
-        return events_pb2.SubscribeRequest(filters=[f'{namespace},topic=="{topic}"' for topic in topics])
-
-    async def _stand(
+    async def _confirm(
         self, envelopes: AsyncGenerator[events_pb2.Envelope, None], marker: str
     ) -> deque[events_pb2.Envelope]:
-        """Wait until the subscription counts; what came before the marker is returned."""
+        """Wait until the subscription takes effect; return what came before the marker."""
         beacon = asyncio.create_task(self._publish(marker))
         try:
-            return await within(STANDING, _until(envelopes, marker))
+            return await within(CONFIRMATION, _read_until(envelopes, marker))
         except asyncio.TimeoutError:
             raise UnavailableError(
-                f"containerd's event stream does not stand within {STANDING:g} s"
+                f"containerd did not confirm the event subscription within {CONFIRMATION:g} s"
             ) from None
         finally:
-            beacon.cancel()
-            await asyncio.gather(beacon, return_exceptions=True)
+            await cancel(beacon)
 
     async def _publish(self, marker: str) -> None:
-        topic, event = rpc.marker(marker)
+        request = events_pb2.PublishRequest(topic=marker, event=rpc.make_marker())
         while True:
-            # a failure is the stream's to report: they share a connection
+            # the stream reports a failure: both use the same connection
             with contextlib.suppress(PycmError):
-                await self._client.call(
-                    rpc.EVENT_PUBLISH, events_pb2.PublishRequest(topic=topic, event=event)
-                )
+                await self._client.call(rpc.EVENT_PUBLISH, request)
             await asyncio.sleep(MARKER_PERIOD)
 
 
-async def _until(
+async def _read_until(
     envelopes: AsyncGenerator[events_pb2.Envelope, None], marker: str
 ) -> deque[events_pb2.Envelope]:
     early: deque[events_pb2.Envelope] = deque(maxlen=EARLY_LIMIT)
@@ -137,20 +129,17 @@ async def _until(
     raise UnavailableError("containerd ended the event stream")
 
 
-_log = logging.getLogger("pycm.containerd")
-
-_EXPIRES = "containerd.io/gc.expire"
-#: On each sandbox record of pycm's, so that those of others are left alone.
-_OURS = "pycm.task"
-
-
 async def ensure_lease(client: Client, lease: str) -> None:
-    """Make namespace and lease unless they are there; idempotent."""
+    """Make namespace and lease unless they exist. Kanto takes the same lease at its start.
+
+    Without the lease, containerd's garbage collection removes a snapshot as soon as no container record names it: the data of
+    every stopped container.
+    """
     with contextlib.suppress(ConflictError):
         namespace = namespaces_pb2.Namespace(name=client.namespace)
         await client.call(rpc.NAMESPACE_CREATE, namespaces_pb2.CreateNamespaceRequest(namespace=namespace))
     found = await client.call(rpc.LEASE_LIST, leases_pb2.ListRequest(filters=[f'id=="{lease}"']))
-    if found.leases and _EXPIRES not in found.leases[0].labels:
+    if found.leases and EXPIRES not in found.leases[0].labels:
         await _drop_content(client, lease)
         return
     if found.leases:
@@ -159,7 +148,7 @@ async def ensure_lease(client: Client, lease: str) -> None:
 
 
 async def _drop_content(client: Client, lease: str) -> None:
-    """Old versions leased image content too, which keeps the layers of removed images on the disk for ever."""
+    """Old versions also leased image content, which keeps the layers of removed images on the disk for ever."""
     resources = await client.call(rpc.LEASE_RESOURCES, leases_pb2.ListResourcesRequest(id=lease))
     for resource in resources.resources:
         if resource.type == "content":
@@ -167,9 +156,11 @@ async def _drop_content(client: Client, lease: str) -> None:
 
 
 class ShimRecords:
-    """One record in containerd's sandbox store for each task. It exists from before the task's start until after its deletion.
+    """One record in containerd's sandbox store for each task, from before the task's start until after its deletion.
 
-    containerd 1.6 has no such store and needs none: it is asked once per connection, by `ids`.
+    From version 1.7 on, a containerd that starts ends every shim without a process ("cleaning leaked shim process"), and loses the
+    exit code of a container that ended while containerd was down. It keeps a shim whose id is in its sandbox store. containerd 1.6
+    has no such store and needs none; `ids` finds that out once for each connection.
     """
 
     def __init__(self, client: Client) -> None:
@@ -177,7 +168,7 @@ class ShimRecords:
         self._supported = True
 
     async def ids(self) -> frozenset[str] | None:
-        """Ask for the tasks that have a record, for each new connection; None if containerd has no sandbox store, or a broken one."""
+        """Return the ids of tasks with a record; None if containerd has no sandbox store, or a broken one."""
         request = sandbox_pb2.StoreListRequest(filters=[f'labels."{_OURS}"=="true"'])
         self._supported = True
         try:
@@ -188,27 +179,20 @@ class ShimRecords:
         except UnavailableError:
             raise
         except PycmError as error:
-            _log.warning("containerd's sandbox records cannot be listed: %s (left as they are)", error)
+            _log.warning("containerd's sandbox records: cannot be listed: %s (left as they are)", error)
             return None
         return frozenset(record.sandbox_id for record in found.list)
 
     async def add(self, container_id: str, runtime: str) -> None:
-        """Make the record unless it is there. Without it the container works all the same, so a failure is only logged."""
+        """Make the record unless it exists. The container works without it, so a failure is only logged."""
         record = types_pb2.Sandbox(
             sandbox_id=container_id,
             runtime=types_pb2.Sandbox.Runtime(name=runtime),
             sandboxer="shim",
             labels={_OURS: "true"},
         )
-        if not self._supported:
-            return
-        try:
-            await self._client.call(rpc.SANDBOX_CREATE, sandbox_pb2.StoreCreateRequest(sandbox=record))
-        except ConflictError:
-            pass
-        except UnsupportedError:
-            self._supported = False
-        except PycmError as error:
+        request = sandbox_pb2.StoreCreateRequest(sandbox=record)
+        if error := await self._change(rpc.SANDBOX_CREATE, request, ConflictError):
             _log.warning(
                 "container %s: no sandbox record: %s (its exit code is lost if it ends while containerd is down)",
                 container_id,
@@ -216,19 +200,28 @@ class ShimRecords:
             )
 
     async def remove(self, container_id: str) -> None:
-        """Remove the record if it is there. One that stays is removed by the next session."""
-        if not self._supported:
-            return
-        try:
-            await self._client.call(
-                rpc.SANDBOX_DELETE, sandbox_pb2.StoreDeleteRequest(sandbox_id=container_id)
+        """Remove the record if it exists. The next session removes one that stays."""
+        request = sandbox_pb2.StoreDeleteRequest(sandbox_id=container_id)
+        error = await self._change(rpc.SANDBOX_DELETE, request, NotFoundError)
+        if isinstance(error, UnavailableError):
+            raise error
+        if error and "bucket not found" not in str(error):  # containerd 1.7's answer for a missing record
+            _log.warning(
+                "container %s: sandbox record cannot be removed: %s (the next connection retries)",
+                container_id,
+                error,
             )
-        except NotFoundError:
+
+    async def _change(self, call: Call[Any, Any], request: Any, done: type[PycmError]) -> PycmError | None:
+        """Return the error, but for *done*, which says that nothing had to change."""
+        if not self._supported:
+            return None
+        try:
+            await self._client.call(call, request)
+        except done:
             pass
         except UnsupportedError:
             self._supported = False
-        except UnavailableError:
-            raise
         except PycmError as error:
-            if "bucket not found" not in str(error):  # so says containerd 1.7 of a record that is not there
-                _log.warning("container %s: its sandbox record is left behind: %s", container_id, error)
+            return error
+        return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that run in a container beside its first process.
 
-containerd keeps such a command until somebody deletes it. So each one is noted by an empty file while it exists; an agent that was
-killed, or lost containerd meanwhile, finds the note and ends the command. What a command starts inside the container in
-a session of its own is the container's and goes with it; all else is killed with the command.
+containerd keeps such a command until a client deletes it. An empty file therefore notes each command while it exists. An agent that
+was killed, or that lost containerd meanwhile, finds the note and ends the command. The command's children are killed with it, but
+for those with a session of their own: they belong to the container.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ if TYPE_CHECKING:
     from pycm.containerd.rpc import Call, Reply, Request
     from pycm.ports import ExecListener, ExecRequest
 
-#: Commands in one container at once; more are refused.
+#: Commands in one container at a time; further ones are refused.
 MOST = 16
-#: Between the ids in a note's name; neither has it.
+#: Separates the ids in a note's name; neither contains it.
 _SEPARATOR = "@"
 _log = logging.getLogger("pycm.containerd")
 
 
 class Execs:
-    """*directory*: of the notes; "" keeps none, for tests."""
+    """*directory*: where the notes are; "" for none."""
 
     def __init__(self, client: Client, lease: str, directory: str) -> None:
         self._client = client
         self._lease = lease
         self._directory = directory
-        #: Container id to the ids of its commands.
+        #: Ids of running commands by container id.
         self._running: dict[str, set[str]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     async def run(
         self, request: ExecRequest, timeout: float | None, listener: ExecListener | None = None
     ) -> int:
-        """As ports.Runtime.exec."""
+        """Implement ports.Runtime.exec."""
         exec_id = request.exec_id or f"pycm-{secrets.token_hex(8)}"
         with self._counted(request.id, exec_id):
             process = _process(await self._spec(request.id), request)
@@ -85,7 +85,7 @@ class Execs:
     def _counted(self, container_id: str, exec_id: str) -> Iterator[None]:
         running = self._running.setdefault(container_id, set())
         if len(running) >= MOST:
-            raise ConflictError(f"container {container_id} runs {MOST} commands already")
+            raise ConflictError(f"container {container_id} already runs {MOST} commands, the maximum")
         running.add(exec_id)
         try:
             yield
@@ -100,7 +100,7 @@ class Execs:
         return await self._client.call(call, request, lease=self._lease)
 
     async def _spec(self, container_id: str) -> dict[str, Any]:
-        """The runtime spec that the container was started with."""
+        """Return the runtime spec with which the container was started."""
         found = await self._call(rpc.CONTAINER_GET, containers_pb2.GetContainerRequest(id=container_id))
         try:
             spec = json.loads(found.container.spec.value)
@@ -113,14 +113,14 @@ class Execs:
         return spec
 
     async def _check_user_files(self, container_id: str) -> None:
-        """The runtime reads them inside the container, however the command's user is given, and would wait at a FIFO for ever."""
+        """Refuse special files: the runtime always reads these files inside the container, and would block at a FIFO for ever."""
         found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
-        pid = rpc.task(found.process).pid
+        pid = rpc.read_task(found.process).pid
         try:
             await apart(f"exec in {container_id}", lambda: _refuse_special(pid))
         except asyncio.TimeoutError:
             raise OperationFailedError(
-                f"{PASSWD} or {GROUP} in the container does not answer within {LOOK:g} s: its file system hangs"
+                f"{PASSWD} or {GROUP} in the container cannot be read within {LOOK:g} s: its file system hangs"
             ) from None
 
     async def _start(self, request: ExecRequest, exec_id: str, process: dict[str, Any]) -> None:
@@ -134,13 +134,13 @@ class Execs:
                 stdout=io.stdout,
                 stderr=io.stderr,
                 terminal=io.terminal,
-                spec=rpc.spec_any("Process", process),
+                spec=rpc.pack_spec("Process", process),
             ),
         )
         fail_point("containerd.exec-made")
         try:
             await self._call(rpc.TASK_START, tasks_pb2.StartRequest(container_id=request.id, exec_id=exec_id))
-        except NotFoundError as error:  # so says runc of a program that is not there
+        except NotFoundError as error:  # runc's answer for a missing program
             raise OperationFailedError(str(error)) from None
 
     async def _wait(self, container_id: str, exec_id: str, timeout: float | None) -> int:
@@ -154,7 +154,7 @@ class Execs:
         return reply.exit_status & 0xFF
 
     async def _end_surely(self, container_id: str, exec_id: str, *, kill: bool) -> None:
-        """Also for a caller that is cancelled, and once more if it is cancelled while it waits for this."""
+        """End the command even if the caller is cancelled, also while it waits here."""
         task = asyncio.ensure_future(self._end(container_id, exec_id, kill=kill))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -171,15 +171,19 @@ class Execs:
                 )
         except UnavailableError as error:
             _log.info(
-                "container %s: a command in it is ended when containerd is back: %s", container_id, error
+                "container %s: command cannot be ended: %s (retrying when containerd is back)",
+                container_id,
+                error,
             )
             return
-        except PycmError as error:  # it goes with the container
-            _log.warning("container %s: a command in it was not cleaned up: %s", container_id, error)
+        except PycmError as error:
+            _log.warning(
+                "container %s: command cannot be ended: %s (it ends with the container)", container_id, error
+            )
         self._forget(container_id, exec_id)
 
     async def _kill(self, container_id: str, exec_id: str) -> None:
-        """SIGKILL to it and what it has started, and wait until it is gone. One that was never started has nothing to kill."""
+        """Send SIGKILL to the command and its children, and wait until it is gone. A command that never started has no process."""
         request = tasks_pb2.KillRequest(container_id=container_id, exec_id=exec_id, signal=signal.SIGKILL)
         with contextlib.suppress(NotFoundError, ConflictError, OperationFailedError):
             await self._kill_group(container_id, exec_id)
@@ -187,13 +191,13 @@ class Execs:
             await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id, exec_id=exec_id))
 
     async def _kill_group(self, container_id: str, exec_id: str) -> None:
-        """The runtime makes a command the leader of a process group. containerd kills the leader alone, and its children, as those
-        of a health check's shell, would add up in the container.
+        """Kill the process group that the runtime makes for a command. containerd kills only its leader; the children of a health
+        check's shell, for instance, would accumulate in the container.
         """
         request = tasks_pb2.GetRequest(container_id=container_id, exec_id=exec_id)
-        found = rpc.task((await self._call(rpc.TASK_GET, request)).process)
+        found = rpc.read_task((await self._call(rpc.TASK_GET, request)).process)
         if found.status is TaskStatus.RUNNING and found.pid > 1:
-            with contextlib.suppress(OSError):  # it has ended just now
+            with contextlib.suppress(OSError):  # it just ended
                 if os.getpgid(found.pid) == found.pid:
                     os.killpg(found.pid, signal.SIGKILL)
 
@@ -210,7 +214,7 @@ class Execs:
             os.close(open_regular(self._path(container_id, exec_id), os.O_CREAT))
         except OSError as error:
             raise OperationFailedError(
-                f"cannot note a command in {shorten(self._directory)}: {error.strerror}"
+                f"cannot write a note of the command to {shorten(self._directory)}: {error.strerror}"
             ) from None
 
     def _forget(self, container_id: str, exec_id: str) -> None:
@@ -219,7 +223,7 @@ class Execs:
                 os.unlink(self._path(container_id, exec_id))
 
     async def end_left_over(self) -> None:
-        """End the commands that are noted and that nobody waits for."""
+        """End the noted commands that no caller waits for."""
         for name in self._noted():
             container_id, _, exec_id = name.partition(_SEPARATOR)
             if exec_id not in self._running.get(container_id, ()):
@@ -231,12 +235,14 @@ class Execs:
         except FileNotFoundError:
             return []
         except OSError as error:
-            _log.warning("commands that an earlier agent left in containers are not ended: %s", error)
+            _log.warning(
+                "notes of commands: cannot be read: %s (commands of an earlier agent keep running)", error
+            )
             return []
 
 
 def _refuse_special(pid: int) -> None:
-    """SpecialFileError for what the first process sees, mounts included. What cannot be looked at is left to the runtime."""
+    """Raise SpecialFileError for a file that the first process sees, mounts included. The runtime judges unreadable ones."""
     for path in (PASSWD, GROUP):
         try:
             rootfs.read_file([f"/proc/{pid}/root/."], path, 0)
@@ -247,7 +253,7 @@ def _refuse_special(pid: int) -> None:
 
 
 def _process(spec: dict[str, Any], request: ExecRequest) -> dict[str, Any]:
-    """The first process of *spec* with the command of *request*."""
+    """Return the first process of *spec* with the command of *request*."""
     process: dict[str, Any] = spec.get("process") or {}
     names = [entry.partition("=")[0] for entry in request.env]
     if request.user is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OCI and Docker image documents: which manifest of an index fits this machine, what a configuration says. Pure, no I/O.
+"""OCI and Docker image documents: which manifest of an index fits this machine, and what a configuration says. No I/O.
 
-Images come from anywhere, so nothing is taken for granted: every document that is not what it should be raises
-OperationFailedError with one line that says which and why.
+Images come from anywhere, so this module trusts nothing: an invalid document raises OperationFailedError with one line that names
+the document and the reason.
 """
 
 from __future__ import annotations
@@ -10,31 +10,33 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import NotFoundError, OperationFailedError, shorten
 from pycm.ports import ImageConfig
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from typing import Any
 
-
-#: Bounds of what is believed, all of them far beyond real images (docs/images.md). Bytes of a document: registries refuse more, too.
+#: Bounds on what a document may hold, all far beyond real images (docs/images.md). Bytes of a document: registries refuse larger ones.
 DOCUMENT_LIMIT = 4 << 20
-#: Commas and opening brackets of a document, those in texts included: each value that Python makes takes up to 200 bytes and 1 µs.
+#: Commas and opening brackets in a document, also inside strings: Python needs up to 200 bytes and 1 µs for each value.
 MARKS = 200_000
-#: Entries of an index, layers of an image (and their diff_ids), annotations of a descriptor.
+#: Entries of an index, layers of an image (and diff_ids), annotations of a descriptor.
 MANIFESTS, LAYERS, ANNOTATIONS = 1000, 500, 256
-#: Entrypoint, Cmd and Env: entries of each, and characters of an entry (the kernel's bound, MAX_ARG_STRLEN).
+#: Entries of Entrypoint, Cmd and Env each, and characters of one entry (MAX_ARG_STRLEN of the kernel).
 WORDS, WORD = 4096, (128 << 10) - 1
-#: Characters of other texts and of an annotation's value; bytes of a blob; digits of a number.
+#: Characters of other strings and of an annotation's value; bytes of a blob; digits of a number.
 TEXT, ANNOTATION, BLOB, DIGITS = 4096, 64 << 10, 1 << 40, 20
+#: Levels of indexes below an index: containerd's tools never make more. Entries without a platform whose configuration is read.
+#: Manifests, indexes and configurations that are read for one image.
+INDEX_DEPTH, NAMELESS, DOCUMENTS = 3, 8, 32
+#: Characters of a reference in a message.
+QUOTED = 200
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _HASHES = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 
-#: OCI's index and manifest, Docker's.
+#: OCI's index and manifest, then Docker's.
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -43,49 +45,57 @@ MANIFEST_TYPES = (
 )
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _ARM = tuple(("arm", variant) for variant in ("v8", "v7", "v6", "v5"))
-#: What a machine (uname -m) runs, best first, as (architecture, variant) of the image specification. arm64 is v8, arm is v7 unless
-#: they say otherwise.
+#: What a machine (uname -m) runs, best first, as (architecture, variant) of the image specification. The default variants are v8 of
+#: arm64 and v7 of arm.
+# fmt: off
 PLATFORMS: Mapping[str, Sequence[tuple[str, str]]] = {
-    "x86_64": (("amd64", ""), ("386", "")),
-    "i686": (("386", ""),),
-    "aarch64": (("arm64", "v8"), *_ARM),
-    "armv8l": _ARM,
-    "armv7l": _ARM[1:],
-    "armv6l": _ARM[2:],
-    "armv5tel": _ARM[3:],
-    "riscv64": (("riscv64", ""),),
-    "ppc64le": (("ppc64le", ""),),
-    "s390x": (("s390x", ""),),
+    "x86_64":      (("amd64", ""), ("386", "")),
+    "i686":        (("386", ""),),
+    "aarch64":     (("arm64", "v8"), *_ARM),
+    "armv8l":      _ARM,
+    "armv7l":      _ARM[1:],
+    "armv6l":      _ARM[2:],
+    "armv5tel":    _ARM[3:],
+    "riscv64":     (("riscv64", ""),),
+    "ppc64le":     (("ppc64le", ""),),
+    "s390x":       (("s390x", ""),),
     "loongarch64": (("loong64", ""),),
 }
+# fmt: on
 _VARIANT = {"arm64": "v8", "arm": "v7"}
-_AMD64_LEVELS = ("v1", "")  # an x86-64 of level 2 or higher is not asked for: the machine may lack it
+_AMD64_LEVELS = ("v1", "")  # images for x86-64 level 2 or higher do not fit: the machine may lack it
+#: How much larger a layer is once unpacked: a guess. While a layer is unpacked, pycm watches the free space.
+_GROWTH = (("zstd", 3.0), ("gzip", 2.5))
+_NO_ANNOTATIONS: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Descriptor:
-    """A reference to content. `platform` is None where none is given."""
+class Descriptor(NamedTuple):
+    """A reference to content. `platform` is (os, architecture, variant), None if the index does not give one."""
 
     digest: str
     size: int
     media_type: str = ""
-    platform: tuple[str, str, str] | None = None  # os, architecture, variant
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    platform: tuple[str, str, str] | None = None
+    annotations: Mapping[str, str] = _NO_ANNOTATIONS
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(NamedTuple):
     config: Descriptor
     layers: tuple[Descriptor, ...]
 
 
-@dataclass(frozen=True)
-class Config:
-    """An image configuration: what to run, on what, and the digests of the unpacked layers."""
+class Config(NamedTuple):
+    """An image configuration: what to run, on which platform, and the digests of the unpacked layers."""
 
     image: ImageConfig
     platform: tuple[str, str, str]
     diff_ids: tuple[str, ...]
+
+
+def quote(reference: str) -> str:
+    """Return a reference as Kanto's messages show it: in double quotes, here escaped and shortened."""
+    text = json.dumps(reference)
+    return text if len(text) <= QUOTED else text[: QUOTED - 2] + '…"'
 
 
 def is_digest(text: str) -> bool:
@@ -93,37 +103,35 @@ def is_digest(text: str) -> bool:
 
 
 def verify(digest: str, data: bytes) -> None:
-    """Content is used only after its digest matched."""
+    """Raise OperationFailedError unless *data* has this digest."""
     algorithm, _, expected = digest.partition(":")
     if algorithm not in _HASHES:
-        raise OperationFailedError(
-            f"digest {shorten(digest)} is of an unknown kind: sha256 or sha512 is needed"
-        )
+        raise OperationFailedError(f"digest {shorten(digest)} is neither sha256 nor sha512")
     if _HASHES[algorithm](data).hexdigest() != expected:
         raise OperationFailedError(f"content {digest} is damaged ({len(data)} bytes)")
 
 
 def parse(data: bytes, what: str) -> Mapping[str, Any]:
-    """A JSON object, or an error that names *what*."""
+    """Return the JSON object in *data*. Errors name *what*."""
     marks = sum(map(data.count, (b",", b"[", b"{")))
     if marks > MARKS:
         raise OperationFailedError(f"{what} has {marks} commas and brackets, more than {MARKS}")
     try:
-        value = json.loads(data, parse_int=_whole)
+        value = json.loads(data, parse_int=_parse_int)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise OperationFailedError(f"{what} is no JSON: {error}") from None
+        raise OperationFailedError(f"{what} is not JSON: {error}") from None
     return _object(value, what)
 
 
-def _whole(text: str) -> int:
-    """Python itself takes thousands of digits, and older ones a time that grows with their square."""
+def _parse_int(text: str) -> int:
+    """Python alone accepts thousands of digits, and older versions need a time that grows with their square."""
     if len(text) > DIGITS:
         raise ValueError(f"a number of {len(text)} digits, more than {DIGITS}")
     return int(text)
 
 
-def index_or_manifest(document: Mapping[str, Any], what: str) -> tuple[Descriptor, ...] | Manifest:
-    """The entries of an index, or a manifest. Told apart by content: the media type is optional and often wrong."""
+def read_manifest(document: Mapping[str, Any], what: str) -> tuple[Descriptor, ...] | Manifest:
+    """Return the entries of an index, or a manifest. The content decides which: the media type is optional and often wrong."""
     if isinstance(document.get("manifests"), list):
         entries = _list(document["manifests"], f"manifests of {what}", MANIFESTS)
         return tuple(_descriptor(item, f"an entry of {what}") for item in entries)
@@ -144,8 +152,8 @@ def index_or_manifest(document: Mapping[str, Any], what: str) -> tuple[Descripto
     return found
 
 
-def media_type(document: Mapping[str, Any], claimed: str) -> str:
-    """Of an index or manifest. Servers *claim* all kinds of types for JSON; other clients of containerd go by what is on record."""
+def choose_media_type(document: Mapping[str, Any], claimed: str) -> str:
+    """Return the type of an index or manifest. Servers *claim* many types for JSON; other clients of containerd trust the record."""
     for name in (document.get("mediaType"), claimed):
         if name in MANIFEST_TYPES:
             return str(name)
@@ -154,7 +162,7 @@ def media_type(document: Mapping[str, Any], claimed: str) -> str:
     return MANIFEST_TYPES[0 if "manifests" in document else 3 if docker else 1]
 
 
-def config(document: Mapping[str, Any], what: str) -> Config:
+def read_config(document: Mapping[str, Any], what: str) -> Config:
     run = _object(document.get("config") or {}, f"config of {what}")
     rootfs = _object(document.get("rootfs"), f"rootfs of {what}")
     image = ImageConfig(
@@ -169,7 +177,7 @@ def config(document: Mapping[str, Any], what: str) -> Config:
 
 
 def check_layers(manifest: Manifest, config: Config) -> None:
-    """OperationFailedError unless each layer of the manifest has its diff_id in the configuration."""
+    """Raise OperationFailedError unless each layer of the manifest has its diff_id in the configuration."""
     if len(config.diff_ids) != len(manifest.layers):
         raise OperationFailedError(
             f"{len(manifest.layers)} layers in the manifest, {len(config.diff_ids)} diff_ids in the configuration"
@@ -181,8 +189,8 @@ def check_layers(manifest: Manifest, config: Config) -> None:
             )
 
 
-def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
-    """Names of the snapshots that the layers unpack to, one on top of the other."""
+def make_chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the snapshots that the layers unpack to, bottom first."""
     chain: list[str] = []
     for diff_id in diff_ids:
         name = diff_id
@@ -192,21 +200,27 @@ def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
     return tuple(chain)
 
 
-def layer_type(media_type: str) -> str:
-    """A layer's media type as every containerd from 1.6 on knows it: its name for Docker's zstd layers came later."""
+def make_layer_type(media_type: str) -> str:
+    """Return the media type that every containerd from 1.6 on knows: later ones added a name for Docker's zstd layers."""
     for ending, kind in (("zstd", "+zstd"), ("gzip", "+gzip"), ("tar", "")):
         if media_type.endswith(ending):
             return f"application/vnd.oci.image.layer.v1.tar{kind}"
     return media_type
 
 
+def estimate_unpacked(layer: Descriptor) -> int:
+    """Return the bytes that *layer* probably needs once unpacked."""
+    factor = next((factor for ending, factor in _GROWTH if layer.media_type.endswith(ending)), 1.0)
+    return int(layer.size * factor)
+
+
 def rank(platform: tuple[str, str, str], machine: str) -> int | None:
-    """How well *platform* fits *machine*: 0 is best, None not at all."""
+    """Rate how well *platform* fits *machine*: 0 is best, None means not at all."""
     system, architecture, variant = platform
     if architecture == "amd64" and variant in _AMD64_LEVELS:
         variant = ""
-    wanted = ("linux", architecture, variant or _VARIANT.get(architecture, ""))
-    fitting = [("linux", *item) for item in PLATFORMS.get(machine, ((machine, ""),))]
+    wanted = (architecture, variant or _VARIANT.get(architecture, ""))
+    fitting = list(PLATFORMS.get(machine, ((machine, ""),)))
     return fitting.index(wanted) if system == "linux" and wanted in fitting else None
 
 
@@ -222,9 +236,8 @@ def _descriptor(value: Any, what: str) -> Descriptor:
         raise OperationFailedError(f"{what} has no digest and size: {shorten(dict(item))}")
     if size > BLOB:
         raise OperationFailedError(f"{what} has a size of {size} bytes, more than {BLOB}")
-    platform = (
-        _platform(_object(item["platform"], f"platform of {what}"), what) if item.get("platform") else None
-    )
+    given = item.get("platform")
+    platform = _platform(_object(given, f"platform of {what}"), what) if given else None
     media_type = _text(item.get("mediaType"), f"mediaType of {what}")
     return Descriptor(digest, size, media_type, platform, _annotations(item.get("annotations"), what))
 
@@ -241,23 +254,21 @@ def _annotations(value: Any, what: str) -> Mapping[str, str]:
 
 
 def _platform(item: Mapping[str, Any], what: str) -> tuple[str, str, str]:
-    system = _text(item.get("os"), f"os of {what}")
-    return (
-        system,
-        _text(item.get("architecture"), f"architecture of {what}"),
-        _text(item.get("variant"), f"variant of {what}"),
+    system, architecture, variant = (
+        _text(item.get(key), f"{key} of {what}") for key in ("os", "architecture", "variant")
     )
+    return system, architecture, variant
 
 
 def _object(value: Any, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise OperationFailedError(f"{what} is no JSON object: {shorten(value)}")
+        raise OperationFailedError(f"{what} is not a JSON object: {shorten(value)}")
     return value
 
 
 def _list(value: Any, what: str, limit: int) -> list[Any]:
     if value is not None and not isinstance(value, list):
-        raise OperationFailedError(f"{what}: a list is needed, not {shorten(value)}")
+        raise OperationFailedError(f"{what}: expected a list, got {shorten(value)}")
     if value and len(value) > limit:
         raise OperationFailedError(f"{what}: {len(value)} entries, more than {limit}")
     return value or []
@@ -265,7 +276,7 @@ def _list(value: Any, what: str, limit: int) -> list[Any]:
 
 def _text(value: Any, what: str, limit: int = TEXT) -> str:
     if value is not None and not isinstance(value, str):
-        raise OperationFailedError(f"{what}: a text is needed, not {shorten(value)}")
+        raise OperationFailedError(f"{what}: expected a string, got {shorten(value)}")
     if value and len(value) > limit:
         raise OperationFailedError(f"{what}: {shorten(value)} has {len(value)} characters, more than {limit}")
     if value and not value.isascii():
@@ -280,14 +291,8 @@ def _texts(value: Any, what: str, count: int, limit: int = TEXT) -> tuple[str, .
     return tuple(_text(item, what, limit) for item in _list(value, what, count))
 
 
-#: An index may point to an index; containerd's tools never make more levels than this. Entries of an index without a platform that are
-#: looked at for theirs; manifests, indexes and configurations that are read for one image.
-INDEX_DEPTH, NAMELESS, DOCUMENTS = 3, 8, 32
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """`path`: the documents from the root to the manifest, each with the number of the entry that was chosen (-1: the manifest)."""
+class Resolved(NamedTuple):
+    """`path`: the documents from the root to the manifest, each with the number of the chosen entry (-1 for the manifest)."""
 
     manifest: Manifest
     config: Config
@@ -295,8 +300,10 @@ class Resolved:
 
 
 class Resolver:
-    """Finds what an index or manifest holds for *machine*, in at most DOCUMENTS documents. *nothing*: how the error begins if it is
-    nothing. *document* and *config* read a document, the latter, *document* unless given, a configuration.
+    """Finds what an index or manifest holds for *machine*, and reads at most DOCUMENTS documents for it.
+
+    *document* and *config* read a document; *config*, which defaults to *document*, reads configurations. *nothing* is the start
+    of the error for an index without a fitting entry.
     """
 
     def __init__(
@@ -312,15 +319,14 @@ class Resolver:
         self._config = config or document
         self._left = DOCUMENTS
 
-    async def resolve(self, root: Descriptor, data: bytes | None = None) -> Resolved:
-        """*data*: the root's document, if it is at hand."""
-        return await self._resolve(root, data, INDEX_DEPTH)
-
-    async def _resolve(self, root: Descriptor, data: bytes | None, depth: int) -> Resolved:
+    async def resolve(
+        self, root: Descriptor, data: bytes | None = None, depth: int = INDEX_DEPTH
+    ) -> Resolved:
+        """*data*: the document of *root*, if the caller has it."""
         what = f"manifest {shorten(root.digest)[1:-1]}"
         if data is None:
             data = await self._read(self._document, root, what)
-        found = index_or_manifest(parse(data, what), what)
+        found = read_manifest(parse(data, what), what)
         if isinstance(found, Manifest):
             config = await self._configuration(found.config, what)
             check_layers(found, config)
@@ -328,7 +334,7 @@ class Resolver:
         if depth == 0:
             raise OperationFailedError(f"{what}: indexes are nested more than {INDEX_DEPTH} deep")
         number, below = await self._best(found, depth - 1)
-        below = below or await self._resolve(found[number], None, depth - 1)
+        below = below or await self.resolve(found[number], None, depth - 1)
         return Resolved(below.manifest, below.config, ((root, data, number), *below.path))
 
     async def _configuration(self, descriptor: Descriptor, whose: str) -> Config:
@@ -337,19 +343,18 @@ class Resolver:
                 f"{whose} has a configuration of {descriptor.size} bytes, more than {DOCUMENT_LIMIT}"
             )
         what = f"configuration {descriptor.digest}"
-        data = await self._read(self._config, descriptor, what)
-        return config(parse(data, what), what)
+        return read_config(parse(await self._read(self._config, descriptor, what), what), what)
 
     async def _read(
         self, read: Callable[[Descriptor], Awaitable[bytes]], descriptor: Descriptor, what: str
     ) -> bytes:
         if self._left == 0:
-            raise OperationFailedError(f"{what}: more than {DOCUMENTS} documents to read for one image")
+            raise OperationFailedError(f"{what}: one image needs more than {DOCUMENTS} documents")
         self._left -= 1
         return await read(descriptor)
 
     async def _best(self, entries: Sequence[Descriptor], depth: int) -> tuple[int, Resolved | None]:
-        """The number of the entry that fits the machine best, and what was found below it if that was looked at."""
+        """Return the number of the entry that fits the machine best, and what is below it if that was read."""
         best: tuple[int, int, Resolved | None] | None = None
         nameless: set[str] = set()
         for number, entry in enumerate(entries):
@@ -367,20 +372,10 @@ class Resolver:
         return best[1], best[2]
 
     async def _look(self, entry: Descriptor, depth: int) -> Resolved | None:
-        """Below an entry that names no platform. None if it is not here, or is no image (a signature, a list of contents)."""
+        """Resolve an entry without a platform. None if it is not here, or is not an image (a signature, a list of contents)."""
         try:
-            return await self._resolve(entry, None, depth)
+            return await self.resolve(entry, None, depth)
         except (NotFoundError, OperationFailedError):
             if self._left == 0:
                 raise
             return None
-
-
-#: How much bigger a layer is once unpacked. No more than a guess for compressed ones; while unpacking, free space is watched.
-_GROWTH = (("zstd", 3.0), ("gzip", 2.5))
-
-
-def unpacked(layer: Descriptor) -> int:
-    """Bytes that *layer* probably takes unpacked."""
-    factor = next((factor for ending, factor in _GROWTH if layer.media_type.endswith(ending)), 1.0)
-    return int(layer.size * factor)

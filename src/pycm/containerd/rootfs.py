@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file of a container's root file system, read straight from its snapshot's directories, nothing mounted.
+"""Read one file of a container's root file system from its snapshot's directories, without mounting anything.
 
-Mounting would need a directory, an unmount on every path and privileges, all to read /etc/passwd. Instead the directories of an
-overlay are searched as the kernel does: top layer first; a character device 0/0 or an opaque directory hides what lies below. Every
-step is relative to an open directory, and links are resolved here and never by the kernel: an absolute one, and "..", begin at the
-root file system, as after chroot, so that no image can point outside. (Directories that were renamed inside the container,
-overlayfs' "redirect", are not followed.)
+A mount would need a directory, privileges and an unmount on every path, only to read /etc/passwd. This module searches the
+directories of an overlay as the kernel does, top layer first: a character device 0/0 or an opaque directory hides what is below.
+Every step is relative to an open directory. Links are resolved here and never by the kernel: absolute links and ".." start at the
+root file system, as after chroot, so that no image can point outside. Directories that were renamed inside the container
+(overlayfs' "redirect") are not followed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 _OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
-#: As the kernel: a path has no more links. And a bound on the directories on the way, each of which is opened in every layer.
+#: Links on a path, as in the kernel; and directories on a path, each of which is opened in every layer.
 _MOST_LINKS, _MOST_STEPS = 40, 4096
 _WHITEOUT = os.makedev(0, 0)
 # fmt: off
@@ -44,11 +44,11 @@ _SEPARATOR = re.compile(r"(?<!\\):")  # overlayfs: "\:" is a colon inside a path
 
 
 class SpecialFileError(OperationFailedError):
-    """Something that is not a regular file is in the place of one. Who opens it may wait for ever, as with a FIFO."""
+    """Something else is in the place of a regular file. Opening it may block for ever, as with a FIFO."""
 
 
-def layers(mounts: Sequence[Mount]) -> list[str]:
-    """The directories of a snapshot, top first. OperationFailedError for snapshotters whose mounts are no directories."""
+def list_layers(mounts: Sequence[Mount]) -> list[str]:
+    """Return the directories of a snapshot, top first. OperationFailedError for snapshotters that do not mount directories."""
     if len(mounts) == 1 and mounts[0].type == "bind":
         return [mounts[0].source]
     if len(mounts) == 1 and mounts[0].type == "overlay":
@@ -57,15 +57,15 @@ def layers(mounts: Sequence[Mount]) -> list[str]:
         return [options["upperdir"], *lower] if options.get("upperdir") else lower
     kinds = ", ".join(mount.type for mount in mounts) or "nothing"
     raise OperationFailedError(
-        f"the root file system is mounted as {shorten(kinds)}: only overlay and bind can be read"
+        f"the root file system is mounted as {shorten(kinds)}, expected overlay or bind"
     )
 
 
 def read_file(directories: Iterable[str], path: str, limit: int) -> bytes | None:
     """Return at most *limit* bytes of the regular file at *path*, None if nothing is there. Blocks: for a worker thread.
 
-    SpecialFileError for anything else in the file's place; OperationFailedError for loops of links, for links that lead out of the
-    root and to nothing inside it, and for what cannot be read.
+    SpecialFileError for anything else in the file's place. OperationFailedError for loops of links, for links out of the root to
+    nothing inside it, and for files that cannot be read.
     """
     try:
         with ExitStack() as opened:
@@ -117,7 +117,7 @@ def _open_directory(name: str, inside: int | None, opened: ExitStack) -> int:
 
 
 class _Place:
-    """Where a walk has come to: a directory, as one descriptor a layer, the top one first. `..` begins at the root again."""
+    """The position of a walk: a directory, as one descriptor for each layer, top first. `..` starts again at the root."""
 
     def __init__(self, root: list[int]) -> None:
         self._root = root
@@ -129,7 +129,7 @@ class _Place:
     def enter(self, name: str) -> None:
         self._steps += 1
         if self._steps > _MOST_STEPS:
-            raise OSError(errno.ELOOP, "too many directories on the way")
+            raise OSError(errno.ELOOP, "too many directories on the path")
         with ExitStack() as opened:
             stack = _descend(self.stack, name, opened)
             self.close()
@@ -148,7 +148,7 @@ class _Place:
 
 
 def _descend(stack: Iterable[int], name: str, opened: ExitStack) -> list[int]:
-    """The directories called *name* that lie on top of each other, down to the first thing that hides the rest."""
+    """Open the directories called *name* in all layers, down to the first thing that hides the rest."""
     found: list[int] = []
     for directory in stack:
         info = _stat(directory, name)
@@ -163,7 +163,7 @@ def _descend(stack: Iterable[int], name: str, opened: ExitStack) -> list[int]:
 
 
 def _find(stack: Iterable[int], name: str) -> tuple[int, int]:
-    """The directory whose entry *name* is visible, and the entry's mode: 0 if no layer has one, or a whiteout hides it."""
+    """Return the directory whose entry *name* is visible, and its mode: 0 if no layer has one, or a whiteout hides it."""
     for directory in stack:
         info = _stat(directory, name)
         if info is not None:
@@ -173,7 +173,7 @@ def _find(stack: Iterable[int], name: str) -> tuple[int, int]:
 
 
 def _read_regular(directory: int, name: str, path: str, limit: int) -> bytes:
-    """Checked before it is opened, which may have effects, and once open: a container may have put something else there."""
+    """Check the type before opening, which may have effects, and again when open: a container may have replaced the file."""
     info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(info.st_mode):
         raise _special(path, info.st_mode)

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of containerd's API that pycm makes: path, types and time-out of each, as data.
+"""The calls of containerd's API that pycm makes, and its messages to the values of `pycm.ports` and back: data, no I/O.
 
-containerd runs what a call asked for under the call's own deadline, so the time-outs are meant to end what hangs, not what is slow:
-a loaded single-board computer needs seconds to start a container.
+containerd runs a call under the deadline of that call. The timeouts therefore end what hangs, not what is slow: a loaded
+single-board computer needs seconds to start a container.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -33,6 +31,7 @@ from pycm.containerd.proto import (
     tasks_pb2,
     version_pb2,
 )
+from pycm.model.units import NANOSECONDS, format_ns
 from pycm.ports import Exit, Task, TaskExited, TaskIO, TaskOOM, TaskStatus
 
 if TYPE_CHECKING:
@@ -46,32 +45,34 @@ if TYPE_CHECKING:
 Request = TypeVar("Request", bound="Message")
 Reply = TypeVar("Reply", bound="Message")
 
+# ── calls ──
+
 QUICK = 15.0  # containerd's own database and files
-SHIM = 120.0  # forks, runc, hooks; task deletion alone may wait 10 s for output to be read
+SHIM = 120.0  # forks, runc, hooks; deleting a task may wait 10 s for output to be read
 UNPACK = 1800.0  # one layer: gigabytes onto slow flash
-EXIT = 30.0  # for processes to go after SIGKILL
+EXIT = 30.0  # processes after SIGKILL
 GC = 300.0  # removal of an image, which waits for the garbage collection
 ENDLESS = None
 
 
-@dataclass(frozen=True)
 class Call(Generic[Request, Reply]):
-    """One method: service and name as on the wire, message types, seconds it may take (None: no limit)."""
+    """One method: its path on the wire, the types of its messages and its timeout in seconds (None: no limit)."""
 
-    service: str
-    method: str
-    request: type[Request]
-    reply: type[Reply]
-    seconds: float | None = QUICK
+    __slots__ = ("name", "path", "reply", "request", "seconds")
 
-    @property
-    def path(self) -> str:
-        return f"/{self.service}/{self.method}"
-
-    @property
-    def name(self) -> str:
-        """Short form for messages: "Tasks.Create"."""
-        return f"{self.service.rpartition('.')[2]}.{self.method}"
+    def __init__(
+        self,
+        service: str,
+        method: str,
+        request: type[Request],
+        reply: type[Reply],
+        seconds: float | None = QUICK,
+    ) -> None:
+        self.path = f"/{service}/{method}"
+        self.name = f"{service.rpartition('.')[2]}.{method}"  # for messages: "Tasks.Create"
+        self.request = request
+        self.reply = reply
+        self.seconds = seconds
 
 
 _VERSION = "containerd.services.version.v1.Version"
@@ -151,15 +152,15 @@ EVENT_PUBLISH = Call(_EVENTS, "Publish", events_pb2.PublishRequest, Empty)
 EVENT_SUBSCRIBE = Call(_EVENTS, "Subscribe", events_pb2.SubscribeRequest, events_pb2.Envelope, ENDLESS)
 # fmt: on
 
+# ── messages ──
 
-#: Seconds of the years 1 to 9999, to which protobuf's Timestamp is limited by its definition, but not by its code.
-_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
-_SPEC_URL = "types.containerd.io/opencontainers/runtime-spec/1/"
 TOPIC_EXIT = "/tasks/exit"
 TOPIC_OOM = "/tasks/oom"
-#: Runtimes with this prefix are runc's shim and take its options.
+#: Seconds of the years 1 to 9999: the definition of protobuf's Timestamp limits it to them, its code does not.
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+_SPEC_URL = "types.containerd.io/opencontainers/runtime-spec/1/"
+#: Runtimes with this prefix are runc's shim, which reads runc's options.
 _RUNC_SHIM = "io.containerd.runc."
-
 _STATUS: dict[int, TaskStatus] = {
     task_types_pb2.CREATED: TaskStatus.CREATED,
     task_types_pb2.RUNNING: TaskStatus.RUNNING,
@@ -169,60 +170,59 @@ _STATUS: dict[int, TaskStatus] = {
 }
 
 
-def rfc3339(stamp: Timestamp) -> str:
-    """UTC with nanoseconds as Go prints them: no trailing zeros, "Z"."""
+def format_stamp(stamp: Timestamp) -> str:
+    """Return the time in UTC as Go prints it, with the four-digit year of Go's zero time."""
     seconds = min(max(stamp.seconds, _FIRST_SECOND), _LAST_SECOND)
-    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).rjust(len("2006-01-02T15:04:05"), "0")
-    fraction = f"{stamp.nanos:09d}".rstrip("0")
-    return f"{text}.{fraction}Z" if fraction else f"{text}Z"
+    year, dash, rest = format_ns(seconds * NANOSECONDS + stamp.nanos).partition("-")
+    return year.zfill(4) + dash + rest
 
 
-def exit_of(status: int, at: Timestamp) -> Exit:
-    return Exit(status & 0xFF, rfc3339(at))
+def read_exit(status: int, at: Timestamp) -> Exit:
+    return Exit(status & 0xFF, format_stamp(at))
 
 
-def task(process: task_types_pb2.Process) -> Task:
+def read_task(process: task_types_pb2.Process) -> Task:
     status = _STATUS.get(process.status, TaskStatus.UNKNOWN)
     io = TaskIO(process.stdin, process.stdout, process.stderr, process.terminal)
-    ended = exit_of(process.exit_status, process.exited_at) if status is TaskStatus.STOPPED else None
+    ended = read_exit(process.exit_status, process.exited_at) if status is TaskStatus.STOPPED else None
     # Get fills the container id, List of containerd 1.6 only the id
     return Task(process.container_id or process.id, process.pid, status, io, ended)
 
 
-def event(envelope: Envelope, namespace: str) -> TaskExited | TaskOOM | None:
-    """What an envelope says about a container's first process or memory, None for everything else."""
+def read_event(envelope: Envelope, namespace: str) -> TaskExited | TaskOOM | None:
+    """Return what happened to the first process or the memory of a container in *namespace*, None for other events."""
     if envelope.namespace != namespace:
         return None
     try:
         if envelope.topic == TOPIC_EXIT:
-            return _exited(task_events_pb2.TaskExit.FromString(envelope.event.value))
+            return _read_exited(task_events_pb2.TaskExit.FromString(envelope.event.value))
         if envelope.topic == TOPIC_OOM:
             return TaskOOM(task_events_pb2.TaskOOM.FromString(envelope.event.value).container_id)
     except DecodeError:
-        return None  # not what the topic says: somebody else's event
+        return None  # another client published something else under this topic
     return None
 
 
-def _exited(message: task_events_pb2.TaskExit) -> TaskExited | None:
+def _read_exited(message: task_events_pb2.TaskExit) -> TaskExited | None:
     if message.id != message.container_id:
         return None  # a process that was executed into the container
-    return TaskExited(message.container_id, message.pid, exit_of(message.exit_status, message.exited_at))
+    return TaskExited(message.container_id, message.pid, read_exit(message.exit_status, message.exited_at))
 
 
-def spec_any(kind: str, value: Mapping[str, Any]) -> AnyMessage:
-    """An OCI runtime object ("Spec", "LinuxResources") as containerd wants it: JSON in an Any."""
+def pack_spec(kind: str, value: Mapping[str, Any]) -> AnyMessage:
+    """Return an OCI runtime object ("Spec", "LinuxResources") in containerd's form: JSON in an Any."""
     return AnyMessage(type_url=_SPEC_URL + kind, value=json.dumps(value).encode())
 
 
-def runtime_options(runtime: str, *, systemd_cgroup: bool, binary: str = "") -> AnyMessage | None:
-    """runc's options; None for shims that would not understand them, and where the defaults are meant."""
+def pack_runtime_options(runtime: str, *, systemd_cgroup: bool, binary: str = "") -> AnyMessage | None:
+    """Return runc's options; None for shims that do not understand them, and for the defaults."""
     if not ((systemd_cgroup or binary) and runtime.startswith(_RUNC_SHIM)):
         return None
     options = runc_pb2.Options(systemd_cgroup=systemd_cgroup, binary_name=binary)
     return AnyMessage(type_url="containerd.runc.v1.Options", value=options.SerializeToString())
 
 
-def marker(topic: str) -> tuple[str, AnyMessage]:
-    """An event of our own that other listeners can decode: a harmless notice about no namespace."""
+def make_marker() -> AnyMessage:
+    """Return a harmless event that other subscribers can decode: a notice about no namespace."""
     message = task_events_pb2.NamespaceUpdate()
-    return topic, AnyMessage(type_url="containerd.events.NamespaceUpdate", value=message.SerializeToString())
+    return AnyMessage(type_url="containerd.events.NamespaceUpdate", value=message.SerializeToString())

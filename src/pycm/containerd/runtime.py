@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `Runtime` port on a real containerd.
 
-What stays in containerd between calls, and who cleans up after a crash at any instant:
+What stays in containerd between calls, and what cleans up after a crash at any instant:
 
-- a snapshot "<id>-snapshot" for each container, from `prepare` to `remove`, kept by the lease;
-- a container record, a sandbox record (`events.ShimRecords`) and a task, from `start` to `delete_task`. What an interrupted start
-  left (a record without a task, a task that was created and never ran) is replaced by the next `start` or deleted by `remove`. A
-  sandbox record without a task, and with it a shim that never got one, goes with the next connection.
+- `prepare` makes a snapshot "<id>-snapshot" for each container, the lease keeps it, and `remove` removes it.
+- `start` makes a container record, a sandbox record (`events.ShimRecords`) and a task; `delete_task` deletes them. The next `start`
+  replaces what an interrupted one left (a record without a task, a created task that never ran), or `remove` deletes it. The next
+  connection removes a sandbox record without a task, and with it a shim that never got one.
 """
 
 from __future__ import annotations
@@ -19,39 +19,47 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 
-from pycm.containerd import events, rootfs, rpc
+from pycm.containerd import rootfs, rpc
 from pycm.containerd.client import Client
-from pycm.containerd.events import EventStream, delays
+from pycm.containerd.events import EventStream, ShimRecords, ensure_lease
 from pycm.containerd.execs import Execs
 from pycm.containerd.images import Images
 from pycm.containerd.proto import containers_pb2, snapshots_pb2, tasks_pb2
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.failpoints import fail_point
 from pycm.ports import TaskStatus
+from pycm.waiting import cancel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
-    from pycm.containerd.images import Image
     from pycm.containerd.proto.types_pb2 import Mount
     from pycm.containerd.rpc import Call, Reply, Request
-    from pycm.ports import ExecListener, ExecRequest, ImageConfig, RuntimeEvent, Task, TaskRequest
+    from pycm.ports import (
+        ExecListener,
+        ExecRequest,
+        ImageConfig,
+        LocalImage,
+        RuntimeEvent,
+        Task,
+        TaskRequest,
+    )
 
 _log = logging.getLogger("pycm.containerd")
 
-#: On a container's snapshot: the configuration of its image, which containerd keeps as long as the snapshot.
+#: On a container's snapshot: the digest of its image's configuration, which containerd keeps as long as the snapshot.
 _CONFIG = "containerd.io/gc.ref.content.config"
 
 ADDRESS = "/run/containerd/containerd.sock"
 NAMESPACE = "kanto-cm"
 LEASE = "kanto-cm.lease"
 SNAPSHOTTER = "overlayfs"
-#: A task in one of these holds no process that ever ran or still runs.
+#: A task in one of these states has no process that runs or may run.
 _DEAD = (TaskStatus.CREATED, TaskStatus.STOPPED)
 
 
 class ContainerdRuntime:
-    """One namespace of one containerd. Nothing happens before `connect`, or the first call."""
+    """One namespace of one containerd. The first call, or `events`, connects."""
 
     def __init__(
         self,
@@ -62,72 +70,48 @@ class ContainerdRuntime:
         snapshotter: str = SNAPSHOTTER,
         exec_dir: str = "",
     ) -> None:
-        """*exec_dir*: where commands in containers are noted while they run, in a directory that a boot empties."""
+        """*exec_dir*: where running commands are noted, in a directory that is empty after a boot."""
         self._client = Client(address, namespace)
         self._lease = lease
         self._snapshotter = snapshotter
         self._images = Images(self._client, snapshotter, f"{lease}.unpack")
         self._execs = Execs(self._client, lease, exec_dir)
-        self._records = events.ShimRecords(self._client)
+        self._records = ShimRecords(self._client)
         self._alignment: asyncio.Task[None] | None = None
-        #: Ids of containers whose start is under way; and, while records are brought in line, those whose start has begun meanwhile.
+        #: Ids of containers that are being started.
         self._starting: set[str] = set()
-        self._begun: set[str] | None = None
         self._stream = EventStream(self._client, self._prepare_session, self._session_tasks)
 
     # ── connection ──
-
-    async def connect(self) -> str:
-        """Wait until containerd answers, for ever; make namespace and lease; return containerd's version."""
-        told = ""
-        for delay in delays():
-            try:
-                version = await self._client.call(rpc.VERSION, Empty())
-                await self._ensure_lease()
-                await self._images.forget_interrupted()
-                return version.version
-            except UnavailableError as error:
-                if str(error) != told:
-                    told = str(error)
-                    _log.warning("waiting for containerd: %s", told)
-            await asyncio.sleep(delay)
-        raise AssertionError  # delays() never ends
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
         return self._stream.events()
 
     async def close(self) -> None:
-        await self._end_alignment()
+        await cancel(self._alignment)
         self._client.close()
 
-    async def _ensure_lease(self) -> None:
-        await events.ensure_lease(self._client, self._lease)
-
-    async def _prepare_session(self) -> None:
-        """containerd is there, or there again."""
-        await self._ensure_lease()
+    async def _prepare_session(self) -> str:
+        """Bring containerd into the expected state after it came up; return its version."""
+        version = (await self._client.call(rpc.VERSION, Empty())).version
+        await ensure_lease(self._client, self._lease)
+        await self._images.forget_interrupted()
         await self._execs.end_left_over()
+        return version
 
     async def _session_tasks(self) -> tuple[Task, ...]:
-        """List the tasks, and begin to bring the sandbox records in line: after a crash, or an upgrade of pycm or containerd."""
-        await self._end_alignment()
-        # the tasks of these, and of what begins from now on, may not be in the list
-        begun = self._begun = set(self._starting)
+        """List the tasks, and start to align the sandbox records: after a crash, or an upgrade of pycm or containerd."""
+        await cancel(self._alignment)
         recorded = await self._records.ids()
         tasks = await self.tasks()
-        if recorded is None:
-            self._begun = None
-        else:  # in the background: each record that goes or comes waits for the disk, after a boot all go
-            self._alignment = asyncio.create_task(self._align_records(recorded, tasks, begun))
+        if (
+            recorded is not None
+        ):  # in the background: each change waits for the disk, and after a boot all records go
+            self._alignment = asyncio.create_task(self._align_records(recorded, tasks))
         return tasks
 
-    async def _end_alignment(self) -> None:
-        if self._alignment is not None:
-            self._alignment.cancel()
-            await asyncio.gather(self._alignment, return_exceptions=True)
-
-    async def _align_records(self, recorded: frozenset[str], tasks: Sequence[Task], begun: set[str]) -> None:
-        """Remove records without a task, and add those of running tasks. The next connection repeats what a loss interrupts."""
+    async def _align_records(self, recorded: frozenset[str], tasks: Sequence[Task]) -> None:
+        """Remove records without a task, and add those of running tasks. After a loss, the next connection continues."""
         listed = {task.id for task in tasks}
         running = [task.id for task in tasks if task.status not in _DEAD]
         work = [(self._remove_left_over, container_id) for container_id in recorded - listed]
@@ -136,13 +120,14 @@ class ContainerdRuntime:
         ]
         for step, container_id in work:
             try:
-                if container_id not in begun:
+                if container_id not in self._starting:  # its task may not exist yet
                     await step(container_id)
             except UnavailableError:
                 break
             except PycmError as error:
-                _log.warning("container %s: its sandbox record is left as it is: %s", container_id, error)
-        self._begun = None
+                _log.warning(
+                    "container %s: sandbox record cannot be checked: %s (left as it is)", container_id, error
+                )
 
     async def _remove_left_over(self, container_id: str) -> None:
         if await self._task(container_id) is None:
@@ -150,7 +135,7 @@ class ContainerdRuntime:
             await self._records.remove(container_id)
 
     async def _record_adopted(self, container_id: str) -> None:
-        """Record the shim of a task that was started by Kanto, or before containerd had a sandbox store. Others' are left alone."""
+        """Record the shim of a task that Kanto started, or that is older than containerd's sandbox store. Ignore foreign tasks."""
         request = containers_pb2.GetContainerRequest(id=container_id)
         with contextlib.suppress(NotFoundError):
             record = (await self._call(rpc.CONTAINER_GET, request)).container
@@ -163,64 +148,60 @@ class ContainerdRuntime:
         digest = await self._own_config(container_id) if container_id else ""
         if digest:
             with contextlib.suppress(NotFoundError):
-                return await self._images.config_of(digest)
+                return await self._images.read_config(digest)
         return (await self._images.get(reference)).config
 
     async def _own_config(self, container_id: str) -> str:
-        """Of the image that the snapshot was made from: the name may mean another one by now. "" of those that Kanto made."""
+        """Return the digest of the configuration that the container was made with; "" for containers that Kanto made."""
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=_key(container_id))
         try:
             return (await self._call(rpc.SNAPSHOT_STAT, request)).info.labels.get(_CONFIG, "")
         except NotFoundError:
             return ""
 
-    async def prepare(self, container_id: str, reference: str) -> None:
-        """Make the container's snapshot, for a container that was not there before.
+    async def prepare(self, container_id: str, image: LocalImage) -> None:
+        """Make the snapshot of a new container.
 
-        Only its creation calls this, so a snapshot that exists already was left by a creation that did not get as far as the
-        store (or by a store that was lost), and goes. One that a record or task uses belongs to somebody: ConflictError.
+        Only a creation calls this, so an existing snapshot was left by a creation that a crash interrupted, or belongs to a lost
+        store: it is replaced. A snapshot that a record or a task uses is a ConflictError.
         """
-        image = await self._images.get(reference)
         try:
-            await self._prepare(container_id, image)
+            await self._prepare(container_id, image.top, image.config_digest)
+            return
         except ConflictError:
             await self._discard_leftover(container_id)
-            await self._unpack_and_prepare(container_id, image)
-        except NotFoundError:
-            await self._unpack_and_prepare(container_id, image)
+        except NotFoundError:  # the image is not unpacked yet
+            pass
+        found = await self._images.get(image.reference)
+        await self._images.unpack(found)
+        await self._prepare(container_id, found.top, found.config_digest)
 
     async def has_snapshot(self, container_id: str) -> bool:
-        request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=_key(container_id))
-        try:
-            await self._client.call(rpc.SNAPSHOT_STAT, request)
-        except NotFoundError:
-            return False
-        return True
+        return await self._images.is_unpacked(_key(container_id))
 
     async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
-        directories = rootfs.layers(await self._mounts(container_id))
+        directories = rootfs.list_layers(await self._mounts(container_id))
         return await asyncio.to_thread(rootfs.read_file, directories, path, limit)
 
     # ── tasks ──
 
     async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
-        """Make record and task and start it. Its exit may be among the events before this returns."""
+        """Make record and task and start the task. Its exit may be among the events before this returns."""
         self._starting.add(request.id)
-        if self._begun is not None:
-            self._begun.add(request.id)
         try:
             return await self._start(request, created)
         finally:
             self._starting.discard(request.id)
 
     async def _start(self, request: TaskRequest, created: Callable[[int], None] | None) -> int:
-        await self._clear(request.id)
+        if await self._refuse_live(request.id):
+            await self._destroy_task(request.id)
         mounts = await self._mounts(request.id)
         async with contextlib.AsyncExitStack() as undo:
             await self._create_record(request)
             fail_point("containerd.record-made")
             undo.push_async_callback(self._undo, self._delete_record, request.id)
-            # before the call: a task that was made for a call that timed out goes too
+            # before the call, so that a task of a call that timed out is destroyed too
             undo.push_async_callback(self._undo, self._destroy_task, request.id)
             task = await self._create_task(request, mounts)
             fail_point("containerd.task-made")
@@ -245,7 +226,7 @@ class ContainerdRuntime:
         await self._call(rpc.TASK_RESUME, tasks_pb2.ResumeTaskRequest(container_id=container_id))
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
-        value = rpc.spec_any("LinuxResources", resources)
+        value = rpc.pack_spec("LinuxResources", resources)
         await self._call(
             rpc.TASK_UPDATE, tasks_pb2.UpdateTaskRequest(container_id=container_id, resources=value)
         )
@@ -269,7 +250,7 @@ class ContainerdRuntime:
         try:
             await self._delete_task(container_id)
         except OperationFailedError:
-            await self._refuse_live(container_id)  # containerd's own answer has no code of its own for this
+            await self._refuse_live(container_id)  # containerd's answer has no specific code for this
             raise
         await self._delete_record(container_id)
 
@@ -281,34 +262,30 @@ class ContainerdRuntime:
 
     async def tasks(self) -> tuple[Task, ...]:
         found = await self._call(rpc.TASK_LIST, tasks_pb2.ListTasksRequest())
-        return tuple(rpc.task(process) for process in found.tasks)
+        return tuple(rpc.read_task(process) for process in found.tasks)
 
     # ── steps ──
 
     async def _call(self, call: Call[Request, Reply], request: Request) -> Reply:
         return await self._client.call(call, request, lease=self._lease)
 
-    async def _prepare(self, container_id: str, image: Image) -> None:
+    async def _prepare(self, container_id: str, parent: str, config_digest: str) -> None:
         request = snapshots_pb2.PrepareSnapshotRequest(
             snapshotter=self._snapshotter,
             key=_key(container_id),
-            parent=image.top,
-            labels={_CONFIG: image.config_digest},
+            parent=parent,
+            labels={_CONFIG: config_digest},
         )
         await self._call(rpc.SNAPSHOT_PREPARE, request)
-
-    async def _unpack_and_prepare(self, container_id: str, image: Image) -> None:
-        await self._images.unpack(image)
-        await self._prepare(container_id, image)
 
     async def _discard_leftover(self, container_id: str) -> None:
         if await self._task(container_id) or await self._has_record(container_id):
             namespace = self._client.namespace
             raise ConflictError(
-                f"container {container_id} exists in containerd's namespace {namespace} already: "
-                f'remove it with "ctr -n {namespace} containers rm {container_id}" or use another id'
+                f"container {container_id} exists already in containerd's namespace {namespace}",
+                hint=f'Remove it with "ctr -n {namespace} containers rm {container_id}", or use another id.',
             )
-        _log.warning("snapshot %s of an unfinished or forgotten container is replaced", _key(container_id))
+        _log.warning("snapshot %s: an unknown container left it (replacing it)", _key(container_id))
         await self._remove_snapshot(container_id)
 
     async def _remove_snapshot(self, container_id: str) -> None:
@@ -322,19 +299,20 @@ class ContainerdRuntime:
             return (await self._client.call(rpc.SNAPSHOT_MOUNTS, request)).mounts
         except NotFoundError:
             raise NotFoundError(
-                f"snapshot {_key(container_id)} is gone from containerd: remove the container and create it again"
+                f"containerd no longer has snapshot {_key(container_id)}",
+                hint="Remove the container and create it again.",
             ) from None
 
     def _record(self, request: TaskRequest) -> containers_pb2.CreateContainerRequest:
-        """As Kanto writes it: no labels and no image, so that either of the two can take the container over."""
+        """Write the record as Kanto does, without labels and image, so that either of the two can take the container over."""
         container = containers_pb2.Container(
             id=request.id,
-            spec=rpc.spec_any("Spec", request.spec),
+            spec=rpc.pack_spec("Spec", request.spec),
             snapshotter=self._snapshotter,
             snapshot_key=_key(request.id),
         )
         container.runtime.name = request.runtime
-        options = rpc.runtime_options(
+        options = rpc.pack_runtime_options(
             request.runtime, systemd_cgroup=request.systemd_cgroup, binary=request.runtime_binary
         )
         if options is not None:
@@ -345,8 +323,8 @@ class ContainerdRuntime:
         record = self._record(request)
         try:
             await self._call(rpc.CONTAINER_CREATE, record)
-        except ConflictError:  # `_clear` found no live task, so nobody needs the old one
-            _log.info("container %s: record of an earlier start is replaced", request.id)
+        except ConflictError:  # there is no live task, so the old record is not in use
+            _log.info("container %s: record of an earlier start exists (replacing it)", request.id)
             await self._delete_task(request.id)  # a shim that never got a task
             await self._delete_record(request.id)
             await self._call(rpc.CONTAINER_CREATE, record)
@@ -354,7 +332,7 @@ class ContainerdRuntime:
     async def _create_task(
         self, request: TaskRequest, mounts: Sequence[Mount]
     ) -> tasks_pb2.CreateTaskResponse:
-        """Create the task, and its sandbox record meanwhile: the disk that the record waits for may be slow."""
+        """Create the task, and its sandbox record at the same time: the record waits for the disk, which may be slow."""
         task, _ = await asyncio.gather(
             self._call(rpc.TASK_CREATE, _task_request(request, mounts)),
             self._records.add(request.id, request.runtime),
@@ -381,15 +359,10 @@ class ContainerdRuntime:
             found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
         except NotFoundError:
             return None
-        return rpc.task(found.process)
-
-    async def _clear(self, container_id: str) -> None:
-        """Make way for a start: end what is dead, refuse if something lives."""
-        if await self._refuse_live(container_id):
-            await self._destroy_task(container_id)
+        return rpc.read_task(found.process)
 
     async def _refuse_live(self, container_id: str) -> bool:
-        """ConflictError if the container has a live task; whether it has a dead one."""
+        """Raise ConflictError if the container has a live task; return whether it has a dead one."""
         task = await self._task(container_id)
         if task is not None and task.status not in _DEAD:
             raise ConflictError(
@@ -405,23 +378,27 @@ class ContainerdRuntime:
         task = await self._task(container_id)
         if task is not None and task.status is not TaskStatus.STOPPED:
             await self._kill(container_id)
-        await self._delete_task(container_id)  # without a task too: there may be a shim that never got one
+        await self._delete_task(container_id)  # also without a task: there may be a shim that never got one
 
     async def _kill(self, container_id: str) -> None:
-        """SIGKILL to all processes, and wait until the first one is gone."""
+        """Send SIGKILL to all processes, and wait until the first one is gone."""
         with contextlib.suppress(NotFoundError):
             await self.signal(container_id, signal.SIGKILL, everyone=True)
-            # frozen by cgroup v1 they would not die; a task that is not paused refuses
+            # processes that cgroup v1 froze would not die; a task that is not paused refuses
             with contextlib.suppress(OperationFailedError, ConflictError):
                 await self.resume(container_id)
             await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id))
 
     async def _undo(self, step: Callable[[str], Awaitable[None]], container_id: str) -> None:
-        """One step back. Its failure must not hide why the start failed; the next start or remove cleans up."""
+        """Undo one step. Its failure must not hide why the start failed; the next start or remove cleans up."""
         try:
             await step(container_id)
         except PycmError as error:
-            _log.warning("container %s: cleaning up after a failed start: %s", container_id, error)
+            _log.warning(
+                "container %s: failed start cannot be undone: %s (the next start or removal cleans up)",
+                container_id,
+                error,
+            )
 
 
 def _key(container_id: str) -> str:

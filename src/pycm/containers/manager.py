@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from pycm.config.types import Config
 
 
-#: Seconds between attempts to use a containerd that answers, but not as it should (its own disk is full, for instance).
-RETRY_CONNECT = 5.0
 #: Seconds that operations may take to end at the end of an agent whose containers run on.
 OPERATIONS_LIMIT = 10.0
 #: The prefix of a peer's host name in extra_hosts.
@@ -173,8 +171,8 @@ class Manager:
             await self._catalog.save(container)
             fail_point("containers.create-recorded")
             await self._logs.check(container.id, container.log_config)
-            async with self._images.hold(container.image.name):
-                await self._runtime.prepare(container.id, container.image.name)
+            async with self._images.hold(container.image.name) as image:
+                await self._runtime.prepare(container.id, image)
             fail_point("containers.create-prepared")
             await unit.create()
             fail_point("containers.create-stored")
@@ -263,25 +261,11 @@ class Manager:
 
     async def run(self) -> None:
         """Follow containerd for ever; it may be away now and at any time."""
-        log.info("containerd %s, namespace %s", await self._connect(), self._config.containers.default_ns)
-        self.reached.set()
         async for event in self._runtime.events():
             try:
                 self._handle(event)
             except Exception:
                 log.exception("containerd event %r: a bug in its handling (continuing with the next)", event)
-
-    async def _connect(self) -> str:
-        told = ""
-        while True:
-            try:
-                return await self._runtime.connect()
-            except Exception as error:
-                if repr(error) != told:
-                    bug = not isinstance(error, PycmError)
-                    log.error("containerd cannot be used, retrying: %s", error, exc_info=bug)
-                told = repr(error)
-            await asyncio.sleep(RETRY_CONNECT)
 
     def _handle(self, event: RuntimeEvent) -> None:
         if isinstance(event, (TaskExited, TaskOOM)):
@@ -291,10 +275,14 @@ class Manager:
             elif unit is not None:
                 unit.out_of_memory = True
         elif isinstance(event, RuntimeConnected):
+            if not self.reached.is_set():
+                log.info("containerd %s, namespace %s", event.version, self._config.containers.default_ns)
+                self.reached.set()
+                self._lost = False
             self._connected(event.tasks)
         elif isinstance(event, RuntimeLost):
             self._lost = True
-            log.warning("containerd is lost, containers go on: %s", event.reason)
+            log.warning("containerd unavailable: %s (reconnecting; containers keep running)", event.reason)
 
     def _connected(self, tasks: Iterable[Task]) -> None:
         if self._lost:

@@ -81,13 +81,14 @@ class TaskOOM(NamedTuple):
 
 
 class RuntimeConnected(NamedTuple):
-    """Sent after every (re)subscription, when events flow again: all tasks there are, so that nothing that happened meanwhile is missed."""
+    """Sent after each subscription, when events arrive again: all tasks, so that nothing is missed, and containerd's version."""
 
     tasks: tuple[Task, ...]
+    version: str = ""
 
 
 class RuntimeLost(NamedTuple):
-    """containerd does not answer; the client keeps trying with back-off."""
+    """containerd does not answer; the runtime reconnects with back-off. Sent once for each reason."""
 
     reason: str
 
@@ -139,16 +140,13 @@ class ExecListener(Protocol):
 class Runtime(Protocol):
     """Containers, snapshots and tasks of one containerd namespace. Ids are container ids; a container's snapshot is "<id>-snapshot"."""
 
-    async def connect(self) -> str:
-        """Wait until containerd answers (bounded by the caller), make namespace and lease; return its version."""
-
     async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         """Configuration of a local image, this machine's platform. NotFoundError if the namespace has no such image.
 
         With *container_id*: of the image that this container was made from, though the name may mean another one by now.
         """
 
-    async def prepare(self, container_id: str, reference: str) -> None:
+    async def prepare(self, container_id: str, image: LocalImage) -> None:
         """Make the container's snapshot from the image, which is unpacked first if it was imported without."""
 
     async def has_snapshot(self, container_id: str) -> bool: ...
@@ -201,7 +199,7 @@ class Runtime(Protocol):
     async def tasks(self) -> tuple[Task, ...]: ...
 
     def events(self) -> AsyncIterator[RuntimeEvent]:
-        """Events in order, for ever; one consumer. Begins with RuntimeConnected or RuntimeLost."""
+        """Connect, and yield events in order, for ever; one consumer. RuntimeConnected or RuntimeLost comes first."""
 
     async def close(self) -> None: ...
 
@@ -240,17 +238,25 @@ class ImageInfo(NamedTuple):
     containers: tuple[str, ...] = ()
 
 
+class LocalImage(NamedTuple):
+    """An image in containerd, found once for a creation. Only outside rooms read `top` and `config_digest`."""
+
+    reference: str
+    top: str = ""
+    config_digest: str = ""
+
+
 class Images(Protocol):
     """Images of the containerd namespace: pulled by worker processes, removed when they are old or room is needed.
 
     A reference is fully qualified, "host[:port]/path:tag" or "…@sha256:…"; local images are found under exactly that text.
     """
 
-    def hold(self, reference: str) -> AbstractAsyncContextManager[None]:
-        """See that the image is here, pulling it if it is not, and keep it from being removed until the end of the block.
+    def hold(self, reference: str) -> AbstractAsyncContextManager[LocalImage]:
+        """Find the image, pulling it if it is missing or damaged, and prevent its removal until the end of the block.
 
-        A local image is used without any network. NotFoundError, InvalidInputError, OperationFailedError (refused, damaged, no
-        room) or UnavailableError (registry, containerd) say why there is no image.
+        A local image needs no network. NotFoundError, InvalidInputError, OperationFailedError (refused, damaged, not for this
+        machine, no space) or UnavailableError (registry, containerd) say why there is no image.
         """
 
     async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:

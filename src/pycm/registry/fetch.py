@@ -68,7 +68,7 @@ class Fetch:
             if number >= 0:
                 below = {f"{_GC}.m.{number}": chosen}
             await self._content.put(descriptor.digest, data, below)
-            await self._lease.keep("content", descriptor.digest)
+            await self._lease.keep(descriptor.digest)
             chosen = descriptor.digest
         return found.manifest
 
@@ -83,7 +83,7 @@ class Fetch:
                 f"{self._source.name} offers {shorten(descriptor.digest)} of {descriptor.size} bytes: no usable manifest"
             )
         if await self._content.size(descriptor.digest) is not None:
-            await self._lease.keep("content", descriptor.digest)
+            await self._lease.keep(descriptor.digest)
             return await self._content.read(descriptor.digest, descriptor.size)
         data: bytes = await self.patiently(lambda: asyncio.to_thread(self._source.document, descriptor))
         if len(data) != descriptor.size:
@@ -145,7 +145,7 @@ class Fetch:
             await self.patiently(lambda: self._attempts(blob), lambda: self._here.get(blob.digest, 0))
         else:
             self._expect_size(blob, size)
-            await self._lease.keep("content", blob.digest)
+            await self._lease.keep(blob.digest)
 
     def _expect_size(self, blob: Descriptor, size: int) -> None:
         if size != blob.size:
@@ -182,7 +182,7 @@ class Fetch:
         except ConflictError:  # it is there already, fetched by somebody else; or it is not what it should be
             if await self._content.size(blob.digest) is None:
                 return begun
-            await self._lease.keep("content", blob.digest)
+            await self._lease.keep(blob.digest)
         return None
 
     async def _transfer(self, blob: Descriptor, writer: Writer) -> None:

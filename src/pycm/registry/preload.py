@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pycm.containerd import image_format
 from pycm.containerd.client import Client
 from pycm.containerd.content import Marks, PullLease
-from pycm.containerd.image_format import is_digest
+from pycm.containerd.image_format import Manifest, is_digest
 from pycm.errors import NotFoundError, OperationFailedError, PycmError, UnavailableError, shorten
 from pycm.failpoints import fail_point
 from pycm.ports import PullStep
@@ -123,8 +123,8 @@ async def _import(
 
 def _named(layout: Layout, index: bytes) -> list[tuple[str, Descriptor]]:
     what = f"{layout.name}: its {INDEX}"
-    entries = image_format.index_or_manifest(image_format.parse(index, what), what)
-    if not isinstance(entries, tuple) or not entries:
+    entries = image_format.read_manifest(image_format.parse(index, what), what)
+    if isinstance(entries, Manifest) or not entries:
         raise OperationFailedError(f"{what} lists no images")
     if len(entries) > MOST_IMAGES:
         raise OperationFailedError(f"{what} lists {len(entries)} images, {MOST_IMAGES} are possible")

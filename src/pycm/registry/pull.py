@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from pycm.containerd.client import Client
 from pycm.containerd.content import Content, PullLease
-from pycm.containerd.image_format import Descriptor, is_digest, media_type, parse, unpacked, verify
+from pycm.containerd.image_format import (
+    Descriptor,
+    choose_media_type,
+    estimate_unpacked,
+    is_digest,
+    parse,
+    verify,
+)
 from pycm.containerd.images import Images, ImageStore, sync_file_system
 from pycm.errors import OperationFailedError, PycmError
 from pycm.failpoints import fail_point
@@ -44,7 +51,7 @@ async def pull(job: Job, reporter: Reporter) -> News:
         try:
             fetched = await work.from_registry(reference)
         except NoRoomError:
-            await lease.end_and_collect()
+            await lease.end(collect=True)
             raise
         except PycmError:
             with contextlib.suppress(PycmError):
@@ -124,13 +131,13 @@ class Pull:
         content, snapshots = self._roots
         needs = [
             (content, sum(layer.size for layer in missing)),
-            (snapshots, sum(unpacked(layer) for layer in missing)),
+            (snapshots, sum(estimate_unpacked(layer) for layer in missing)),
         ]
         what = f"image {quote(self._name)}"
         try:
             check_room(what, needs, self._job.reserve)
         except NoRoomError:
-            await self._lease.collect()
+            await self._content.collect()
             check_room(what, needs, self._job.reserve)
 
     async def _unpack(self, root: Descriptor) -> None:
@@ -166,7 +173,7 @@ class Pull:
         if _FULL not in str(error):
             return None
         seen = free(self._roots[1]) is not None
-        missing = 0 if seen else sum(unpacked(layer) for layer in manifest.layers)
+        missing = 0 if seen else sum(estimate_unpacked(layer) for layer in manifest.layers)
         return NoRoomError(f"no room for image {quote(self._name)}: {error}", missing)
 
 
@@ -183,7 +190,7 @@ def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descript
                 f" {expected} under its name"
             ) from None
     document = parse(data, f"manifest {digest}")
-    return data, Descriptor(digest, len(data), media_type(document, type_claimed))
+    return data, Descriptor(digest, len(data), choose_media_type(document, type_claimed))
 
 
 MB = 1_000_000

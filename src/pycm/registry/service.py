@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pycm.containerd.client import Client
-from pycm.containerd.content import Content, PullLease
-from pycm.containerd.images import Images, ImageStore
+from pycm.containerd.content import Content
+from pycm.containerd.images import DamagedError, Images, ImageStore, unusable
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.model import units
-from pycm.ports import ImageInfo, PullProgress, PullStep
+from pycm.ports import ImageInfo, LocalImage, PullProgress, PullStep
 from pycm.registry.job import Access, Job, NoRoomError, access_to, parse_reference, quote
 from pycm.registry.usage import Ages, Usage, expired, to_make_room
 from pycm.registry.workers import Pulls, WorkerKilledError, Workers
@@ -30,6 +30,7 @@ from pycm.waiting import LOOK, apart, within
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from pycm.containerd.images import Image, Record
     from pycm.registry.job import News
     from pycm.registry.usage import Used
 
@@ -88,55 +89,70 @@ class ImageService:
     # ── use ──
 
     @contextlib.asynccontextmanager
-    async def hold(self, reference: str) -> AsyncIterator[None]:
+    async def hold(self, reference: str) -> AsyncIterator[LocalImage]:
         async with self._holding(reference):
-            if await self._store.get(reference) is None:
+            record = await self._store.get(reference)
+            if record is None:
                 await self._preloaded.wait()
-            if await self._store.get(reference) is None:
-                await self._pulls.pull(reference)
-            else:
-                await self._mend(reference)
-            yield
+                record = await self._store.get(reference) or await self._pulled(reference)
+            image = await self._usable(record)
+            yield LocalImage(reference, image.top, image.config_digest)
 
-    async def _mend(self, reference: str) -> None:
-        """Fetch again what an image lacks that is here in name: a disk that lost power may have lost a file of containerd's."""
+    async def _pulled(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> Record:
+        await self._pulls.pull(reference, progress)
+        record = await self._store.get(reference)
+        if record is None:
+            raise OperationFailedError(f"image {quote(reference)} was removed right after the pull")
+        return record
+
+    async def _usable(self, record: Record) -> Image:
+        """Read the image, fetching again what is missing or damaged: a power cut may have cost containerd a file."""
         seen: tuple[str, ...] = ()
-        while damaged := await self._drop_damaged(reference):
+        while True:
             try:
-                await self._pulls.pull(reference)
+                return await self._images.check(record)
+            except DamagedError as error:
+                damaged = error
+            except OperationFailedError as error:
+                raise unusable(record.reference, error) from None
+            await self._drop(record, damaged)
+            try:
+                record = await self._pulled(record.reference)
             except PycmError as error:
-                if isinstance(error, OperationFailedError) and damaged != seen:
-                    seen = damaged  # the next document may be damaged too
+                if isinstance(error, OperationFailedError) and damaged.digests != seen:
+                    seen = damaged.digests  # the next document may be damaged too
                     continue
                 raise OperationFailedError(
-                    f"image {quote(reference)} is damaged on this machine ({damaged[0]} is missing or not as it should be),"
+                    f"image {quote(record.reference)} is damaged on this machine ({damaged.digests[0]}),"
                     f" and cannot be fetched again: {error}"
                 ) from None
 
-    async def _drop_damaged(self, reference: str) -> tuple[str, ...]:
-        """Remove damaged content of the image, which else would be taken for good; its digests."""
-        record = await self._store.get(reference)
-        damaged = await self._images.damaged(record.target) if record is not None else ()
-        if damaged:
-            log.warning(
-                "image %s: content is missing or damaged here: %s", quote(reference), ", ".join(damaged)
-            )
-            for digest in damaged:
-                await self._content.delete(digest)
-            await PullLease(self._client, self._settings.lease, "").collect()
-        return damaged
+    async def _drop(self, record: Record, damaged: DamagedError) -> None:
+        """Delete damaged content, which the pull would otherwise take for good."""
+        digests = ", ".join(damaged.digests)
+        log.warning(
+            "image %s: content is missing or damaged: %s (fetching it again)",
+            quote(record.reference),
+            digests,
+        )
+        for digest in damaged.digests:
+            await self._content.delete(digest)
+        await self._content.collect()
 
     async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:
         parse_reference(reference)
         async with self._holding(reference):
-            await self._drop_damaged(reference)
-            await self._pulls.pull(reference, progress)
             record = await self._store.get(reference)
-            if record is None:
-                raise OperationFailedError(
-                    f"image {quote(reference)} was removed right after it had been pulled"
-                )
-            return _info(await self._usage.of(record))
+            if record is not None:
+                with contextlib.suppress(OperationFailedError):
+                    await self._check(record)
+            return _info(await self._usage.of(await self._pulled(reference, progress)))
+
+    async def _check(self, record: Record) -> None:
+        try:
+            await self._images.check(record)
+        except DamagedError as error:
+            await self._drop(record, error)
 
     @contextlib.asynccontextmanager
     async def _holding(self, reference: str) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pycm
-from pycm.containerd.image_format import unpacked
+from pycm.containerd.image_format import estimate_unpacked
 from pycm.errors import NotFoundError, OperationFailedError
 from pycm.model.units import NANOSECONDS
 from pycm.storage.files import make_directory, read_regular, write_atomic
@@ -133,7 +133,7 @@ class Usage:
             except (NotFoundError, OperationFailedError):
                 return None
             here = sum(size or 0 for size, _ in sizes)
-            facts = _Facts(image.top, here, here + sum(unpacked(layer) for _, layer in sizes))
+            facts = _Facts(image.top, here, here + sum(estimate_unpacked(layer) for _, layer in sizes))
             if len(self._remembered) >= MOST_REMEMBERED:
                 self._remembered.pop(next(iter(self._remembered)))
             self._remembered[digest] = facts

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from pycm.ports import RuntimeEvent
+
 
 class Runtime(FakeRuntime):
     """`answers` and `starts`: what a start of a container, and containerd's first answer, wait for."""
@@ -38,9 +40,10 @@ class Runtime(FakeRuntime):
         self.answers.set()
         self.starts.set()
 
-    async def connect(self) -> str:
+    async def events(self) -> AsyncIterator[RuntimeEvent]:
         await self.answers.wait()
-        return "fake"
+        async for event in super().events():
+            yield event
 
     async def start(self, request: Any, created: Any = None) -> int:
         await self.starts.wait()

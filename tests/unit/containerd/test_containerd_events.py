@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,14 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from grpclib.const import Status
 
 from pycm.containerd import events, rpc
-from pycm.containerd.proto import events_pb2, task_events_pb2, task_types_pb2, tasks_pb2
+from pycm.containerd.proto import (
+    events_pb2,
+    leases_pb2,
+    task_events_pb2,
+    task_types_pb2,
+    tasks_pb2,
+    version_pb2,
+)
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.ports import RuntimeConnected, RuntimeLost, TaskExited, TaskOOM, TaskStatus
 from support.closing_listener import closing_listener
@@ -50,6 +56,15 @@ async def runtime(fake: FakeContainerd, monkeypatch: pytest.MonkeyPatch) -> Asyn
 def echo(fake: FakeContainerd, request: Any) -> Any:
     fake.emit(events_pb2.Envelope(namespace="ns", topic=request.topic, event=request.event))
     return rpc.EVENT_PUBLISH.reply()
+
+
+async def until_connected(stream: AsyncIterator[Any]) -> list[RuntimeLost]:
+    losses = []
+    async for event in stream:
+        if isinstance(event, RuntimeConnected):
+            break
+        losses.append(event)
+    return losses
 
 
 async def take(stream: AsyncIterator[Any], count: int) -> list[Any]:
@@ -102,7 +117,7 @@ async def test_early_events_are_bounded_and_the_oldest_go(
     assert [event.id for event in early] == ["e3", "e4"]
 
 
-async def test_only_this_namespaces_exits_of_first_processes_and_ooms_are_told(
+async def test_event_stream_yields_only_exits_of_first_processes_and_ooms_of_its_namespace(
     fake: FakeContainerd, runtime: ContainerdRuntime
 ) -> None:
     async with aclosing(runtime.events()) as stream:
@@ -120,21 +135,81 @@ async def test_only_this_namespaces_exits_of_first_processes_and_ooms_are_told(
     assert (exited.id, exited.exit.code) == ("c1", 137)
 
 
-async def test_one_absence_is_told_once_however_many_tries_it_takes(
+async def test_event_stream_reports_a_lasting_loss_once_for_each_reason(
     fake: FakeContainerd, runtime: ContainerdRuntime
 ) -> None:
-    tries = iter([Status.UNAVAILABLE, Status.UNKNOWN, Status.UNAVAILABLE])
+    tries = iter([Status.UNAVAILABLE, Status.UNAVAILABLE, Status.UNKNOWN, Status.UNKNOWN, Status.UNAVAILABLE])
 
     def sick(request: Any) -> Any:
         status = next(tries, None)
-        return refuse(status)(request) if status else rpc.LEASE_LIST.reply()
+        return refuse(status, str(status))(request) if status else rpc.LEASE_LIST.reply()
 
     fake.answers[rpc.LEASE_LIST] = sick
     async with aclosing(runtime.events()) as stream:
-        lost, connected = await take(stream, 2)
-    assert isinstance(lost, RuntimeLost)
+        *losses, connected = await take(stream, 3)
+    assert [loss.reason.rpartition(".")[2] for loss in losses] == ["UNAVAILABLE", "UNKNOWN"]
     assert isinstance(connected, RuntimeConnected)
-    assert fake.names().count("Leases.List") == 4
+    assert fake.names().count("Leases.List") == 6
+
+
+async def test_event_stream_waits_for_containerd_and_gives_its_version(
+    fake: FakeContainerd, runtime: ContainerdRuntime
+) -> None:
+    answers = [refuse(Status.UNAVAILABLE, "starting")] * 3
+    fake.answers[rpc.VERSION] = lambda request: (
+        answers.pop()(request) if answers else version_pb2.VersionResponse(version="1.6.20")
+    )
+    async with aclosing(runtime.events()) as stream:
+        lost, connected = await take(stream, 2)
+    assert "starting" in lost.reason
+    assert connected.version == "1.6.20"
+    assert fake.names()[3:8] == [
+        "Version.Version",
+        "Namespaces.Create",
+        "Leases.List",
+        "Leases.Create",
+        "Leases.Delete",
+    ]
+    assert [request.id for _, request in fake.calls[6:8]] == ["kanto-cm.lease", "kanto-cm.lease.unpack"]
+
+
+async def test_session_keeps_the_lease_of_an_unpacking_that_is_under_way(
+    fake: FakeContainerd, runtime: ContainerdRuntime
+) -> None:
+    async with runtime._images._unpacking, aclosing(runtime.events()) as stream:
+        await take(stream, 1)
+    assert "Leases.Delete" not in fake.names()
+
+
+EXPIRING = leases_pb2.Lease(id="kanto-cm.lease", labels={"containerd.io/gc.expire": "2020"})
+
+
+@pytest.mark.parametrize(
+    ("leases", "expected"),
+    [
+        ([], ["Leases.List", "Leases.Create"]),
+        ([EXPIRING], ["Leases.List", "Leases.Delete", "Leases.Create"]),
+        (
+            [leases_pb2.Lease(id="kanto-cm.lease")],
+            ["Leases.List", "Leases.ListResources", "Leases.DeleteResource"],
+        ),
+    ],
+)
+async def test_session_takes_the_lease_over_as_kanto_does(
+    fake: FakeContainerd, runtime: ContainerdRuntime, leases: list[Any], expected: list[str]
+) -> None:
+    resources = [
+        leases_pb2.Resource(id="a", type="content"),
+        leases_pb2.Resource(id="b", type="snapshots/overlayfs"),
+    ]
+    fake.answers[rpc.NAMESPACE_CREATE] = refuse(Status.ALREADY_EXISTS)
+    fake.answers[rpc.LEASE_LIST] = lambda _: leases_pb2.ListResponse(leases=leases)
+    fake.answers[rpc.LEASE_RESOURCES] = lambda _: leases_pb2.ListResourcesResponse(resources=resources)
+    async with aclosing(runtime.events()) as stream:
+        await take(stream, 1)
+    assert fake.names()[2 : 2 + len(expected)] == expected
+    dropped = [request.resource.id for name, request in fake.calls if name == "Leases.DeleteResource"]
+    assert dropped in ([], ["a"])
 
 
 @pytest.mark.parametrize("error", [AttributeError("a bug"), KeyError(), RuntimeError("StopIteration")])
@@ -171,11 +246,13 @@ async def test_event_stream_retries_while_connections_close_at_once(
             with closing_listener(fake.path) as listener:
                 (lost,) = await take(stream, 1)
                 assert isinstance(lost, RuntimeLost)
-                following = asyncio.create_task(anext(stream))
+                following = asyncio.create_task(until_connected(stream))
                 while listener.closed < 5:
                     await asyncio.sleep(0.001)
             await fake.start()
-            assert isinstance(await asyncio.wait_for(following, SECONDS), RuntimeConnected)
+            assert len(await asyncio.wait_for(following, SECONDS)) < 4, (
+                "a loss is reported once for each reason"
+            )
 
 
 async def test_a_lost_and_found_containerd_is_subscribed_and_listed_again(
@@ -210,12 +287,12 @@ async def test_a_stream_that_containerd_ends_politely_is_a_loss_too(
 async def test_a_subscription_that_never_counts_is_a_loss(
     fake: FakeContainerd, runtime: ContainerdRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "STANDING", 0.05)
+    monkeypatch.setattr(events, "CONFIRMATION", 0.05)
     fake.answers[rpc.EVENT_PUBLISH] = refuse(Status.PERMISSION_DENIED)
     async with aclosing(runtime.events()) as stream:
         (lost,) = await take(stream, 1)
     assert isinstance(lost, RuntimeLost)
-    assert "does not stand" in lost.reason
+    assert "did not confirm the event subscription" in lost.reason
 
 
 async def test_no_beacon_and_no_stream_stay_behind_a_closed_stream(
@@ -228,8 +305,3 @@ async def test_no_beacon_and_no_stream_stay_behind_a_closed_stream(
     await runtime.tasks()
     assert fake.names().count("Events.Publish") == published
     assert not [task for task in asyncio.all_tasks() - before if "EventStream" in repr(task)]
-
-
-def test_delays_double_to_a_bound_with_jitter() -> None:
-    for wait, full in zip(islice(events.delays(), 9), [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5], strict=True):
-        assert full / 2 <= wait <= full

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pycm.containerd import image_format
-from pycm.containerd.image_format import Manifest, chain_ids, config, index_or_manifest, parse, rank, verify
+from pycm.containerd.image_format import (
+    Manifest,
+    make_chain_ids,
+    parse,
+    rank,
+    read_config,
+    read_manifest,
+    verify,
+)
 from pycm.errors import OperationFailedError
 from pycm.ports import ImageConfig
 
@@ -56,19 +64,22 @@ def test_a_platform_without_variant_is_the_usual_one() -> None:
 
 def test_chain_ids_follow_the_oci_image_specification() -> None:
     a, b = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-    assert chain_ids([]) == ()
-    assert chain_ids([a]) == (a,)
+    assert make_chain_ids([]) == ()
+    assert make_chain_ids([a]) == (a,)
     # printf 'sha256:aa… sha256:bb…' | sha256sum
-    assert chain_ids([a, b]) == (a, "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c")
+    assert make_chain_ids([a, b]) == (
+        a,
+        "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c",
+    )
 
 
 def test_an_index_and_a_manifest_are_told_apart_by_content() -> None:
-    entries = index_or_manifest(
+    entries = read_manifest(
         {"manifests": [{**DESCRIPTOR, "platform": {"os": "linux", "architecture": "arm64"}}]}, "i"
     )
     assert isinstance(entries, tuple)
     assert entries[0].platform == ("linux", "arm64", "")
-    manifest = index_or_manifest(
+    manifest = read_manifest(
         {"config": DESCRIPTOR, "layers": [{**DESCRIPTOR, "annotations": {"a": "b", "c": 1}}]}, "m"
     )
     assert isinstance(manifest, Manifest)
@@ -76,43 +87,43 @@ def test_an_index_and_a_manifest_are_told_apart_by_content() -> None:
 
 
 def test_a_configuration_may_leave_out_everything_but_the_layers() -> None:
-    assert config({"rootfs": {"diff_ids": ["d"]}, "config": None}, "c").image == ImageConfig()
-    assert config({"rootfs": {"diff_ids": ["d"]}}, "c").diff_ids == ("d",)
+    assert read_config({"rootfs": {"diff_ids": ["d"]}, "config": None}, "c").image == ImageConfig()
+    assert read_config({"rootfs": {"diff_ids": ["d"]}}, "c").diff_ids == ("d",)
 
 
 @pytest.mark.parametrize(
     ("document", "text"),
     [
         ({}, "x is neither an image index nor an image manifest (schema 1 is not supported)"),
-        ({"manifests": [1]}, "an entry of x is no JSON object: 1"),
+        ({"manifests": [1]}, "an entry of x is not a JSON object: 1"),
         ({"manifests": [{"digest": "d"}]}, "an entry of x has no digest and size: {'digest': 'd'}"),
         ({"manifests": [{**DESCRIPTOR, "size": -1}]}, "an entry of x has no digest and size"),
-        ({"manifests": [{**DESCRIPTOR, "digest": 5}]}, "digest of an entry of x: a text is needed, not 5"),
-        ({"config": DESCRIPTOR, "layers": {}}, "layers of x: a list is needed, not {}"),
-        ({"config": DESCRIPTOR, "layers": [None]}, "a layer of x is no JSON object: None"),
-        ({"config": []}, "config of x is no JSON object: []"),
+        ({"manifests": [{**DESCRIPTOR, "digest": 5}]}, "digest of an entry of x: expected a string, got 5"),
+        ({"config": DESCRIPTOR, "layers": {}}, "layers of x: expected a list, got {}"),
+        ({"config": DESCRIPTOR, "layers": [None]}, "a layer of x is not a JSON object: None"),
+        ({"config": []}, "config of x is not a JSON object: []"),
     ],
 )
 def test_a_wrong_manifest_is_named(document: dict[str, Any], text: str) -> None:
     with pytest.raises(OperationFailedError) as caught:
-        index_or_manifest(document, "x")
+        read_manifest(document, "x")
     assert str(caught.value).startswith(text)
 
 
 @pytest.mark.parametrize(
     ("document", "text"),
     [
-        ({}, "rootfs of x is no JSON object: None"),
-        ({"rootfs": {}, "config": 1}, "config of x is no JSON object: 1"),
-        ({"rootfs": {}, "config": {"Env": "A=1"}}, "Env of x: a list is needed, not 'A=1'"),
-        ({"rootfs": {}, "config": {"Env": [1]}}, "Env of x: a text is needed, not 1"),
-        ({"rootfs": {}, "config": {"User": 0.5}}, "User of x: a text is needed, not 0.5"),
-        ({"rootfs": {"diff_ids": 1}}, "diff_ids of x: a list is needed, not 1"),
+        ({}, "rootfs of x is not a JSON object: None"),
+        ({"rootfs": {}, "config": 1}, "config of x is not a JSON object: 1"),
+        ({"rootfs": {}, "config": {"Env": "A=1"}}, "Env of x: expected a list, got 'A=1'"),
+        ({"rootfs": {}, "config": {"Env": [1]}}, "Env of x: expected a string, got 1"),
+        ({"rootfs": {}, "config": {"User": 0.5}}, "User of x: expected a string, got 0.5"),
+        ({"rootfs": {"diff_ids": 1}}, "diff_ids of x: expected a list, got 1"),
     ],
 )
 def test_a_wrong_configuration_is_named(document: dict[str, Any], text: str) -> None:
     with pytest.raises(OperationFailedError) as caught:
-        config(document, "x")
+        read_config(document, "x")
     assert str(caught.value) == text
 
 
@@ -120,13 +131,13 @@ def test_content_is_used_only_if_its_digest_matches() -> None:
     verify("sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", b"hello")
     with pytest.raises(OperationFailedError, match=r"content sha256:2cf2.* is damaged \(0 bytes\)"):
         verify("sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824", b"")
-    with pytest.raises(OperationFailedError, match="unknown kind"):
+    with pytest.raises(OperationFailedError, match="neither sha256 nor sha512"):
         verify("md5:5d41402abc4b2a76b9719d911017c592", b"hello")
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null", b'{"a":1}x', b'"\\ud800"'])
 def test_what_is_no_json_object_is_named(data: bytes) -> None:
-    with pytest.raises(OperationFailedError, match=r"^thing is no JSON"):
+    with pytest.raises(OperationFailedError, match=r"^thing is not (a )?JSON"):
         parse(data, "thing")
 
 
@@ -145,22 +156,22 @@ def run(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("reader", "document", "why"),
     [
-        (index_or_manifest, lambda n: {"manifests": [DESCRIPTOR] * (1000 + n)}, "manifests of x: 1001 entries, more than 1000"),
-        (index_or_manifest, lambda n: {**IMAGE, "layers": [DESCRIPTOR] * (500 + n)}, "layers of x: 501 entries, more than 500"),
-        (index_or_manifest, lambda n: entry(size=(1 << 40) + n), "an entry of x has a size of 1099511627777 bytes, more than 1099511627776"),
-        (index_or_manifest, lambda n: entry(mediaType="m" * (TEXT + n)), "mediaType of an entry of x: 'mm"),
-        (index_or_manifest, lambda n: entry(digest="d" * (TEXT + n)), "digest of an entry of x: 'dd"),
-        (index_or_manifest, lambda n: entry(platform={"os": "o" * (TEXT + n)}), "os of an entry of x: 'oo"),
-        (index_or_manifest, lambda n: entry(annotations={str(i): "" for i in range(256 + n)}), "an entry of x has 257 annotations, more than 256"),
-        (index_or_manifest, lambda n: entry(annotations={"k" * (TEXT + n): ""}), "an annotation of an entry of x: 'kk"),
-        (index_or_manifest, lambda n: entry(annotations={"k": "v" * (ANNOTATION + n)}), "annotation 'k' of an entry of x: 'vv"),
-        (config, lambda n: run(Entrypoint=["e"] * (4096 + n)), "Entrypoint of x: 4097 entries, more than 4096"),
-        (config, lambda n: run(Cmd=["c"] * (4096 + n)), "Cmd of x: 4097 entries, more than 4096"),
-        (config, lambda n: run(Env=["E=1"] * (4096 + n)), "Env of x: 4097 entries, more than 4096"),
-        (config, lambda n: run(Env=["E" * (WORD + n)]), "has 131072 characters, more than 131071"),
-        (config, lambda n: run(User="u" * (TEXT + n)), "has 4097 characters, more than 4096"),
-        (config, lambda n: run(WorkingDir="/" * (TEXT + n)), "has 4097 characters, more than 4096"),
-        (config, lambda n: {"rootfs": {"diff_ids": ["d"] * (500 + n)}}, "diff_ids of x: 501 entries, more than 500"),
+        (read_manifest, lambda n: {"manifests": [DESCRIPTOR] * (1000 + n)}, "manifests of x: 1001 entries, more than 1000"),
+        (read_manifest, lambda n: {**IMAGE, "layers": [DESCRIPTOR] * (500 + n)}, "layers of x: 501 entries, more than 500"),
+        (read_manifest, lambda n: entry(size=(1 << 40) + n), "an entry of x has a size of 1099511627777 bytes, more than 1099511627776"),
+        (read_manifest, lambda n: entry(mediaType="m" * (TEXT + n)), "mediaType of an entry of x: 'mm"),
+        (read_manifest, lambda n: entry(digest="d" * (TEXT + n)), "digest of an entry of x: 'dd"),
+        (read_manifest, lambda n: entry(platform={"os": "o" * (TEXT + n)}), "os of an entry of x: 'oo"),
+        (read_manifest, lambda n: entry(annotations={str(i): "" for i in range(256 + n)}), "an entry of x has 257 annotations, more than 256"),
+        (read_manifest, lambda n: entry(annotations={"k" * (TEXT + n): ""}), "an annotation of an entry of x: 'kk"),
+        (read_manifest, lambda n: entry(annotations={"k": "v" * (ANNOTATION + n)}), "annotation 'k' of an entry of x: 'vv"),
+        (read_config, lambda n: run(Entrypoint=["e"] * (4096 + n)), "Entrypoint of x: 4097 entries, more than 4096"),
+        (read_config, lambda n: run(Cmd=["c"] * (4096 + n)), "Cmd of x: 4097 entries, more than 4096"),
+        (read_config, lambda n: run(Env=["E=1"] * (4096 + n)), "Env of x: 4097 entries, more than 4096"),
+        (read_config, lambda n: run(Env=["E" * (WORD + n)]), "has 131072 characters, more than 131071"),
+        (read_config, lambda n: run(User="u" * (TEXT + n)), "has 4097 characters, more than 4096"),
+        (read_config, lambda n: run(WorkingDir="/" * (TEXT + n)), "has 4097 characters, more than 4096"),
+        (read_config, lambda n: {"rootfs": {"diff_ids": ["d"] * (500 + n)}}, "diff_ids of x: 501 entries, more than 500"),
     ],
     ids=range(16),
 )  # fmt: skip
@@ -179,21 +190,21 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(half: str) -> None:
         entry(platform={"architecture": half}),
     ):  # fmt: skip
         with pytest.raises(OperationFailedError, match="is not valid Unicode"):
-            index_or_manifest(document, "x")
+            read_manifest(document, "x")
     with pytest.raises(OperationFailedError, match=r"Env of x: .* is not valid Unicode"):
-        config(run(Env=[half]), "x")
-    assert config(run(Env=["Ä=ö"]), "x").image.env == ("Ä=ö",)
+        read_config(run(Env=[half]), "x")
+    assert read_config(run(Env=["Ä=ö"]), "x").image.env == ("Ä=ö",)
 
 
 @pytest.mark.parametrize("size", [True, 1.0, "1", None])
 def test_size_is_a_whole_number(size: Any) -> None:
     with pytest.raises(OperationFailedError, match="has no digest and size"):
-        index_or_manifest(entry(size=size), "x")
+        read_manifest(entry(size=size), "x")
 
 
 def test_number_has_as_many_digits_as_any_size_needs() -> None:
     assert parse(b'{"size": ' + b"9" * 20 + b"}", "x") == {"size": 10**20 - 1}
-    with pytest.raises(OperationFailedError, match="x is no JSON: a number of 21 digits, more than 20"):
+    with pytest.raises(OperationFailedError, match="x is not JSON: a number of 21 digits, more than 20"):
         parse(b'{"size": ' + b"9" * 21 + b"}", "x")
 
 
@@ -221,14 +232,14 @@ def test_document_of_many_small_values_is_refused_before_it_is_parsed(value: byt
 def test_media_type_is_one_that_other_clients_know(
     document: dict[str, Any], claimed: str, expected: int
 ) -> None:
-    assert image_format.media_type(document, claimed) == image_format.MANIFEST_TYPES[expected]
+    assert image_format.choose_media_type(document, claimed) == image_format.MANIFEST_TYPES[expected]
 
 
 def test_layers_and_diff_ids_belong_together() -> None:
     def check(layers: int, *diff_ids: str) -> None:
-        manifest = index_or_manifest({**IMAGE, "layers": [DESCRIPTOR] * layers}, "m")
+        manifest = read_manifest({**IMAGE, "layers": [DESCRIPTOR] * layers}, "m")
         assert isinstance(manifest, Manifest)
-        image_format.check_layers(manifest, config({"rootfs": {"diff_ids": list(diff_ids)}}, "c"))
+        image_format.check_layers(manifest, read_config({"rootfs": {"diff_ids": list(diff_ids)}}, "c"))
 
     digest = DESCRIPTOR["digest"]
     assert isinstance(digest, str)
@@ -264,7 +275,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_any_json_gives_a_value_or_one_line(document: dict[str, Any]) -> None:
     data = json.dumps(document).encode()
-    for read in (index_or_manifest, config):
+    for read in (read_manifest, read_config):
         message = ""
         try:
             read(parse(data, "x"), "x")

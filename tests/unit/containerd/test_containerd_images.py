@@ -97,7 +97,7 @@ async def test_resolver_reads_a_bounded_number_of_documents(monkeypatch: pytest.
     for bound in (6, 4, 1):
         monkeypatch.setattr(image_format, "DOCUMENTS", bound)
         store.read.clear()
-        with pytest.raises(OperationFailedError, match=f"more than {bound} documents to read for one image"):
+        with pytest.raises(OperationFailedError, match="one image needs more than"):
             await store.resolve(root)
         assert len(store.read) == bound
 
@@ -110,7 +110,7 @@ async def test_resolver_of_nested_nameless_indexes_stays_within_the_bound() -> N
             return store.image("arm64", name)
         return store.index(*(as_entry(tree(depth - 1, f"{name}{number}")) for number in range(8)))
 
-    with pytest.raises(OperationFailedError, match="more than 32 documents to read for one image"):
+    with pytest.raises(OperationFailedError, match="one image needs more than 32 documents"):
         await store.resolve(tree(3, ""))
     assert len(store.read) == image_format.DOCUMENTS
 

@@ -41,11 +41,11 @@ def test_the_generated_code_is_up_to_date(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 def test_a_call_has_the_types_of_its_service(call: rpc.Call) -> None:
-    module_name = call.service.split(".")[2]
-    module = importlib.import_module(f"pycm.containerd.proto.{module_name}_pb2")
-    service = module.DESCRIPTOR.services_by_name[call.service.rpartition(".")[2]]
-    method = service.methods_by_name[call.method]
-    assert service.full_name == call.service
+    full_name, method_name = call.path[1:].split("/")
+    module = importlib.import_module(f"pycm.containerd.proto.{full_name.split('.')[2]}_pb2")
+    service = module.DESCRIPTOR.services_by_name[full_name.rpartition(".")[2]]
+    method = service.methods_by_name[method_name]
+    assert service.full_name == full_name
     assert method.input_type.full_name == call.request.DESCRIPTOR.full_name
     assert method.output_type.full_name == call.reply.DESCRIPTOR.full_name
 

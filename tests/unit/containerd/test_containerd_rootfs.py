@@ -177,7 +177,7 @@ def test_read_file_bounds_the_directories_on_the_way(top: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limit[1]))
     try:
         assert read(top, "/2") == b"low"
-        with pytest.raises(OperationFailedError, match="too many directories on the way"):
+        with pytest.raises(OperationFailedError, match="too many directories on the path"):
             read(top, "/30")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
@@ -269,12 +269,12 @@ def test_directories_come_from_overlay_and_bind_mounts() -> None:
         source="overlay",
         options=["index=off", "workdir=/w", "upperdir=/u", "lowerdir=/a:/b\\:c:/d"],
     )
-    assert rootfs.layers([overlay]) == ["/u", "/a", "/b:c", "/d"]
-    assert rootfs.layers([Mount(type="overlay", options=["lowerdir=/a:/b"])]) == ["/a", "/b"]
-    assert rootfs.layers([Mount(type="bind", source="/s", options=["rbind", "rw"])]) == ["/s"]
+    assert rootfs.list_layers([overlay]) == ["/u", "/a", "/b:c", "/d"]
+    assert rootfs.list_layers([Mount(type="overlay", options=["lowerdir=/a:/b"])]) == ["/a", "/b"]
+    assert rootfs.list_layers([Mount(type="bind", source="/s", options=["rbind", "rw"])]) == ["/s"]
 
 
 @pytest.mark.parametrize("mounts", [[], [Mount(type="erofs")], [Mount(type="bind"), Mount(type="bind")]])
 def test_other_mounts_are_refused_by_name(mounts: list[Mount]) -> None:
-    with pytest.raises(OperationFailedError, match="only overlay and bind can be read"):
-        rootfs.layers(mounts)
+    with pytest.raises(OperationFailedError, match="expected overlay or bind"):
+        rootfs.list_layers(mounts)

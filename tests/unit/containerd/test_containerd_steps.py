@@ -12,15 +12,13 @@ from fake_containerd import FakeContainerd, refuse
 from google.protobuf.any_pb2 import Any as AnyMessage
 from grpclib.const import Status
 
-from pycm.containerd import events, rpc
+from pycm.containerd import rpc
 from pycm.containerd.proto import (
     containers_pb2,
     content_pb2,
     images_pb2,
-    leases_pb2,
     task_types_pb2,
     tasks_pb2,
-    version_pb2,
 )
 from pycm.containerd.runtime import ContainerdRuntime
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, UnavailableError
@@ -34,7 +32,6 @@ REQUEST = TaskRequest(
 )
 UNDO = ["Tasks.Get", "Tasks.Delete", "Containers.Delete", "Store.Delete"]
 GONE = refuse(Status.NOT_FOUND)
-EXPIRING = leases_pb2.Lease(id="kanto-cm.lease", labels={"containerd.io/gc.expire": "2020"})
 
 
 @pytest.fixture
@@ -149,50 +146,6 @@ async def test_a_live_task_is_never_touched_by_a_start(
     with pytest.raises(ConflictError, match=r"container c1 is \w+ in containerd \(pid 5\)"):
         await runtime.start(REQUEST)
     assert fake.names() == ["Tasks.Get"]
-
-
-async def test_connect_waits_for_containerd_and_says_once_why(
-    fake: FakeContainerd,
-    runtime: ContainerdRuntime,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(events, "FIRST_DELAY", 0.001)
-    answers = [refuse(Status.UNAVAILABLE, "starting")] * 3
-    fake.answers[rpc.VERSION] = lambda request: (
-        answers.pop()(request) if answers else version_pb2.VersionResponse(version="1.6.20")
-    )
-    assert await runtime.connect() == "1.6.20"
-    assert len([record for record in caplog.records if "starting" in record.getMessage()]) == 1
-    assert fake.names()[-4:] == ["Namespaces.Create", "Leases.List", "Leases.Create", "Leases.Delete"]
-    assert [request.id for name, request in fake.calls[-2:]] == ["kanto-cm.lease", "kanto-cm.lease.unpack"]
-
-
-@pytest.mark.parametrize(
-    ("leases", "expected"),
-    [
-        ([], ["Leases.List", "Leases.Create"]),
-        ([EXPIRING], ["Leases.List", "Leases.Delete", "Leases.Create"]),
-        (
-            [leases_pb2.Lease(id="kanto-cm.lease")],
-            ["Leases.List", "Leases.ListResources", "Leases.DeleteResource"],
-        ),
-    ],
-)
-async def test_the_lease_is_taken_over_as_kanto_does(
-    fake: FakeContainerd, runtime: ContainerdRuntime, leases: list[Any], expected: list[str]
-) -> None:
-    resources = [
-        leases_pb2.Resource(id="a", type="content"),
-        leases_pb2.Resource(id="b", type="snapshots/overlayfs"),
-    ]
-    fake.answers[rpc.NAMESPACE_CREATE] = refuse(Status.ALREADY_EXISTS)
-    fake.answers[rpc.LEASE_LIST] = lambda _: leases_pb2.ListResponse(leases=leases)
-    fake.answers[rpc.LEASE_RESOURCES] = lambda _: leases_pb2.ListResourcesResponse(resources=resources)
-    await runtime.connect()
-    assert fake.names()[2:-1] == expected
-    dropped = [request.resource.id for name, request in fake.calls if name == "Leases.DeleteResource"]
-    assert dropped in ([], ["a"])
 
 
 async def test_removing_what_is_gone_is_no_error_but_a_lost_containerd_is(

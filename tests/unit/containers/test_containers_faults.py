@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pycm.containers import catalog, manager
+from pycm.containers import catalog
 from pycm.containers.unit import Unit
 from pycm.errors import (
     ConflictError,
@@ -132,23 +132,14 @@ async def test_an_undoing_that_fails_is_done_when_containerd_is_back() -> None:
         await w.until(lambda: not w.store.saved)
 
 
-async def test_a_containerd_that_answers_with_errors_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(manager, "RETRY_CONNECT", 0.001)
+async def test_manager_starts_when_a_failing_containerd_recovers(caplog: pytest.LogCaptureFixture) -> None:
     runtime = FakeRuntime()
-    good, tries = runtime.connect, []
-
-    async def connect() -> str:
-        tries.append(1)
-        if len(tries) < 5:
-            raise OperationFailedError("containerd's Leases.Create failed: no space left on device")
-        return await good()
-
-    monkeypatch.setattr(runtime, "connect", connect)
+    runtime.first = RuntimeLost("containerd's Leases.Create failed: no space left on device")
     async with world(runtime=runtime) as w:
         await started(w)
+        assert w.manager.reached.is_set()
     assert len([r for r in caplog.records if "no space left" in r.message]) == 1
+    assert "containerd is back" not in caplog.text, "it was not there before"
 
 
 # ── containerd goes and comes back ──
@@ -162,7 +153,10 @@ async def test_a_loss_and_a_return_are_told_once_each(caplog: pytest.LogCaptureF
             w.runtime.emit(RuntimeConnected(()))
             await w.until(w.runtime._events.empty)
     told = [record.message for record in caplog.records]
-    assert told == ["containerd is lost, containers go on: gone", "containerd is back"]
+    assert told == [
+        "containerd unavailable: gone (reconnecting; containers keep running)",
+        "containerd is back",
+    ]
 
 
 async def test_automatic_starts_wait_for_containerd_without_using_up_the_policys_tries() -> None:

@@ -7,7 +7,6 @@ from typing import cast
 
 import pytest
 
-from pycm.containers import manager
 from pycm.containers.unit import Unit
 from pycm.model import states
 from pycm.model.container import (
@@ -176,7 +175,7 @@ async def test_containerd_that_is_away_at_start_is_waited_for_and_the_store_is_k
     made = World(runtime, FakeStore([running_record(99)]), configured())
     await made.manager.load()
     task = asyncio.create_task(made.manager.run())
-    await made.until(lambda: ("connect", "") in runtime.calls)
+    await made.until(lambda: ("events", "") in runtime.calls)
     assert [c.id for c in made.manager.list()] == ["c1"]
     runtime.available = True
     await made.until(lambda: made.manager._boot_begun)
@@ -198,21 +197,9 @@ def test_events_carry_the_container_as_it_was_then() -> None:
 async def test_manager_follows_containerd_after_unexpected_errors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the connection, in the handling of an event, and in the reconciling of one of two containers."""
-    monkeypatch.setattr(manager, "RETRY_CONNECT", 0.001)
+    """In the handling of an event, and in the reconciling of one of two containers."""
     runtime, store = await left_running("unless-stopped")
     runtime.end("c1", 3, quietly=True)
-    good, errors = (
-        runtime.connect,
-        [AttributeError("no _transport"), KeyError(":status"), KeyError(":status")],
-    )
-
-    async def connect() -> str:
-        if errors:
-            raise errors.pop()
-        return await good()
-
-    monkeypatch.setattr(runtime, "connect", connect)
     store.saved["c0"] = replace(running_record(99), id="c0", host_name="c0", name="c0")
     reconcile = Unit.reconcile
 
@@ -226,10 +213,8 @@ async def test_manager_follows_containerd_after_unexpected_errors(
         await w.until(lambda: "running" in w.actions)
         runtime.emit(TaskOOM(cast("str", ["unhashable"])))
         runtime.emit(RuntimeLost("gone"))
-        await w.until(lambda: "containerd is lost" in caplog.text)
+        await w.until(lambda: "containerd unavailable" in caplog.text)
     assert [r.getMessage().partition(":")[0] for r in caplog.records if r.exc_info] == [
-        "containerd cannot be used, retrying",
-        "containerd cannot be used, retrying",
         "container c0",
         "containerd event TaskOOM(id=['unhashable'])",
     ]

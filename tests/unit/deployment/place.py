@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pycm.errors import PycmError
     from pycm.model.states import Status
+    from pycm.ports import LocalImage
     from support.managers import World
 
 OTHER = "registry.test/demo/app:2.0"
@@ -37,14 +38,14 @@ class Images(FakeImages):
             self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1, units.now())
 
     @contextlib.asynccontextmanager
-    async def hold(self, reference: str) -> AsyncIterator[None]:
+    async def hold(self, reference: str) -> AsyncIterator[LocalImage]:
         self.asked.append(reference)
-        async with super().hold(reference):
+        async with super().hold(reference) as image:
             if reference in self.wait:
                 await asyncio.Event().wait()
             if reference in self.away:
                 raise self.away[reference]
-            yield
+            yield image
 
 
 class Place:

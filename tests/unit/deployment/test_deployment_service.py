@@ -21,7 +21,7 @@ from support.managers import described, started, world
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pycm.ports import ImageInfo
+    from pycm.ports import ImageInfo, LocalImage
 
 
 async def test_deployment_creates_and_starts_each_descriptor_in_order(place: Place) -> None:
@@ -132,9 +132,9 @@ class Failing(FakeRuntime):
         self._refuse("start", request.image)
         return await super().start(request, created)
 
-    async def prepare(self, container_id: str, reference: str) -> None:
-        self._refuse("prepare", reference)
-        await super().prepare(container_id, reference)
+    async def prepare(self, container_id: str, image: LocalImage) -> None:
+        self._refuse("prepare", image.reference)
+        await super().prepare(container_id, image)
 
     def _refuse(self, method: str, image: str) -> None:
         if self.refuses == (method, image):

@@ -24,7 +24,7 @@ from pycm.ports import Exit, TaskIO, TaskStatus
     ],
 )
 def test_times_look_as_go_prints_them(seconds: int, nanos: int, text: str) -> None:
-    assert rpc.rfc3339(Timestamp(seconds=seconds, nanos=nanos)) == text
+    assert rpc.format_stamp(Timestamp(seconds=seconds, nanos=nanos)) == text
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_times_look_as_go_prints_them(seconds: int, nanos: int, text: str) -> No
 )
 def test_a_live_task_has_a_status_and_no_exit(status: int, expected: TaskStatus) -> None:
     process = task_types_pb2.Process(id="c1", pid=7, status=status, stdout="/o", terminal=True)
-    task = rpc.task(process)
+    task = rpc.read_task(process)
     assert (task.id, task.pid, task.status, task.exit) == ("c1", 7, expected, None)
     assert task.io == TaskIO(stdout="/o", terminal=True)
 
@@ -49,22 +49,22 @@ def test_a_stopped_task_has_its_exit() -> None:
     process = task_types_pb2.Process(
         id="", container_id="c1", status=task_types_pb2.STOPPED, exit_status=256 + 3
     )
-    assert rpc.task(process).exit == Exit(3, "1970-01-01T00:00:00Z")
+    assert rpc.read_task(process).exit == Exit(3, "1970-01-01T00:00:00Z")
 
 
 def test_spec_and_resources_travel_as_json_under_containerds_names() -> None:
-    message = rpc.spec_any("LinuxResources", {"memory": {"limit": 1}})
+    message = rpc.pack_spec("LinuxResources", {"memory": {"limit": 1}})
     assert message.type_url == "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
     assert json.loads(message.value) == {"memory": {"limit": 1}}
 
 
 def test_only_runcs_shim_gets_runcs_options() -> None:
-    options = rpc.runtime_options("io.containerd.runc.v2", systemd_cgroup=True)
+    options = rpc.pack_runtime_options("io.containerd.runc.v2", systemd_cgroup=True)
     assert options is not None
     assert options.type_url == "containerd.runc.v1.Options"
     assert runc_pb2.Options.FromString(options.value) == runc_pb2.Options(systemd_cgroup=True)
-    crun = rpc.runtime_options("io.containerd.runc.v2", systemd_cgroup=False, binary="crun")
+    crun = rpc.pack_runtime_options("io.containerd.runc.v2", systemd_cgroup=False, binary="crun")
     assert crun is not None
     assert runc_pb2.Options.FromString(crun.value) == runc_pb2.Options(binary_name="crun")
-    assert rpc.runtime_options("io.containerd.kata.v2", systemd_cgroup=True) is None
-    assert rpc.runtime_options("io.containerd.runc.v2", systemd_cgroup=False) is None
+    assert rpc.pack_runtime_options("io.containerd.kata.v2", systemd_cgroup=True) is None
+    assert rpc.pack_runtime_options("io.containerd.runc.v2", systemd_cgroup=False) is None
