@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Show pycm at work: scripts/demo [--seconds N]
 
-Starts a private containerd, a private mosquitto and the agent in a temporary directory, two containers over kanto-cm, and shows what a
-cloud sees of them over MQTT, each second, until Ctrl-C or for N seconds. Then removes everything, however it ends; what a killed demo
-left is removed by the next one. Needs root.
+Starts a private containerd, a private mosquitto, the agent and two containers in a temporary directory. Shows each
+second what a cloud receives of them over MQTT, until Ctrl-C or for N seconds, and removes everything, however it ends.
+The next demo removes what a killed one left. Needs root.
 """
 
 from __future__ import annotations
@@ -16,62 +16,102 @@ import queue
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import leftovers
+import paho.mqtt.client as paho
 from busybox_image import write_image
-from demo_table import Device
+from programs import ProgramError, Programs, call, program
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-REFERENCE = (
-    "demo.invalid/busybox:1"  # a name that no registry can have: the image comes from this machine's busybox
-)
+REFERENCE = "demo.invalid/busybox:1"  # no registry can have this name: the image is this machine's busybox
 DEVICE, TENANT = "demo:device", "demo"
 THING = f"{DEVICE}:edge:containers"
 EVENTS = f"e/{TENANT}/{THING}"
+TOPICS = [("edge/thing/request", 1), (f"{EVENTS}/#", 1)]
+IDENTITY = ("edge/thing/response", json.dumps({"deviceId": DEVICE, "tenantId": TENANT}))
 CONTAINERS = {"busy": "while :; do :; done", "quiet": "while :; do sleep 1; done"}
-READY = "demo/ready"
-START_LIMIT = 60.0
-"""Seconds for each program to be ready."""
+CONTAINER = "/features/Container:"
 SILENCE_LIMIT = 30.0
-"""Seconds without figures after which the demo says that something is wrong."""
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "riscv64": "riscv64"}
+"""Seconds without figures until the demo ends with an error."""
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Stop(Exception):  # noqa: N818 - the end that was asked for, no error
-    """Ctrl-C or another signal that asks to end."""
+class Device:
+    """The twin, as far as the demo shows it."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.status: dict[str, str] = {}
+        self.figures: dict[str, dict[str, float]] = {}
+        self.metrics_features = 0
+
+    def feed(self, payload: str | bytes) -> bool:
+        """Apply one message of the device's event topic; return True if it has figures."""
+        envelope = json.loads(payload)
+        path, value = envelope.get("path", ""), envelope.get("value")
+        container_id, _, part = path.removeprefix(CONTAINER).partition("/")
+        if path == "/features/Metrics":
+            self.metrics_features += 1
+        elif path == "/features/Metrics/outbox/messages/data":
+            for entry in value["snapshot"]:
+                name = entry["originator"].removeprefix("Container:")
+                self.figures[name] = {item["id"]: item["value"] for item in entry["measurements"]}
+            return True
+        elif path.startswith(CONTAINER) and envelope["topic"].endswith("/delete"):
+            self.names.pop(container_id, None)
+        elif path.startswith(CONTAINER) and not part:
+            status = value["properties"]["status"]
+            self.names[container_id] = status.get("name", container_id)
+            self.status[container_id] = status["state"]["status"]
+        elif part == "properties/status/state":
+            self.status[container_id] = value["status"]
+        return False
+
+    def lines(self) -> list[str]:
+        """Return one self-contained line for each container, in the order of their names."""
+        return [self.line(name, key) for name, key in sorted((name, key) for key, name in self.names.items())]
+
+    def line(self, name: str, key: str) -> str:
+        got = self.figures.get(key, {})
+        cpu = f"{got['cpu.utilization']:.1f}" if "cpu.utilization" in got else "-"
+        sizes = {"memory": "memory.used", "net in": "net.readBytes", "net out": "net.writeBytes"}
+        text = ", ".join(f"{title} {size(got.get(item))}" for title, item in sizes.items())
+        return f"container {name}, status {self.status[key].capitalize()}, cpu % {cpu}, {text}, pids {got.get('pids', 0):.0f}"
 
 
-class DemoError(Exception):
-    """A step did not succeed; the text is for the user."""
+def size(value: Any) -> str:
+    if value is None:
+        return "-"
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
 
 
-class Demo:
+class Demo(Programs):
     """The programs of one demo, all in one directory."""
 
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self.name = place.name
-        self.host = str(place / "pycm.sock")
-        self.port = 0
-        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-
-    # ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────────
+        super().__init__(place)
+        self.name, self.host = place.name, str(place / "pycm.sock")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.ctr = ("ctr", "--address", f"{place}/containerd.sock")
+        self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        version = {"callback_api_version": paho.CallbackAPIVersion.VERSION2} if hasattr(paho, "CallbackAPIVersion") else {}  # fmt: skip
+        self.client: Any = paho.Client(client_id=self.name, **version)
 
     def start(self) -> None:
-        step("containerd", self.start_containerd)
-        step("mosquitto", self.start_mosquitto)
-        step("image", self.import_image)
-        self.listen()
-        step("agent", self.start_agent)
-        step("containers", self.create_containers)
+        for what in ("containerd", "mosquitto", "image", "agent", "containers"):
+            began = time.monotonic()
+            getattr(self, f"start_{what}")()
+            print(f"  {what:<11}{time.monotonic() - began:5.1f} s")
 
     def start_containerd(self) -> None:
         config = self.place / "containerd.toml"
@@ -79,266 +119,123 @@ class Demo:
             f'version = 2\nroot = "{self.place}/containerd/root"\nstate = "{self.place}/containerd/state"\n'
             f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{self.place}/containerd.sock"\n'
         )
-        process = self.spawn("containerd", "containerd", "--config", str(config))
-        self.wait("containerd", process, lambda: self.ctr("version") is not None)
+        command = ("containerd", "--config", str(config))
+        self.spawn("containerd", lambda: not call(*self.ctr, "version").returncode, *command)
 
     def start_mosquitto(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         config = self.place / "mosquitto.conf"
         config.write_text(f"user root\nlistener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        process = self.spawn("mosquitto", "mosquitto", "-c", str(config))
-        self.wait("mosquitto", process, lambda: self.publish(READY, "{}", "--retain"))
+        self.client.on_message = lambda _client, _data, message: self.messages.put(message)
+        self.client.on_connect = lambda client, *_: client.subscribe(TOPICS)
+        self.spawn("mosquitto", self.connect, "mosquitto", "-c", str(config))
 
-    def import_image(self) -> None:
-        archive = self.place / "image.tar"
+    def connect(self) -> bool:
+        with contextlib.suppress(OSError):
+            return not (self.client.connect("127.0.0.1", self.port) or self.client.loop_start())
+        return False
+
+    def start_image(self) -> None:
+        archive, machine = self.place / "image.tar", os.uname().machine
         busybox = shutil.which("busybox", path="/bin:/usr/bin") or "/bin/busybox"
-        machine = os.uname().machine
         write_image(Path(busybox), ARCHITECTURES.get(machine, machine), REFERENCE, archive)
-        if self.ctr("--namespace", self.name, "images", "import", str(archive)) is None:
-            raise DemoError(f"containerd does not take the demo's image:\n{self.tail('containerd')}")
+        if call(*self.ctr, "--namespace", self.name, "images", "import", str(archive)).returncode:
+            raise ProgramError(f"containerd rejected the demo's image:\n{self.tail('containerd')}")
 
     def start_agent(self) -> None:
-        config = self.place / "config.json"
-        config.write_text(json.dumps(self.agent_config(), indent=2))
-        process = self.spawn("agent", program("container-management"), "--cfg-file", str(config))
-        self.wait("agent", process, lambda: os.path.exists(self.host))
-
-    def agent_config(self) -> dict[str, object]:
         home = {"home_dir": f"{self.place}/home", "exec_root_dir": f"{self.place}/exec"}
-        return {
-            "log": {"log_file": ""},
-            "manager": home,
+        settings = {
+            "log": {"log_file": ""}, "manager": home, "network": home, "deployment": {"enable": False},
             "containers": {**home, "default_ns": self.name, "address_path": f"{self.place}/containerd.sock"},
-            "network": home,
-            "deployment": {"enable": False},
-            "grpc_server": {"address_path": self.host},
-            "things": {"enable": True, "home_dir": f"{self.place}/home"},
+            "grpc_server": {"address_path": self.host}, "things": {"enable": True, "home_dir": f"{self.place}/home"},
             "connection": {"broker_url": f"tcp://127.0.0.1:{self.port}"},
-        }
+        }  # fmt: skip
+        config = self.place / "config.json"
+        config.write_text(json.dumps(settings))
+        command = (program("container-management"), "--cfg-file", str(config))
+        self.spawn("agent", lambda: os.path.exists(self.host), *command)
 
-    def create_containers(self) -> None:
+    def start_containers(self) -> None:
         for name, script in CONTAINERS.items():
-            container_id = self.kanto_cm(
-                "create", "-n", name, "--network", "host", REFERENCE, "sh", "-c", script
-            )
-            self.kanto_cm("start", container_id)
-
-    # ── programs ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def spawn(self, log: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a program in a session of its own: Ctrl-C is for the demo, which then ends it in the right order."""
-        with (self.place / f"{log}.log").open("ab") as file:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-            )
-
-    def wait(self, log: str, process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
-        limit = time.monotonic() + START_LIMIT
-        while not ready():
-            if process.poll() is not None:
-                raise DemoError(f"{log} ended with {process.returncode}:\n{self.tail(log)}")
-            if time.monotonic() > limit:
-                raise DemoError(f"{log} was not ready within {START_LIMIT:.0f} s:\n{self.tail(log)}")
-            time.sleep(0.1)
-
-    def tail(self, log: str) -> str:
-        path = self.place / f"{log}.log"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-15:]) if path.exists() else ""
-
-    def ctr(self, *arguments: str) -> str | None:
-        """Output of containerd's own client, None if it failed."""
-        done = subprocess.run(
-            ["ctr", "--address", f"{self.place}/containerd.sock", *arguments],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False,
-        )  # fmt: skip
-        return None if done.returncode else done.stdout
+            created = self.kanto_cm("create", "-n", name, "--network", "host", REFERENCE, "sh", "-c", script)
+            self.kanto_cm("start", created)
 
     def kanto_cm(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [program("kanto-cm"), "--host", self.host, *arguments],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True, check=False,
-        )  # fmt: skip
+        done = call(program("kanto-cm"), "--host", self.host, *arguments)
         if done.returncode:
-            raise DemoError(f"kanto-cm {arguments[0]}: {done.stderr.strip()}\n{self.tail('agent')}")
+            raise ProgramError(f"kanto-cm {arguments[0]}: {done.stderr.strip()}\n{self.tail('agent')}")
         return done.stdout.strip()
 
-    # ── the cloud's part ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def publish(self, topic: str, payload: str, *options: str) -> bool:
-        command = ["mosquitto_pub", "-p", str(self.port), "-q", "1", "-t", topic, "-m", payload, *options]
-        return (
-            subprocess.run(command, capture_output=True, start_new_session=True, check=False).returncode == 0
-        )
-
-    def listen(self) -> None:
-        """Subscribe, and return when that is in force: the retained message has come."""
-        topics = ("edge/thing/request", f"{EVENTS}/#", f"command//{THING}/res/#", READY)
-        command = ["mosquitto_sub", "-p", str(self.port), "-q", "1", "-i", self.name, "-F", "%t %p"]
-        for topic in topics:
-            command += ["-t", topic]
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        threading.Thread(target=self.read, args=(process,), daemon=True).start()
-        if not self.receive(START_LIMIT).startswith(READY):
-            raise DemoError("the subscription did not begin with the retained message")
-
-    def read(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            self.lines.put(line)
-        self.lines.put("")
-
-    def receive(self, seconds: float) -> str:
-        try:
-            line = self.lines.get(timeout=max(seconds, 0))
-        except queue.Empty:
-            raise DemoError(
-                f"no message from the agent within {seconds:.0f} s:\n{self.tail('agent')}"
-            ) from None
-        if not line:
-            raise DemoError(f"the connection to mosquitto was lost:\n{self.tail('mosquitto')}")
-        return line
-
     def introduce(self) -> None:
-        self.publish("edge/thing/response", json.dumps({"deviceId": DEVICE, "tenantId": TENANT}))
+        self.client.publish(
+            "edge/thing/response", json.dumps({"deviceId": DEVICE, "tenantId": TENANT}), qos=1
+        )
 
     def request_metrics(self) -> None:
         headers = {"content-type": "application/json", "correlation-id": self.name, "response-required": True}
-        envelope = {
-            "topic": f"{DEVICE.replace(':', '/', 1)}:edge:containers/things/live/messages/request",
-            "headers": headers,
-            "path": "/features/Metrics/inbox/messages/request",
-            "value": {"frequency": "1s"},
-        }
-        self.publish(f"command//{THING}/req/{self.name}/request", json.dumps(envelope))
+        topic = f"{DEVICE.replace(':', '/', 1)}:edge:containers/things/live/messages/request"
+        path = "/features/Metrics/inbox/messages/request"
+        envelope = {"topic": topic, "headers": headers, "path": path, "value": {"frequency": "1s"}}
+        self.client.publish(f"command//{THING}/req/{self.name}/request", json.dumps(envelope), qos=1)
 
     def show(self, seconds: float | None) -> None:
-        """Answer the agent as a connector does, and show what it sends."""
-        device, screen = Device(), Screen()
-        end = float("inf")
-        heard = time.monotonic()
-        self.introduce()
+        """Answer the agent as a cloud connector does, and show what it sends."""
+        device, end, last = Device(), float("inf"), time.monotonic()
+        self.client.publish(*IDENTITY, qos=1)
         while (now := time.monotonic()) < end:
-            line = self.receive(heard + SILENCE_LIMIT - now)
-            topic, _, payload = line.partition(" ")
-            if topic == "edge/thing/request":
-                self.introduce()
-            elif topic == EVENTS:
-                known = device.metrics_features
-                if device.feed(payload):
-                    heard = time.monotonic()
-                    end = min(end, heard + (seconds or end))
-                    screen.show(device)
-                if device.metrics_features > known:
-                    self.request_metrics()
-
-
-class Screen:
-    """A table that is drawn over itself on a terminal; elsewhere a line for each container and second."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        self.drawn = 0
-
-    def show(self, device: Device) -> None:
-        if not self.terminal:
-            say("\n".join(device.plain()))
-            return
-        lines = device.table()
-        up = f"\x1b[{self.drawn}A" if self.drawn else "\n"
-        say(up + "\x1b[J" + "\n".join(lines))
-        self.drawn = len(lines)
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-def step(what: str, action: Callable[[], None]) -> None:
-    began = time.monotonic()
-    action()
-    say(f"  {what:<11}{time.monotonic() - began:5.1f} s")
-
-
-def program(name: str) -> str:
-    """A console script of the environment that runs this."""
-    return str(Path(sys.executable).with_name(name))
-
-
-def hints(demo: Demo) -> str:
-    """How to look from elsewhere; a wrapper in the demo's directory knows the socket."""
-    wrapper = demo.place / "kanto-cm"
-    wrapper.write_text(f'#!/bin/sh\nexec {program("kanto-cm")} --host {demo.host} "$@"\n')
-    wrapper.chmod(0o755)
-    return (
-        f"\nCPU is percent of all CPUs. The same from another terminal:\n"
-        f"  {wrapper} list\n  mosquitto_sub -p {demo.port} -v -t 'e/#'"
-    )
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
-
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            try:
+                message = self.messages.get(timeout=max(last + SILENCE_LIMIT - now, 0))
+            except queue.Empty:
+                raise ProgramError(
+                    f"no figures within {SILENCE_LIMIT:.0f} s:\n{self.tail('agent')}"
+                ) from None
+            known = device.metrics_features
+            if message.topic == "edge/thing/request":
+                self.client.publish(*IDENTITY, qos=1)
+            elif message.topic == EVENTS and device.feed(message.payload):
+                last = time.monotonic()
+                end = min(end, last + (seconds or end))
+                print("\n".join(device.lines()))
+            if device.metrics_features > known:
+                self.request_metrics()
 
 
 def stop(_number: int, _frame: object) -> NoReturn:
     ignore_endings()
-    raise Stop
+    raise KeyboardInterrupt
 
 
 def ignore_endings() -> None:
-    """Nothing shall break the cleaning."""
+    """Let nothing interrupt the removal."""
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def run(place: Path, seconds: float | None) -> None:
-    demo = Demo(place)
-    say(f"pycm demo in {place}; Ctrl-C ends it and removes everything")
-    demo.start()
-    say(hints(demo))
-    demo.show(seconds)
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="scripts/demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=argparse.SUPPRESS,
-    )
-    parser.add_argument("--seconds", type=positive, metavar="N", help="show figures for N seconds, then end")
-    return parser.parse_args()
-
-
 def main() -> int:
-    options = arguments()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
+    )  # fmt: skip
+    parser.add_argument("--seconds", type=float, metavar="N", help="show figures for N seconds, then end")
+    options = parser.parse_args()
     for name in leftovers.clean_dead():
-        say(f"removed what a killed demo left: {name}")
+        print(f"removed what a killed demo left: {name}")
     for number in ENDINGS:
         signal.signal(number, stop)
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # no end between making the directory and knowing it
     place, _lock = leftovers.make()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-        run(place, options.seconds)
-    except Stop:
-        with contextlib.suppress(BrokenPipeError):  # Ctrl-C ends the reader of a pipe too
-            say("\nending")
-        return 0
-    except (
-        BrokenPipeError
-    ):  # the reader of the output has gone: that is an end too, and Python's own last flush must not complain
+        print(f"pycm demo in {place}; Ctrl-C ends it and removes everything")
+        demo = Demo(place)
+        demo.start()
+        print("\nFrom another terminal:", f"{program('kanto-cm')} --host {demo.host} list", sep="\n  ")
+        print(f"  mosquitto_sub -p {demo.port} -v -t 'e/#'")
+        demo.show(options.seconds)
+    except KeyboardInterrupt:
+        pass
+    except BrokenPipeError:  # the reader of the output has ended; Python's last flush would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except DemoError as error:
+    except ProgramError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

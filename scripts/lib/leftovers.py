@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 PREFIX = "pycm-demo-"
-PROGRAMS = ("containerd", "containerd-shim-runc-v2", "mosquitto", "mosquitto_sub", "runc", "python")
+PROGRAMS = ("containerd", "containerd-shim-runc-v2", "mosquitto", "runc", "python")
 """Only these are ended; an editor or `tail` that somebody opened on the demo's files is not."""
 SHIM_SOCKETS = Path("/run/containerd/s")
 RUNC_STATE = Path("/run/containerd/runc")
@@ -56,7 +56,7 @@ def clean_dead() -> list[str]:
 def clean(place: Path) -> None:
     """Remove everything of the demo with this directory. In this order: who could make new things first."""
     name = place.name
-    for programs in (("python", "mosquitto_sub"), ("containerd", "mosquitto")):
+    for programs in (("python",), ("containerd", "mosquitto")):
         end(
             [
                 pid

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's table, from messages as the agent sends them."""
+"""The demo's lines, from messages as the agent sends them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def device(scripts_lib: None) -> Any:
-    from demo_table import Device
+    from demo import Device
 
     return Device()
 
@@ -38,15 +38,14 @@ def test_a_container_appears_with_its_status_and_figures(device: Any) -> None:
     assert device.feed(
         data("Container:c-1", cpu_utilization=49.96, memory_used=3 * 1024 * 1024, net_readBytes=512, pids=1)
     )
-    header, line = device.table()
-    assert header.split() == ["CONTAINER", "STATUS", "CPU", "%", "MEMORY", "NET", "IN", "NET", "OUT", "PIDS"]
-    assert line.split() == ["busy", "Running", "50.0", "3.0", "MiB", "512", "B", "-", "1"]
-    assert len(header) == len(line) <= 80
+    assert device.lines() == [
+        "container busy, status Running, cpu % 50.0, memory 3.0 MiB, net in 512 B, net out -, pids 1"
+    ]
 
 
-def test_the_plain_line_says_what_each_figure_is(device: Any) -> None:
+def test_line_says_what_each_figure_is(device: Any) -> None:
     device.feed(message("/features/Container:c-1", container("busy", "RUNNING")))
-    assert device.plain() == [
+    assert device.lines() == [
         "container busy, status Running, cpu % -, memory -, net in -, net out -, pids 0"
     ]
 
@@ -54,12 +53,12 @@ def test_the_plain_line_says_what_each_figure_is(device: Any) -> None:
 def test_a_deleted_container_disappears(device: Any) -> None:
     device.feed(message("/features/Container:c-1", container("busy", "RUNNING")))
     device.feed(message("/features/Container:c-1", None, "twin/commands/delete"))
-    assert len(device.table()) == 1
+    assert device.lines() == []
 
 
 def test_figures_of_an_unknown_container_are_ignored(device: Any) -> None:
     assert device.feed(data("Container:other", pids=1))
-    assert len(device.table()) == 1
+    assert device.lines() == []
 
 
 @pytest.mark.parametrize(
@@ -74,6 +73,6 @@ def test_figures_of_an_unknown_container_are_ignored(device: Any) -> None:
     ],
 )
 def test_sizes_are_read_by_people(scripts_lib: None, value: float | None, text: str) -> None:
-    from demo_table import size
+    from demo import size
 
     assert size(value) == text
