@@ -42,7 +42,7 @@ from pycm.ports import Action
 from pycm.registry.job import Access
 from pycm.registry.service import ImageService
 from pycm.registry.service import Settings as ImageSettings
-from pycm.storage import take_over
+from pycm.storage import mounts
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
@@ -247,7 +247,7 @@ class Agent:
         self._deployment: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await asyncio.to_thread(take_over.unmount_snapshots, self._home_dir)
+        await asyncio.to_thread(mounts.unmount_snapshots, self._home_dir)
         await self.network.prepare()
         await self.containers.load()
         await self._open_api()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The errors of pycm, in one family.
 
-Every error that may reach a user derives from PycmError. Its text is one line that says what failed, what it got and what it
-expected. Fronts map the class to their own code (gRPC status, Ditto error, exit code). Texts that clients match on are fixed where
-they are raised.
+Every error that may reach a user derives from PycmError. Its text is one line that says what failed, what it got and
+what it expected. Fronts map the class to their own code (gRPC status, Ditto error, exit code). Texts that clients match
+on are fixed where they are raised.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 class PycmError(Exception):
     """Base class of all expected failures; only its subclasses are raised.
 
-    `hint`: a sentence with the remedy, which is not part of the text. The command line prints it on a line of its own, logs append
-    it in brackets, and messages of Kanto's protocols do not carry it.
-    `masked`: the text for readers who must not see the values of environment variables (logs, a masked twin).
+    `hint`: a sentence with the remedy, which is not part of the text. The command line prints it on a line of its own,
+    logs append it in brackets, and messages of Kanto's protocols do not carry it. `masked`: the text for readers who
+    must not see the values of environment variables (logs, a masked twin).
     """
 
     def __init__(self, text: str = "", *, hint: str = "", masked: str = "") -> None:
@@ -31,8 +31,8 @@ class PycmError(Exception):
 class InvalidInputError(PycmError):
     """A user, client or file sent something invalid.
 
-    `field`, `value` and `reason` are the parts of the text as far as they are known, for clients that read them separately. A value
-    is shortened, and "" or "***" where it is secret.
+    `field`, `value` and `reason` are the parts of the text as far as they are known, for clients that read them
+    separately. A value is shortened, and "" or "***" where it is secret.
     """
 
     def __init__(

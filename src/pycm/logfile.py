@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the agent's own log goes, and how a line of it looks.
+"""The agent's own log: where it is written, and the form of a line.
 
-A line is `time="2024-05-01T10:00:00.123456Z" level=info msg="..." room=mqtt`, and always one line. It goes to the log file, or without one
-to syslog or standard output. A log that cannot be opened never keeps the agent from starting, since containers matter more: one line
-on standard error says so, and the log goes to standard output.
+A line is `time="2024-05-01T10:00:00.123456Z" level=info msg="..." room=mqtt`, and always one line. The log file has priority over
+syslog, syslog over standard output. A log that cannot be opened never keeps the agent from starting, since containers matter more:
+one line on standard error reports it, and standard output is used.
 
-The log file has mode 0600 and is rotated by size to `<name>-<local time>.log.gz`; old ones are removed by number and age. Compressing
-takes a device up to a second, so a thread does it. No handler buffers: one line is one write. On a full disk lines are lost, and the
-agent goes on and writes again as soon as there is room.
+The log file has mode 0600 and is rotated by size to `<name>-<local time>.log.gz`; old ones are removed by number and age.
+Compressing takes a device up to a second, so a thread does it. No handler buffers: one line is one write. On a full disk lines
+are lost; the agent continues, and writes again as soon as there is space.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _words(record: logging.LogRecord) -> tuple[str, int]:
 
 
 class Output(logging.Handler):
-    """Standard output. When its reader is gone, lines are dropped, since nobody can be told."""
+    """Standard output. When its reader is gone, lines are dropped."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -147,7 +147,9 @@ def open_syslog(path: str) -> DatagramHandler:
 
 
 class RotatingFile(Output):
-    """The log file. OSError if it cannot be opened; later failures lose the line, and the first is reported on standard error."""
+    """The log file. OSError if it cannot be opened; later failures lose the line, and the first is reported on standard
+    error.
+    """
 
     def __init__(self, log: Log) -> None:
         super().__init__()

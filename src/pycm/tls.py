@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class TlsFiles(NamedTuple):
-    """PEM files: the certificate authority, and the client's certificate with its key. `verify` False trusts any server."""
+    """PEM files: the certificate authority, and the client's certificate with its key. `verify` False trusts any
+    server.
+    """
 
     root_ca: str = ""
     client_cert: str = ""
@@ -56,16 +58,18 @@ def make_context(
     alpn: Sequence[str] = (),
     kind: type[ssl.SSLContext] | None = None,
 ) -> ssl.SSLContext:
-    """Return a client's context for TLS 1.2 or newer. Blocking. InvalidInputError names the key and the file that is unusable.
+    """Return a client's context for TLS 1.2 or newer. Blocking. InvalidInputError names the key and the file that is
+    unusable.
 
-    *system_cas*: trust the machine's authorities too. *show_cert*: offer the client's certificate. *kind*: the class to make
-    where the machine's authorities are not trusted.
+    *system_cas*: trust the machine's authorities too. *show_cert*: offer the client's certificate. *kind*: the class to
+    make where the machine's authorities are not trusted.
     """
     import ssl  # 3 MiB, for connections with TLS only
 
     if system_cas:
         context = ssl.create_default_context()
-        # since Python 3.13 this flag refuses authorities without all extensions of RFC 5280, which many devices were given
+        # since Python 3.13 this flag refuses authorities without all extensions of RFC 5280, which many devices were
+        # given
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     else:
         context = (kind or ssl.SSLContext)(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting with a limit, retry pauses, and groups of tasks.
 
-`asyncio.wait_for` is not used: before Python 3.12 it swallows a cancellation that arrives together with the result, and a loop that
-should end runs for ever.
+`asyncio.wait_for` is not used: before Python 3.12 it swallows a cancellation that arrives together with the result, and
+a loop that should end runs for ever.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ JITTER = 0.25
 
 
 class Backoff:
-    """`next()` returns the seconds until the next attempt, doubled from `first` up to `cap`; `reset()` follows a success."""
+    """`next()` returns the seconds until the next attempt, doubled from `first` up to `cap`; `reset()` follows a
+    success.
+    """
 
     def __init__(self, cap: float, first: float = 1.0, chance: Callable[[], float] | None = None) -> None:
         from random import random  # slow to import, and unused by the command line
@@ -114,10 +116,12 @@ async def within(seconds: float | None, work: Awaitable[T]) -> T:
 
 
 async def apart(key: str, work: Callable[[], T], seconds: float = LOOK) -> T:
-    """Return the result of *work* in a thread of its own, which is abandoned after *seconds*. Error: asyncio.TimeoutError.
+    """Return the result of *work* in a thread of its own, which is abandoned after *seconds*. Error:
+    asyncio.TimeoutError.
 
-    For files that may lie on a network file system which hangs: a few of them would occupy all worker threads, which every write
-    to the disk needs. There is one thread a *key*; further work with that key waits for it, even if it was abandoned.
+    For files that may lie on a network file system which hangs: a few of them would occupy all worker threads, which
+    every write to the disk needs. There is one thread a *key*; further work with that key waits for it, even if it was
+    abandoned.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

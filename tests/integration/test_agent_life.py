@@ -315,11 +315,11 @@ def test_agent_ends_within_its_bound_while_all_worker_threads_hang(
 HUNG_START = """\
 import os, signal, sys, threading
 from pycm.cli.main import pycm
-from pycm.storage import take_over
+from pycm.storage import mounts
 def hang(home):
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait()
-take_over.unmount_snapshots = hang
+mounts.unmount_snapshots = hang
 sys.exit(pycm())
 """
 HUNG_LOOP = """\

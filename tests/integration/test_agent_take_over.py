@@ -47,14 +47,14 @@ def test_file_systems_that_the_original_left_mounted_are_unmounted(
     with AgentProcess(tmp_path, containerd) as agent:
         assert not mounted(left)
         assert not left.parent.exists()
-        assert f"unmounted {left}, which Kanto left mounted" in agent.text()
+        assert f"{left}: unmounted: Kanto left it mounted" in agent.text()
         assert (tmp_path / "home/overlayfs/c2/rootfs/kept").read_text() == "under the mount"
         assert mounted(tmp_path / "elsewhere/rootfs") == 1
 
 
 @pytest.mark.usefixtures("left")
 def test_a_hardened_agent_unmounts_them_for_process_1(tmp_path: Path) -> None:
-    work = "import sys; from pycm.storage.take_over import unmount_snapshots; unmount_snapshots(sys.argv[1])"
+    work = "import sys; from pycm.storage.mounts import unmount_snapshots; unmount_snapshots(sys.argv[1])"
     agent = 'unshare --mount --propagation slave "$@"; cat /proc/1/mountinfo'
     done = subprocess.run(
         # a process 1 of our own: the machine's may be out of reach; its mounts are shared, as systemd makes them

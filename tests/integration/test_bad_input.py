@@ -142,7 +142,7 @@ NOT_THERE = {
         {"devices": [{"pathOnHost": "/dev/no-such-device", "pathInContainer": "/dev/x"}]},
     ),
     "CPU": Case(
-        "cpuset_cpus '0,4000' names CPUs that this machine has not",
+        "cpuset_cpus '0,4000' names CPUs that this machine does not have",
         ("--cpuset-cpus", "0,4000"),
         {"host_config": {"network_mode": "host", "resources": {"cpuset_cpus": "0,4000"}}},
         {"resources": {"cpusetCpus": "0,4000"}},

@@ -195,12 +195,23 @@ def long_sentences(text: Text) -> list[str]:
     ]
 
 
+def tables(lines: list[str]) -> set[int]:
+    """Numbers of the lines that the formatter leaves as they are: tables with a row a line."""
+    found, inside = set(), False
+    for number, line in enumerate(lines, 1):
+        inside = line.strip() != "# fmt: on" and (inside or line.strip() == "# fmt: off")
+        if inside:
+            found.add(number)
+    return found
+
+
 def long_lines(path: Path, texts: list[Text]) -> list[int]:
     """Numbers of the lines of prose that are wider than `WIDTH`."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    prose = set()
+    prose: set[int] = set()
     for text in texts:
         prose |= set(range(text.line, text.line + text.text.count("\n") + 1))
+    prose -= tables(lines)
     wide = [number for number in sorted(prose) if number <= len(lines) and len(lines[number - 1]) > WIDTH]
     return [
         n

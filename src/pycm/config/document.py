@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a configuration file as a tree of plain values, and the line of each key. TOML or JSON, which the content shows.
+"""The text of a configuration file as a tree of plain values, and the line of each key. TOML or JSON, which the content
+shows.
 
 Pure: bytes in, a Document or a ConfigError with the line out, whatever the bytes are.
 """
@@ -43,7 +44,9 @@ class Document:
         return _json_places(self.text) if self.json else _toml_places(self.text)
 
     def line(self, path: Path) -> int:
-        """The line of the key, or else of the nearest section around it; 0 if not found. Upper and lower case are the same."""
+        """The line of the key, or else of the nearest section around it; 0 if not found. Upper and lower case are the
+        same.
+        """
         folded = tuple(part.casefold() for part in path)
         while folded:
             if folded in self._places:
@@ -135,7 +138,8 @@ def _json_places(text: str) -> dict[Path, int]:
 
 # ── TOML ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: A member of a JSON object at the begin of a line: pages about Kanto show settings so, and people paste them into TOML files.
+#: A member of a JSON object at the begin of a line: pages about Kanto show settings so, and people paste them into TOML
+# files.
 _MEMBER = re.compile(r'[\s,]*"[\w-]{1,64}"\s*:')
 _FRAGMENT = (
     "this is a piece of JSON; a JSON file has { and } around everything, and in TOML"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line and the configuration file to a Config.
 
-Flags win over the file, the file over the defaults. Nothing is printed or logged here: warnings and errors are Notes, since the log does
-not exist yet. An error in the configuration of one function disables that function, or leaves its default, and becomes a Note of level
-ERROR. A ConfigError ends the start.
+Flags win over the file, the file over the defaults. Nothing is printed or logged here: warnings and errors are Notes,
+since the log does not exist yet. An error in the configuration of one function disables that function, or leaves its
+default, and becomes a Note of level ERROR. A ConfigError ends the start.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class _FileReader:
         self.warnings: list[str] = []
         self.more = 0  # warnings beyond _MOST_NOTES
         for key in document.repeated:
-            self.warn((key,), "stands twice in one object; the last one counts")
+            self.warn((key,), "occurs twice in one object; the last one counts")
 
     def notes(self) -> list[Note]:
         texts = list(self.warnings)
@@ -283,7 +283,7 @@ class _FileReader:
             elif name is None:
                 self.warn_unknown((*path, word), folded)
             elif name in found:
-                self.warn((*path, word), "stands twice in other letters; the last one counts")
+                self.warn((*path, word), "occurs twice in other letters; the last one counts")
                 found[name] = (word, merged_values(found[name][1], value))
             else:
                 found[name] = (word, value)

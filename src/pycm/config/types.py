@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration as data: one row a key, which says all there is to know of it.
 
-Attributes are named as the keys of the file. Flags, the readers of files, `--check-config` and the tables of docs/configuration.md walk
-these rows; nothing else knows the names. Durations are seconds. Rooms take the sections as they are.
+Attributes are named as the keys of the file. Flags, the readers of files, `--check-config` and the tables of
+docs/configuration.md walk these rows; nothing else knows the names. Durations are seconds. Rooms take the sections as
+they are.
 """
 
 from __future__ import annotations
@@ -54,15 +55,14 @@ _API = Consequence("the API listens at its default address", {("grpc_server", "p
 class Key(NamedTuple):
     """A row. `path` is filled in by `keys`.
 
-    kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole seconds),
-    "milliseconds" (a whole number), "size" (such as "100M", or ""), "map" (strings by name) or "registries".
-    flag: without dashes, "" for none. about: the help text.
-    choices: other values are replaced by the default (those in a list left out), with a warning. upper: choices are compared in capitals.
-    low, high: bounds of an int, or of a duration in seconds.
-    rule: what a string must be: "identifier" (containerd's rule), "path" (absolute), "path or nothing".
-    hide: what is never shown: "all" of the value, the "password" after a colon, or the "login" in an address.
-    on_error: what follows from an invalid value, if not what follows from an error in the section.
-    old: the key exists in the deprecated section things.connection too. compat
+    kind: "string", "int", "bool", "strings", "duration" (a Go duration), "stop_timeout" (a Go duration or whole
+    seconds), "milliseconds" (a whole number), "size" (such as "100M", or ""), "map" (strings by name) or "registries".
+    flag: without dashes, "" for none. about: the help text. choices: other values are replaced by the default (those in
+    a list left out), with a warning. upper: choices are compared in capitals. low, high: bounds of an int, or of a
+    duration in seconds. rule: what a string must be: "identifier" (containerd's rule), "path" (absolute), "path or
+    nothing". hide: what is never shown: "all" of the value, the "password" after a colon, or the "login" in an address.
+    on_error: what follows from an invalid value, if not what follows from an error in the section. old: the key exists
+    in the deprecated section things.connection too. compat
     """
 
     kind: str
@@ -95,8 +95,8 @@ def _row(default: Any, flag: str, about: str, kind: str = "", *, own: bool = Fal
 class Section(Frozen):
     """A section of the configuration.
 
-    MEMBERS: the keys and sections in it, by name. ON_ERROR: what follows from an error in it, None if the section around it says so,
-    or the agent ends.
+    MEMBERS: the keys and sections in it, by name. ON_ERROR: what follows from an error in it, None if the section
+    around it says so, or the agent ends.
     """
 
     if TYPE_CHECKING:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One value of the configuration: from what a file or a flag holds to what the program uses, and what of it may be shown.
+"""One value of the configuration: from what a file or a flag holds to what the program uses, and what of it may be
+shown.
 
-A value of the wrong type is an error. An unreadable duration, and a word that is not among the choices, are replaced by the default,
-with a warning: the original does so, and a device in a vehicle should start. The bridge's options are checked together.
+A value of the wrong type is an error. An unreadable duration, and a word that is not among the choices, are replaced by
+the default, with a warning: the original does so, and a device in a vehicle should start. The bridge's options are
+checked together.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _PRINTED_BITS = 64  # larger integers are not repeated in errors: Python refuses
 
 
 def read(key: Key, raw: Any) -> tuple[Any, str]:
-    """Return the value that *raw* stands for, and a warning or "". Errors: InvalidInputError with the reason and what to write."""
+    """Return the value that *raw* stands for, and a warning or "". Errors: InvalidInputError with the reason and what
+    to write.
+    """
     value = _READERS[key.kind](key, raw)
     if isinstance(value, InvalidInputError):
         if key.kind == "milliseconds":

@@ -23,10 +23,9 @@ from pycm.model.container import Container, ContainerConfiguration, HostConfig, 
 from pycm.model.defaults import RUNC_FAMILY
 from pycm.model.frozen import replace
 from pycm.model.units import parse_signal, signal_name, size_to_bytes
-from pycm.oci import support
-from pycm.oci.devices import Devices, HostDevices, online_cpus
-from pycm.oci.resources import check_cpus
-from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec
+from pycm.oci import machine
+from pycm.oci.machine import Devices, HostDevices, online_cpus
+from pycm.oci.spec import HOOK_KEYS, HostFacts, build_spec, check_cpus
 from pycm.oci.user import GROUP, PASSWD, ProcessUser, resolve_user
 from pycm.ports import Exit, Logs, Metrics, Network, Runtime, TaskIO, TaskRequest
 from pycm.storage.mounts import see_as_server
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from pycm.config.types import Config
-    from pycm.oci.devices import Device
+    from pycm.oci.machine import Device
 
 SIGKILL = 9
 #: At most this many containers are started, reconciled or checked at once: each start runs programs.
@@ -146,7 +145,7 @@ class Launcher:
         facts = HostFacts(
             cgroups_path=self._cgroups_path(container.id),
             devices=devices,
-            capabilities=support.capabilities(),
+            capabilities=machine.capabilities(),
             seccomp_machine=await asyncio.to_thread(self._seccomp_machine, host),
             network_namespace=container.network_settings.sandbox_key if container.network_settings else "",
         )
@@ -263,7 +262,7 @@ class Launcher:
         """Where the default profile shall and can be used, the machine that it is for."""
         if self._config.containers.seccomp_profile != "default" or host.runtime not in RUNC_FAMILY:
             return ""
-        return os.uname().machine if support.seccomp(self._runc or "runc") else ""
+        return os.uname().machine if machine.seccomp(self._runc or "runc") else ""
 
     def _cgroups_path(self, container_id: str) -> str:
         namespace = self._config.containers.default_ns

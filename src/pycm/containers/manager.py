@@ -24,8 +24,8 @@ from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.model.units import sort_key
 from pycm.model.validation import check_id, check_name, check_resources, check_restart_policy, validate
-from pycm.oci.devices import online_cpus
-from pycm.oci.resources import check_cpus, update_resources
+from pycm.oci.machine import online_cpus
+from pycm.oci.spec import check_cpus, update_resources
 from pycm.ports import (
     Action,
     Event,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a container is: the records of Kanto's model, with their names in JSON files and on the gRPC wire.
 
-Order of fields = order of keys in the JSON (docs/spec/container.md, "JSON"). Values are plain: sizes stay the strings the
-user wrote, times are RFC 3339 strings, so that a file written back is the file that was read. Fields that Kanto lacks are left out
-when they are empty: a file that uses none of them is one that Kanto could have written.
+Order of fields = order of keys in the JSON (docs/spec/container.md, "JSON"). Values are plain: sizes stay the
+strings the user wrote, times are RFC 3339 strings, so that a file written back is the file that was read. Fields that
+Kanto lacks are left out when they are empty: a file that uses none of them is one that Kanto could have written.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Hook(Record):
 
 
 class HealthCheck(Record):
-    """How to tell whether the container's service works: a command in it (`exec`), or a connection to a TCP port of it (`tcp`).
+    """How to tell whether the container's service works: a command in it (`exec`), or a connection to a TCP port of it
+    (`tcp`).
 
     interval, timeout and start_period are durations ("30s"); the check fails after `retries` failures in a row.
     """
@@ -136,9 +137,9 @@ class LogConfiguration(Record):
 class Resources(Record, uncompared=("swap_filled",)):
     """Memory limits as size strings ("200M"); "" means not limited. memory_swap counts memory and swap together.
 
-    cpus: how many CPUs' time at most ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: on which CPUs ("0-2,5").
-    pids_limit: processes and threads at most; 0 for no limit.
-    swap_filled: nobody asked for memory_swap; it was filled in for the memory limit. Stored only.
+    cpus: how many CPUs' time at most ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: on which CPUs
+    ("0-2,5"). pids_limit: processes and threads at most; 0 for no limit. swap_filled: nobody asked for memory_swap; it
+    was filled in for the memory limit. Stored only.
     """
 
     memory: str = text("memory", omit=True, longest=SIZE)
@@ -203,8 +204,8 @@ class NetworkSettings(Record):
 class State(Record):
     """`pid` is -1 while no process exists; times are RFC 3339 UTC with nanoseconds, "" for never.
 
-    health: "starting", "healthy" or "unhealthy" of a running container with a health check, else "". health_error: why the last
-    check failed, "" if it did not.
+    health: "starting", "healthy" or "unhealthy" of a running container with a health check, else "". health_error: why
+    the last check failed, "" if it did not.
     """
 
     pid: int = integer("pid", default=NO_PID)
@@ -275,7 +276,8 @@ class UpdateOptions(Record):
 
 # ── descriptors: containers described by people, in files and artifacts ──
 
-#: Keys that say how a container was, not what it should be. Leda's manifests carry them in a form of their own (a status as text).
+#: Keys that say how a container was, not what it should be. Leda's manifests carry them in a form of their own (a
+# status as text).
 FOUND_OUT = frozenset({"state", "network_settings"})
 #: Values of `retry_timeout` below this are seconds, not nanoseconds.
 _SECONDS_BELOW = 1_000_000

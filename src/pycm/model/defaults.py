@@ -142,8 +142,8 @@ def swap_of(resources: Resources) -> Resources:
 def follow_memory(stored: Resources | None, wanted: Resources | None) -> Resources | None:
     """The *wanted* limits of an update, where a swap limit that was filled in goes with the memory limit.
 
-    Clients send it back as they got it. It stays while memory fits below it, as in the original; else it is filled in again, or
-    goes. Records of older versions do not say whether it was filled in: twice the memory was.
+    Clients send it back as they got it. It stays while memory fits below it, as in the original; else it is filled in
+    again, or goes. Records of older versions do not say whether it was filled in: twice the memory was.
     """
     if stored is None or wanted is None or not stored.memory_swap:
         return wanted

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Durations as Go writes them ("1m30s", "250ms"), to and from whole nanoseconds.
 
-Accepted texts, rounding and error texts are those of Go's time package, because files, flags and MQTT requests carry such texts
-and clients match on the errors. Nothing is imported that the command line would have to wait for.
+Accepted texts, rounding and error texts are those of Go's time package, because files, flags and MQTT requests carry
+such texts and clients match on the errors. Nothing is imported that the command line would have to wait for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen data without generated code.
 
-A dataclass compiles its methods at import, which for the records of a container took a tenth of the agent's start. A Frozen class shares
-three methods with all others: the class holds the defaults, an instance the values that were given.
+A dataclass compiles its methods at import, which for the records of a container took a tenth of the agent's start. A
+Frozen class shares three methods with all others: the class holds the defaults, an instance the values that were given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ T = TypeVar("T", bound="Frozen")
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Frozen:
-    """Base of classes whose annotated names are their fields, each with a default. A subclass passes `uncompared=` names to ignore."""
+    """Base of classes whose annotated names are their fields, each with a default. A subclass passes `uncompared=`
+    names to ignore.
+    """
 
     if TYPE_CHECKING:
         NAMES: ClassVar[tuple[str, ...]]

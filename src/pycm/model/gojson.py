@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON as Kanto's Go code writes and reads it.
 
-Writing: compact, "<>&" and U+2028/9 escaped, floats in their shortest form without ".0", exponents below 1e-6 only. Clients and tests
-compare files, twin messages and the command line's output byte for byte.
-Reading: lenient about text that is not UTF-8, strict about numbers and anything after the value, and bounded where Go is not.
+Writing: compact, "<>&" and U+2028/9 escaped, floats in their shortest form without ".0", exponents below 1e-6 only.
+Clients and tests compare files, twin messages and the command line's output byte for byte. Reading: lenient about text
+that is not UTF-8, strict about numbers and anything after the value, and bounded where Go is not.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 #: Go switches to exponents here, and below 10 to the -6.
 _LARGE, _SMALL_POWER = 1e21, 6
-#: A number that Python writes with a negative exponent: whether there may be one, and each beside the strings that look like it.
+#: A number that Python writes with a negative exponent: whether there may be one, and each beside the strings that look
+# like it.
 _SMALL = re.compile(r"(?:^|[:,\[\s])-?\d(?:\.\d+)?e-\d")
 _SMALL_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d(?:\.\d+)?e-\d+')
 
 
 def _number(value: float) -> float | int:
-    """Whole floats as int, so that json prints 1073741824 and not 1073741824.0: with the digits that tell the float, then zeros."""
+    """Whole floats as int, so that json prints 1073741824 and not 1073741824.0: with the digits that tell the float,
+    then zeros.
+    """
     if not value.is_integer() or abs(value) >= _LARGE:
         return value
     mantissa, _, power = repr(value).partition("e+")
@@ -110,9 +113,9 @@ def read(
 ) -> Any:
     """Return the one JSON value in *data*. Errors: InvalidInputError.
 
-    Bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD; a byte order mark is skipped. NaN, infinity, data after the
-    value, more than *limit* bytes and more than *depth* levels are errors.
-    *large_as_float*: read whole numbers beyond 64 bits as floats. *pairs*: build an object from its members, which may be repeated.
+    Bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD; a byte order mark is skipped. NaN, infinity,
+    data after the value, more than *limit* bytes and more than *depth* levels are errors. *large_as_float*: read whole
+    numbers beyond 64 bits as floats. *pairs*: build an object from its members, which may be repeated.
     """
     if limit is not None and len(data) > limit:
         raise InvalidInputError(f"{len(data)} bytes; {limit} are allowed")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ids of the measurements, in the order in which they are reported.
 
-Standard measurements of a container are Kanto's. Extra measurements are pycm's own; they are sent only if a filter spells them out,
-so that a client of Kanto never gets an id that it does not know. System metrics are those of Kanto's system-metrics component.
+Standard measurements of a container are Kanto's. Extra measurements are pycm's own; they are sent only if a filter
+spells them out, so that a client of Kanto never gets an id that it does not know. System metrics are those of Kanto's
+system-metrics component.
 """
 
 from __future__ import annotations

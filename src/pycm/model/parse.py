@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices, mounts, ports and ulimits as people write them on one line, and back.
 
-The command line and the update agent use these forms (docs/spec/container.md, "String forms"). Texts of errors are those of the
-original; where it cut port numbers to 16 bits or ignored what it did not understand, the entry is refused with the same text.
+The command line and the update agent use these forms (docs/spec/container.md, "String forms"). Texts of errors are
+those of the original; where it cut port numbers to 16 bits or ignored what it did not understand, the entry is refused
+with the same text.
 """
 
 from __future__ import annotations

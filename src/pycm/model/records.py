@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records: typed data with a form in Kanto's JSON and one in its gRPC messages.
 
-One line declares a field: its name in Python, in JSON and on the wire. The codecs below walk these declarations; nothing else knows
-the names.
+One line declares a field: its name in Python, in JSON and on the wire. The codecs below walk these declarations;
+nothing else knows the names.
 
-JSON: most empty values are null, "" or 0, and those marked *omit* are left out. Unknown keys are kept in `extra` and written back, so
-that a file of a newer version survives. Decoding follows Go: a key matches exactly or, failing that, in any case; null is absent. A
-wrong type, or a number out of range, makes the whole document an error that names the path, the value and the reason.
+JSON: most empty values are null, "" or 0, and those marked *omit* are left out. Unknown keys are kept in `extra` and
+written back, so that a file of a newer version survives. Decoding follows Go: a key matches exactly or, failing that,
+in any case; null is absent. A wrong type, or a number out of range, makes the whole document an error that names the
+path, the value and the reason.
 """
 
 from __future__ import annotations
@@ -34,14 +35,12 @@ INT64 = 1 << 63
 class Form(NamedTuple):
     """How one field looks outside Python.
 
-    default: of the field. json, wire: its names there (wire "": not on the wire).
-    kind: "text", "flag", "int", "texts" (list of str), "one" (a Record or null), "many" (a list of Records), "map" (str to Record).
-    omit: left out of the JSON when empty.
-    low, high: an int outside of them cannot be read at all.
-    most: entries of a list, or the highest value of an int, in a new description; longest: bytes of a text, or of each text of a
-    list. 0 for values that the agent fills in itself. Stored records may exceed them.
-    record: the Record class of one, many and map.
-    to_wire, from_wire: for values that differ on the wire (status words, seconds for nanoseconds).
+    default: of the field. json, wire: its names there (wire "": not on the wire). kind: "text", "flag", "int", "texts"
+    (list of str), "one" (a Record or null), "many" (a list of Records), "map" (str to Record). omit: left out of the
+    JSON when empty. low, high: an int outside of them cannot be read at all. most: entries of a list, or the highest
+    value of an int, in a new description; longest: bytes of a text, or of each text of a list. 0 for values that the
+    agent fills in itself. Stored records may exceed them. record: the Record class of one, many and map. to_wire,
+    from_wire: for values that differ on the wire (status words, seconds for nanoseconds).
     """
 
     default: Any
@@ -159,7 +158,9 @@ ALIASES = {"protocol": "proto", "mounts": "mount_points", "id": "container_id", 
 
 
 def encode(record: Record) -> dict[str, Any]:
-    """The record as a JSON object in Kanto's key order: empty lists and absent objects are null, or left out where Kanto does."""
+    """The record as a JSON object in Kanto's key order: empty lists and absent objects are null, or left out where
+    Kanto does.
+    """
     out: dict[str, Any] = {}
     for attribute, form in record.FORMS:
         value = getattr(record, attribute)
@@ -187,7 +188,9 @@ def _encode_value(form: Form, value: Any) -> Any:
 
 
 def decode(record: type[T], data: Any, path: str = "", *, aliases: bool = False) -> T:
-    """Build a record from parsed JSON. Errors: InvalidInputError. *aliases*: take the spellings of ALIASES too (descriptors)."""
+    """Build a record from parsed JSON. Errors: InvalidInputError. *aliases*: take the spellings of ALIASES too
+    (descriptors).
+    """
     if not isinstance(data, dict):
         raise _wrong(path or "document", data, "an object")
     rest = {key: value for key, value in data.items() if value is not None}
@@ -291,7 +294,9 @@ def to_message(record: Record, message: Any) -> Any:
 
 
 def from_message(record: type[T], message: Any, path: str = "") -> T:
-    """A record from a received message; unset sub-messages are None. Errors: InvalidInputError for numbers out of range."""
+    """A record from a received message; unset sub-messages are None. Errors: InvalidInputError for numbers out of
+    range.
+    """
     values: dict[str, Any] = {}
     for attribute, form in record.FORMS:
         if form.wire:
@@ -333,7 +338,9 @@ _LONGEST = 100
 
 
 def unknown_keys(record: Record, path: str = "") -> Iterator[tuple[str, Callable[[], str]]]:
-    """Path of each key that no field of *record* claims, and of the records in it; and how to find the nearest known key there, or ""."""
+    """Path of each key that no field of *record* claims, and of the records in it; and how to find the nearest known
+    key there, or "".
+    """
     for key in record.extra:
         yield f"{path}.{key}" if path else key, partial(_nearest, key, record)
     for attribute, form in record.FORMS:

@@ -22,7 +22,8 @@ FIRST_DELAY = 0.1
 LONGEST_DELAY = 60.0
 #: A run of this many seconds counts as a success: the delay starts over.
 LONG_RUN = 10.0
-#: Exit code of a container whose task was gone when the agent looked (host reboot): a failure, so that on-failure restarts it.
+#: Exit code of a container whose task was gone when the agent looked (host reboot): a failure, so that on-failure
+# restarts it.
 LOST_EXIT_CODE = 255
 
 
@@ -36,7 +37,9 @@ class Ended:
 
 
 def question(container: Container) -> tuple[RestartPolicy | None, Ended]:
-    """A container that does not run, for `wants_restart` and `refusal`. An error counts as a failure, whatever the exit code."""
+    """A container that does not run, for `wants_restart` and `refusal`. An error counts as a failure, whatever the exit
+    code.
+    """
     policy = container.host_config.restart_policy if container.host_config else None
     code = container.state.exit_code or (LOST_EXIT_CODE if container.state.error else 0)
     return policy, Ended(code, container.manually_stopped, container.restart_count)
@@ -76,7 +79,9 @@ def refusal(policy: RestartPolicy | None, ended: Ended) -> str:
 
 
 def next_delay(policy: RestartPolicy, previous: float, ran_for: float) -> float:
-    """Seconds to wait: 0.1 first or after a long run, then twice the *previous* delay, at most the policy's retry_timeout."""
+    """Seconds to wait: 0.1 first or after a long run, then twice the *previous* delay, at most the policy's
+    retry_timeout.
+    """
     cap = policy.retry_timeout / NANOSECONDS if policy.retry_timeout > 0 else LONGEST_DELAY
     delay = FIRST_DELAY if previous <= 0 or ran_for >= LONG_RUN else previous * 2
     return min(delay, cap)
@@ -115,7 +120,9 @@ TRANSITIONS: dict[tuple[str, Result], str] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """health: as the state shows it. failures: in a row, as far as they count. error: why the last check failed, "" if it passed."""
+    """health: as the state shows it. failures: in a row, as far as they count. error: why the last check failed, "" if
+    it passed.
+    """
 
     health: str = STARTING
     failures: int = 0

@@ -18,11 +18,11 @@ _FACTORS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 _LONGEST = 64
 _CPUS = re.compile(r"\d{1,4}(?:\.\d{1,9})?", re.ASCII)
 _CPU_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?", re.ASCII)
-#: The most that containerd can be told.
+#: The largest number that containerd accepts.
 _MOST_BYTES = 2**63 - 1
-#: Microseconds in which a container may use its quota of CPU time; what runc and Docker use.
+#: Microseconds in which a container may use its quota of CPU time, as for runc and Docker.
 CPU_PERIOD = 100_000
-#: The kernel takes no less.
+#: The kernel refuses less.
 _LEAST_QUOTA = 1_000
 #: What stops a container that names no signal.
 DEFAULT_SIGNAL = signal.SIGTERM
@@ -47,7 +47,9 @@ def size_to_bytes(text: str) -> int:
 
 
 def cpu_quota(cpus: str) -> int:
-    """Microseconds of CPU time in each CPU_PERIOD for a number of CPUs such as "1.5". InvalidInputError for "0", "-1", "2 CPUs"."""
+    """Microseconds of CPU time in each CPU_PERIOD for a number of CPUs such as "1.5". InvalidInputError for "0", "-1",
+    "2 CPUs".
+    """
     quota = round(float(cpus) * CPU_PERIOD) if _CPUS.fullmatch(cpus) else 0
     if quota < _LEAST_QUOTA:
         raise InvalidInputError(f"cpus {shorten(cpus)} is not a number of CPUs from 0.01 on, such as 1.5")
@@ -55,13 +57,13 @@ def cpu_quota(cpus: str) -> int:
 
 
 def cpus_of(text: str) -> frozenset[int]:
-    """The CPUs of a list as the kernel reads it: "0", "0-2,5". InvalidInputError if it is none."""
+    """The CPUs of a list as the kernel reads it: "0", "0-2,5". InvalidInputError for anything else."""
     found = 0  # a bit for each: as quick for a long list of wide ranges
     for part in text.split(","):
         match = _CPU_RANGE.fullmatch(part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
             raise InvalidInputError(
-                f"cpuset_cpus {shorten(text)} is not a list of CPUs, such as 0-2,5: {shorten(part)} is none"
+                f"cpuset_cpus {shorten(text)} is not a list of CPUs, such as 0-2,5: {shorten(part)} is not a range"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         found |= (1 << last + 1) - (1 << first)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default seccomp profile: which system calls the processes of a container may make.
 
-What a program needs to work with its own files, memory, processes and sockets is allowed, and the rest is answered as if it were
-forbidden: what loads code into the kernel, changes the machine, or reaches objects of others. Some calls become allowed with a
-capability, since the kernel then checks them itself. Names that an architecture or kernel does not know do no harm: the runtime
-skips them.
+Calls that a program needs for its own files, memory, processes and sockets are allowed. All others fail with EPERM:
+those that load code into the kernel, change the machine, or reach objects of others. A capability opens further calls,
+since the kernel then checks them itself. The runtime skips names that an architecture or kernel does not know.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: By subject. "name/32" stands for the name with and without 32 (ids on 32-bit machines), "/64" and "/time64" likewise.
+#: By subject. "name/32" means the name with and without 32 (ids on 32-bit machines), "/64" and "/time64" likewise.
+# fmt: off
 _ALLOWED = {
     "files by path": """
         access chdir chmod chown/32 creat faccessat faccessat2 fchmodat fchmodat2 fchownat fstatat64 futimesat getcwd lchown/32 link
@@ -63,10 +63,10 @@ _ALLOWED = {
     "queues, semaphores and shared memory": """
         ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink
         msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget""",
-    "the machine, looked at": "getrandom sysinfo uname",
+    "facts of the machine": "getrandom sysinfo uname",
     "the processor": "arch_prctl breakpoint cacheflush modify_ldt set_tls",
 }
-#: Calls that a capability opens: the kernel asks for it, or the container has been trusted with more.
+#: Calls that a capability opens: the kernel requires it, or the container is trusted with more.
 _WITH_CAPABILITY = {
     "CAP_BPF": "bpf",
     "CAP_DAC_READ_SEARCH": "open_by_handle_at",
@@ -85,7 +85,8 @@ _WITH_CAPABILITY = {
     "CAP_SYS_TTY_CONFIG": "vhangup",
     "CAP_SYSLOG": "syslog",
 }
-#: Execution domains that programs ask for: Linux, 32 bit, an old version number, and "which one is it?".
+# fmt: on
+#: Execution domains that programs request: Linux, 32 bit, an old version number, and a query of the current one.
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 #: CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET.
 _NEW_NAMESPACES = 0x7E020000
@@ -108,7 +109,7 @@ def profile(capabilities: Iterable[str], machine: str) -> dict[str, Any]:
             names += _expanded(text)
     rules = [_rule(sorted(set(names)))]
     rules += [_rule(["personality"], _argument(0, value, "SCMP_CMP_EQ")) for value in _PERSONALITIES]
-    # the hypervisor's sockets know no network namespace
+    # the hypervisor's sockets bypass network namespaces
     rules.append(_rule(["socket"], _argument(0, _AF_VSOCK, "SCMP_CMP_NE")))
     if "CAP_SYS_ADMIN" not in granted:
         rules += _without_new_namespaces(machine)
@@ -118,7 +119,7 @@ def profile(capabilities: Iterable[str], machine: str) -> dict[str, Any]:
 
 
 def _without_new_namespaces(machine: str) -> list[dict[str, Any]]:
-    """clone's flags can be looked at; those of clone3 stand in memory, so libraries are sent to clone."""
+    """A filter sees clone's flags; those of clone3 are in memory, so its error makes libraries fall back to clone."""
     flags = 1 if machine.startswith("s390") else 0
     return [
         _rule(["clone"], {**_argument(flags, _NEW_NAMESPACES, "SCMP_CMP_MASKED_EQ"), "valueTwo": 0}),

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OCI runtime spec of a container: containerd 1.6's default for Linux with the container's wishes laid over it.
+"""The OCI runtime spec of a container: containerd 1.6's default for Linux, changed by the container's configuration.
 
-The steps and their order are those of the original (docs/spec/container.md, "Runtime specification"), one function a step. Pure: whatever must be
-looked up on the machine comes in as HostFacts.
+The steps and their order are those of the original (docs/spec/container.md, "Runtime specification"), one function a
+step. Pure: facts about the machine come in as HostFacts. Limits are in the units of the OCI runtime specification:
+memory in bytes, CPU time in microseconds, -1 for unlimited.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pycm.errors import InvalidInputError
-from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig
+from pycm.errors import InvalidInputError, shorten
+from pycm.model.container import Container, ContainerConfiguration, HostConfig, IOConfig, Resources
 from pycm.model.defaults import HOST
+from pycm.model.units import CPU_PERIOD, cpu_quota, cpus_of, size_to_bytes
 from pycm.model.validation import CAPABILITIES, UNCONFINED
 from pycm.oci import seccomp
-from pycm.oci.resources import limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pycm.oci.devices import Device
+    from pycm.oci.machine import Device
     from pycm.oci.user import ProcessUser
     from pycm.ports import ImageConfig
 
@@ -30,7 +30,10 @@ OPEN_FILES = 1024
 #: The kernel's "unlimited", as an unsigned number.
 RLIM_INFINITY = 2**64 - 1
 
-_DEFAULT = "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL AUDIT_WRITE"
+_DEFAULT = (
+    "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE SYS_CHROOT KILL"
+    " AUDIT_WRITE"
+)
 DEFAULT_CAPABILITIES = tuple(f"CAP_{name}" for name in _DEFAULT.split())
 MASKED_PATHS = (
     "/proc/acpi",
@@ -64,14 +67,13 @@ BASE_MOUNTS = (
 HOOK_KEYS = {0: "prestart", 1: "poststart", 2: "poststop"}
 
 
-@dataclass(frozen=True)
-class HostFacts:
-    """What the spec needs to know of the machine.
+class HostFacts(NamedTuple):
+    """What the spec depends on beside the container and its image.
 
     cgroups_path: "/<namespace>/<id>", or "<slice>:<namespace>:<id>" for the systemd driver. devices: nodes to add.
-    network_namespace: path of one that was made for the container, "" for a new
-    one; in network mode host there is none. capabilities: all that the kernel knows. seccomp_machine: what `uname -m` says, "" where
-    system calls cannot be filtered.
+    network_namespace: the path of one that was made for the container, "" for a new one; unused in network mode host.
+    capabilities: all that the kernel knows. seccomp_machine: what `uname -m` prints, "" if system calls cannot be
+    filtered.
     """
 
     cgroups_path: str
@@ -84,7 +86,9 @@ class HostFacts:
 def build_spec(
     container: Container, image: ImageConfig, user: ProcessUser, facts: HostFacts
 ) -> dict[str, Any]:
-    """The runtime spec as a JSON-able dict (OCI runtime specification 1.0). InvalidInputError if there is no command to run."""
+    """Return the spec as a dict for JSON (OCI runtime specification 1.0). InvalidInputError if there is no command to
+    run.
+    """
     host = container.host_config or HostConfig()
     return {
         "ociVersion": OCI_VERSION,
@@ -114,7 +118,7 @@ def _process(
 
 
 def rlimits(host: HostConfig) -> list[dict[str, Any]]:
-    """As the container's ulimits say; 1024 open files where they do not name them."""
+    """The container's ulimits, and 1024 open files unless they name another number."""
     wanted = {"nofile": (OPEN_FILES, OPEN_FILES), **{u.name: (u.soft, u.hard) for u in host.ulimits}}
     return [
         {"type": f"RLIMIT_{name.upper()}", "hard": _rlimit(hard), "soft": _rlimit(soft)}
@@ -137,7 +141,7 @@ def arguments(container: Container, image: ImageConfig) -> list[str]:
 
 
 def environment(container: Container, image: ImageConfig, *, tty: bool) -> list[str]:
-    """The image's variables, HOSTNAME, TERM, then the container's own: "A=1" sets, "A" takes one away."""
+    """The image's variables, HOSTNAME, TERM, then the container's own: "A=1" sets a variable, "A" removes it."""
     names = dict(_split(image.env or (f"PATH={DEFAULT_PATH}",)))
     names["HOSTNAME"] = container.host_name
     if tty:
@@ -247,3 +251,76 @@ def _device(device: Device) -> dict[str, Any]:
         "uid": device.uid,
         "gid": device.gid,
     }
+
+
+# ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+UNLIMITED = -1
+#: The kernel's default weight of CPU time.
+DEFAULT_SHARES = 1024
+#: Field of Resources -> key of "linux.resources.memory". OCI's swap, like ours, counts memory and swap together.
+_KEYS = {"memory": "limit", "memory_reservation": "reservation", "memory_swap": "swap"}
+
+
+def _bytes(text: str) -> int:
+    return UNLIMITED if text == "-1" else size_to_bytes(text)
+
+
+def memory_limits(resources: Resources | None) -> dict[str, int]:
+    """The "linux.resources.memory" of a new task, with only the limits that are set."""
+    values = {key: getattr(resources, field, "") for field, key in _KEYS.items()}
+    return {key: _bytes(text) for key, text in values.items() if text and _bytes(text)}
+
+
+def cpu_limits(resources: Resources | None) -> dict[str, int | str]:
+    """The "linux.resources.cpu" of a new task, with only the limits that are set. runc converts shares to cgroup v2's
+    weight.
+    """
+    wanted = resources or Resources()
+    limits: dict[str, int | str] = {}
+    if wanted.cpus:
+        limits |= {"quota": cpu_quota(wanted.cpus), "period": CPU_PERIOD}
+    if wanted.cpu_shares:
+        limits["shares"] = wanted.cpu_shares
+    if wanted.cpuset_cpus:
+        limits["cpus"] = wanted.cpuset_cpus
+    return limits
+
+
+def limits(resources: Resources | None) -> dict[str, Any]:
+    """The "linux.resources" of a new task without device rules, with only the controllers that have a limit."""
+    found: dict[str, Any] = {"memory": memory_limits(resources), "cpu": cpu_limits(resources)}
+    if resources is not None and resources.pids_limit:
+        found["pids"] = {"limit": resources.pids_limit}
+    return {controller: values for controller, values in found.items() if values}
+
+
+def check_cpus(resources: Resources | None, online: str) -> None:
+    """InvalidInputError if a container needs CPUs that are not *online*: the kernel's list, "" if unknown."""
+    wanted = resources.cpuset_cpus if resources else ""
+    if wanted and online and not cpus_of(wanted) <= cpus_of(online):
+        raise InvalidInputError(
+            f"cpuset_cpus {shorten(wanted)} names CPUs that this machine does not have: it has {online}"
+        )
+
+
+def update_resources(old: Resources | None, new: Resources | None, all_cpus: str = "") -> dict[str, Any]:
+    """The "linux.resources" for a live task: removed limits become unlimited, limits that were never set are absent.
+
+    *all_cpus*: the machine's CPUs as the kernel lists them, for a container that was bound to some of them before.
+    """
+    before, after = limits(old), limits(new)
+    memory = after.get("memory", {})
+    for key in before.get("memory", {}):
+        memory.setdefault(key, UNLIMITED)
+    if memory.get("limit") == UNLIMITED:
+        memory["swap"] = UNLIMITED  # the kernel refuses a swap limit below the memory limit
+    cpu = after.get("cpu", {})
+    undone = {"quota": UNLIMITED, "period": CPU_PERIOD, "shares": DEFAULT_SHARES, "cpus": all_cpus}
+    for key in before.get("cpu", {}):
+        if undone[key]:
+            cpu.setdefault(key, undone[key])
+    changed = {"memory": memory, "cpu": cpu, "pids": after.get("pids", {})}
+    if "pids" in before:
+        changed["pids"].setdefault("limit", UNLIMITED)
+    return {controller: values for controller, values in changed.items() if values or controller == "memory"}

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which user an image's process runs as: its USER entry, looked up in the image's own passwd and group files."""
+"""The user of a container's process: the image's USER entry, resolved by the image's own passwd and group files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.errors import InvalidInputError, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Where a container has them. The runtime reads them too, before it runs anything in the container.
+#: The places in a container. The runtime reads them too, before it runs anything in the container.
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
 _MAX_ID = 2**32 - 2
 
 
-@dataclass(frozen=True)
-class ProcessUser:
+class ProcessUser(NamedTuple):
     uid: int = 0
     gid: int = 0
     additional_gids: tuple[int, ...] = ()
@@ -38,10 +36,11 @@ def _number(text: str) -> int | None:
 
 
 def resolve_user(user: str, passwd: bytes, group: bytes) -> ProcessUser:
-    """*user*: "", "name", "uid", "name:group", "uid:gid" of the image's configuration. InvalidInputError for unknown names.
+    """*user*: "", "name", "uid", "name:group", "uid:gid" of the image's configuration. InvalidInputError for unknown
+    names.
 
-    Without USER the process is root. The supplementary groups are those that name the login in /etc/group, as containerd gives
-    them, also beside an explicit group.
+    Without USER the process is root. The supplementary groups are those that list the login in /etc/group, also beside
+    an explicit group, as containerd resolves them.
     """
     name, separator, group_name = user.partition(":")
     found = _find_user(name or "0", passwd)
@@ -54,7 +53,7 @@ def resolve_user(user: str, passwd: bytes, group: bytes) -> ProcessUser:
 
 
 def _find_user(name: str, passwd: bytes) -> tuple[str, int, int] | None:
-    """(login name, uid, gid); a number that has no entry stands for itself, with group 0."""
+    """(login name, uid, gid); a number without an entry is used as it is, with group 0."""
     wanted = _number(name)
     for entry in _entries(passwd, 4):
         uid, gid = _number(entry[2]), _number(entry[3])

@@ -26,7 +26,9 @@ DAMAGED = ".damaged"
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Write a temporary file, fsync, rename, and fsync the directory. OSError on failure: then the old file is untouched."""
+    """Write a temporary file, fsync, rename, and fsync the directory. OSError on failure: then the old file is
+    untouched.
+    """
     temporary = path + TEMPORARY
     discard(temporary)  # whatever it is: opening a FIFO would wait
     try:
@@ -110,8 +112,9 @@ def make_directory(path: str, mode: int = 0o711) -> None:
 class StateFile:
     """A JSON file of the agent's own. Blocking: call it in a worker thread.
 
-    The agent works without the file: a failure is logged. `loss` says what a lost file means, for instance "images count as new".
-    `limit`: bytes that are read at most. `directory_mode`: make the directory before a write. An empty path stands for no file.
+    The agent works without the file: a failure is logged. `loss` says what a lost file means, for instance "images
+    count as new". `limit`: bytes that are read at most. `directory_mode`: make the directory before a write. An empty
+    path stands for no file.
     """
 
     def __init__(
@@ -135,8 +138,8 @@ class StateFile:
     def read(self, parse: Callable[[Any], T], default: T) -> T:
         """Return what *parse* makes of the JSON value in the file, or *default* without a usable file.
 
-        *parse* may raise ValueError, TypeError, LookupError, AttributeError, OverflowError or PycmError: then the file is damaged,
-        and set aside.
+        *parse* may raise ValueError, TypeError, LookupError, AttributeError, OverflowError or PycmError: then the file
+        is damaged, and set aside.
         """
         from pycm.model import gojson  # imports json, which not all users of this module need
 
@@ -178,9 +181,9 @@ class StateFile:
         self._content = data
 
 
-def set_aside(path: str, reason: object, log: logging.Logger, loss: str) -> None:
+def set_aside(path: str, reason: object, log: logging.Logger, loss: str, level: int = 30) -> None:
     """Rename a damaged file, so that a person can look at it and the next write does not destroy it."""
-    log.warning("%s: damaged: %s (kept as %s; %s)", path, reason, path + DAMAGED, loss)
+    log.log(level, "%s: damaged: %s (kept as %s; %s)", path, reason, path + DAMAGED, loss)
     try:
         os.replace(path, path + DAMAGED)
     except OSError as failure:

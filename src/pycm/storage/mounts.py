@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts where the machine sees them, by system calls alone.
+"""Mounts in the machine's own namespace, by system calls alone.
 
-What changes them runs in a thread of its own that ends with it: what a thread leaves (its mount namespace, its network) cannot come
-back to others. A unit with a hardened view of the file system would otherwise mount and unmount for itself only.
+Changes run in a thread of their own that ends with them: a thread that has entered another namespace must not serve
+others. A unit with a hardened view of the file system would otherwise mount and unmount for itself only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
@@ -27,13 +28,14 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND = 2, 4, 8, 0x1000
 _OUR_MOUNTS = "/proc/self/ns/mnt"
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _CONNECT = 5.0  # seconds
-#: What process 1 has mounted, and what we have, which is the same without a view of our own.
+#: The mounts of process 1 and our own, which are the same without a hardened view.
 _TABLES = ("/proc/1/mountinfo", "/proc/self/mountinfo")
+log = logging.getLogger("pycm.storage")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 
 def mounted_below(directory: str) -> list[str]:
-    """Where something is mounted below *directory*, which is absolute and has no links in it, as far as it can be known."""
+    """The mount points below *directory*, an absolute path without links, as far as they are readable."""
     found: dict[str, None] = {}
     for path in _TABLES:
         with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -45,9 +47,10 @@ def mounted_below(directory: str) -> list[str]:
 
 
 def cover(files: Mapping[str, bytes], staging: str, size: str) -> None:
-    """Mount a file of this content over each of these, all on one new tmpfs that holds *size* at most. OSError, and nothing is left.
+    """Mount a file of this content over each path, all on one new tmpfs of at most *size*. After an OSError nothing is
+    mounted.
 
-    *staging*: a directory that is not there, where the tmpfs is until it hangs on the files alone.
+    *staging*: a directory that does not exist; the tmpfs is mounted there until only the files hold it.
     """
     os.makedirs(staging, 0o700, exist_ok=True)
     try:
@@ -73,14 +76,14 @@ def cover(files: Mapping[str, bytes], staging: str, size: str) -> None:
 
 
 def uncover(paths: Sequence[str]) -> None:
-    """Unmount what lies on each of them; the other ones too if one fails, which is raised then."""
+    """Unmount everything on each path. A failure is raised after the other paths."""
     with contextlib.ExitStack() as stack:
         for path in paths:
             stack.callback(unmount, path)
 
 
 def unmount(path: str) -> int:
-    """Unmount all that lies on *path*, one upon the other, used or not; returns how many. OSError."""
+    """Unmount all mounts on *path*, even if they are in use, and return their number. OSError."""
     count = 0
     while True:
         try:
@@ -93,12 +96,12 @@ def unmount(path: str) -> int:
 
 
 def see_as_init(directory: str) -> None:
-    """Enter the mount namespace of process 1, if *directory* is the same one there."""
+    """Enter the mount namespace of process 1 if *directory* is the same there."""
     see_as(1, directory)
 
 
 def see_as_server(address: str, directory: str) -> None:
-    """As see_as, for the process that listens at the Unix socket *address*; what cannot be entered is left."""
+    """Enter the mount namespace of the process that listens at the Unix socket *address*, if possible; see see_as."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as client:
             client.settimeout(_CONNECT)
@@ -112,11 +115,13 @@ def see_as_server(address: str, directory: str) -> None:
 
 
 def see_as(pid: int, directory: str) -> None:
-    """Enter the mount namespace of process *pid*, if *directory* is the same one there. For a thread that ends soon. OSError."""
+    """Enter the mount namespace of process *pid* if *directory* is the same there. For a thread that ends soon.
+    OSError.
+    """
     try:
         theirs = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return  # it may be somebody else's
+        return  # it may belong to another user
     try:
         if os.path.samestat(os.stat(_OUR_MOUNTS), os.fstat(theirs)):
             return
@@ -141,8 +146,8 @@ def _is(directory: str, wanted: os.stat_result) -> bool:
 
 
 def system_call(name: str, *arguments: int | bytes | None) -> None:
-    """A function of the C library that returns -1 and sets errno on failure, which becomes an OSError."""
-    import ctypes  # only those who mount pay for it
+    """Call a function of the C library that returns -1 and sets errno on failure: then OSError."""
+    import ctypes  # 0.5 MiB, for those who mount
 
     library = ctypes.CDLL(None, use_errno=True)
     converted = [
@@ -168,3 +173,32 @@ def in_own_thread(work: Callable[[], None]) -> None:
     thread.join()
     if failures:
         raise failures[0]
+
+
+def unmount_snapshots(home_dir: str) -> None:
+    """Unmount the file systems that Kanto mounts a second time for itself, at <home_dir>/overlayfs/<container>/rootfs.
+
+    Nothing reads them, and they keep the space of removed containers occupied until the machine restarts. Failures are
+    logged.
+    """
+    base = os.path.join(os.path.realpath(home_dir), "overlayfs")
+    try:
+        places = [entry.path for entry in os.scandir(base) if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return  # Kanto was never here
+    in_own_thread(lambda: _unmount_all(base, places))
+
+
+def _unmount_all(base: str, places: list[str]) -> None:
+    see_as_init(base)
+    for place in places:
+        path = os.path.join(place, "rootfs")
+        try:
+            if unmount(path):
+                log.info("%s: unmounted: Kanto left it mounted", path)
+        except OSError as error:
+            log.warning("%s: cannot be unmounted, Kanto left it mounted: %s", path, error.strerror)
+            continue
+        for directory in (path, place):
+            with contextlib.suppress(OSError):  # gone, or not empty
+                os.rmdir(directory)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers on disk, in Kanto's place and form: `<home>/containers/<id>/config.json`.
 
-Either agent can take over from the other. A file that cannot be read is renamed and named in the log, and the rest is loaded.
-Directories without a config.json are left alone: they may be anybody's.
+Either agent can take over from the other. A damaged file is set aside and named in the log, and the others are loaded.
+Directories without a config.json are not touched, since they may belong to others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.failpoints import fail_point
@@ -23,30 +22,38 @@ from pycm.model.defaults import BRIDGE
 from pycm.model.frozen import replace
 from pycm.model.records import decode, excess, stored
 from pycm.model.validation import check_id
-from pycm.storage.files import TEMPORARY, discard, make_directory, read_regular, sync_directory, write_atomic
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from pycm.storage.files import (
+    TEMPORARY,
+    discard,
+    make_directory,
+    read_regular,
+    set_aside,
+    sync_directory,
+    write_atomic,
+)
 
 _FILE = "config.json"
-_DAMAGED = "config.json.damaged"
-#: No record is larger; a file that is, is damaged. A description has 1 MiB at most; what earlier agents took has 4 MiB, and six
-#: times that where each character is escaped.
+#: A larger record is damaged. A description has at most 1 MiB; those that earlier agents accepted have 4 MiB, and six
+# times that if
+#: each character is escaped.
 MAX_SIZE = 32 * 1024 * 1024
-#: A directory that holds at most this was left by a first save, or a deletion, that was cut short.
+#: A directory that holds at most this was left by an interrupted first save or deletion.
 _REMAINS = frozenset({_FILE + TEMPORARY})
 log = logging.getLogger("pycm.storage")
 
 
 def identifier(kind: str, name: str) -> str:
-    """64 hexadecimal digits, as the original's random ones; the same for the same thing, so that no crash makes two of it."""
+    """64 hexadecimal digits, as the original's random ones; the same name gives the same ones, so that no crash makes
+    two.
+    """
     return hashlib.sha256(f"pycm {kind} {name}".encode()).hexdigest()
 
 
 def _with_sandbox(container: Container, sandbox_id: str) -> Container:
-    """A connected container on the bridge with this sandbox, others as they are.
+    """A connected container on the bridge gets this sandbox, others stay as they are.
 
-    A record that names one keeps Kanto's agent from making its bridge, since it takes the sandbox for a live one of its own library.
+    A stored sandbox keeps Kanto's agent from making its bridge, since it considers it a live sandbox of its own
+    library.
     """
     settings = container.network_settings
     if settings is None or BRIDGE not in settings.networks or settings.sandbox_id == sandbox_id:
@@ -55,7 +62,7 @@ def _with_sandbox(container: Container, sandbox_id: str) -> Container:
 
 
 class DiskFullError(OperationFailedError):
-    """No room to write a record; what makes room must not be refused for it."""
+    """No space to write a record. Operations that free space must not be refused for it."""
 
 
 class ContainerStore:
@@ -65,7 +72,7 @@ class ContainerStore:
         self._root = os.path.join(home_dir, "containers")
 
     def directory(self, container_id: str) -> str:
-        """The container's own directory; the id is checked first, since it becomes part of a path."""
+        """The container's own directory. InvalidInputError for an id that must not become part of a path."""
         check_id(container_id)
         return os.path.join(self._root, container_id)
 
@@ -77,18 +84,17 @@ class ContainerStore:
             raise OperationFailedError(f"cannot use {self._root}: {error.strerror}") from error
 
     def load(self) -> list[Container]:
-        return list(self._load_each())
-
-    def _load_each(self) -> Iterator[Container]:
+        found = []
         for name in sorted(self._names()):
             path = os.path.join(self._root, name, _FILE)
             if not os.path.lexists(path):
                 self._sweep(os.path.join(self._root, name))
                 continue
             try:
-                yield self._read(path, name)
+                found.append(self._read(path, name))
             except (InvalidInputError, OSError) as error:
-                self._set_aside(path, error)
+                set_aside(path, error, log, "this container is not managed any more", logging.ERROR)
+        return found
 
     def _names(self) -> list[str]:
         try:
@@ -97,37 +103,29 @@ class ContainerStore:
             raise OperationFailedError(f"cannot read {self._root}: {error.strerror}") from error
 
     def _sweep(self, directory: str) -> None:
-        """Remove what a cut left of a container that was not yet, or no more, on record. Anything else there is left alone."""
+        """Remove what an interruption left of a container without a record. A directory with anything else is not
+        touched.
+        """
         try:
             if not os.path.islink(directory) and _REMAINS.issuperset(os.listdir(directory)):
                 discard(os.path.join(directory, _FILE + TEMPORARY))
                 os.rmdir(directory)
         except OSError:
-            pass  # a file, or a disk that refuses: it does no harm where it is
+            pass  # a file, or a disk that refuses: it does no harm
 
     def _read(self, path: str, name: str) -> Container:
         data = read_regular(path, MAX_SIZE + 1, follow=True)
         if len(data) > MAX_SIZE:
             raise InvalidInputError(f"larger than {MAX_SIZE} bytes")
-        if not data.strip():
-            raise InvalidInputError("empty")
         container = decode(Container, gojson.read(data))
         check_id(container.id)
         if container.id != name:
             raise InvalidInputError(f"it says container_id {container.id!r}, its directory {name!r}")
         for text in islice(excess(container), 1):
-            log.warning("stored container %s: %s for a new container; this one is used as it is", name, text)
+            log.warning("stored container %s: %s for a new container (using it as it is)", name, text)
         if container.network_settings and not container.network_settings.sandbox_id:
             container = _with_sandbox(container, identifier("sandbox", container.id))
         return container
-
-    def _set_aside(self, path: str, error: Exception) -> None:
-        aside = os.path.join(os.path.dirname(path), _DAMAGED)
-        log.error("stored container %s cannot be used: %s; kept as %s, the others go on", path, error, aside)
-        try:
-            os.replace(path, aside)
-        except OSError as failure:
-            log.error("cannot rename %s: %s", path, failure.strerror)
 
     def save(self, container: Container) -> None:
         directory = self.directory(container.id)
@@ -143,7 +141,9 @@ class ContainerStore:
             raise kind(f"cannot store container {container.id} in {directory}: {reason}") from error
 
     def delete(self, container_id: str) -> None:
-        """Delete the container's directory with log and network files; config.json goes last, so that a cut leaves a record."""
+        """Delete the container's directory with log and network files, config.json last: an interruption leaves a
+        record.
+        """
         directory = self.directory(container_id)
         if not os.path.isdir(directory) or os.path.islink(directory):
             return
@@ -157,7 +157,7 @@ class ContainerStore:
             os.rmdir(directory)
             sync_directory(self._root)
         except OSError as error:
-            log.warning("cannot remove %s: %s", directory, error.strerror)
+            log.warning("%s: cannot be removed: %s", directory, error.strerror)
 
 
 def _remove(path: str) -> None:

@@ -244,11 +244,11 @@ def test_registries_have_credentials_and_files_each_optional(read):
         ),
         (
             '{"log": {"syslog": true,\n"Syslog": false}}',
-            "line 2: log.Syslog: stands twice in other letters; the last one counts",
+            "line 2: log.Syslog: occurs twice in other letters; the last one counts",
         ),
         (
             '{"log": {"syslog": true, "syslog": false}}',
-            "syslog: stands twice in one object; the last one counts",
+            "syslog: occurs twice in one object; the last one counts",
         ),
     ],
 )

@@ -219,8 +219,8 @@ def test_what_the_kernel_would_refuse_is_refused_before(parts: dict[str, Any], s
         (Resources(cpus="1,5"), "cpus '1,5'"),
         (Resources(cpus="-1"), "cpus '-1'"),
         (Resources(cpu_shares=1), "cpu_shares 1 is not between 2 and 262144"),
-        (Resources(cpuset_cpus="2-1"), "'2-1' is none"),
-        (Resources(cpuset_cpus="0,"), "'' is none"),
+        (Resources(cpuset_cpus="2-1"), "'2-1' is not a range"),
+        (Resources(cpuset_cpus="0,"), "'' is not a range"),
         (Resources(pids_limit=-5), "pids_limit -5 is not between 1 and 4194304"),
     ],
 )

@@ -144,7 +144,7 @@ def test_unknown_keys_of_a_description_have_one_bound_together() -> None:
         full = decode(Container, {**data, "y": "y" * (MOST_UNKNOWN - known + more)})
         if more:
             with pytest.raises(
-                InvalidInputError, match=f"known have {MOST_UNKNOWN + 1} bytes; at most {MOST_UNKNOWN}"
+                InvalidInputError, match=f"unknown keys have {MOST_UNKNOWN + 1} bytes; at most {MOST_UNKNOWN}"
             ):
                 check_bounds(full)
         else:

@@ -7,8 +7,8 @@ import pytest
 
 from pycm.errors import InvalidInputError
 from pycm.model.container import DeviceMapping, HostConfig
-from pycm.oci import devices
-from pycm.oci.devices import HostDevices
+from pycm.oci import machine
+from pycm.oci.machine import HostDevices
 
 
 def find(*mappings):
@@ -55,7 +55,7 @@ def test_what_is_no_device_is_named(path):
 
 
 def test_a_directory_that_cannot_be_meant_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(machine, "MAX_ENTRIES", 10)
     for number in range(11):
         (tmp_path / str(number)).touch()
     with pytest.raises(InvalidInputError, match="more than 10 entries"):
@@ -81,14 +81,14 @@ def test_devices_that_are_mapped_twice_in_the_same_way_are_one(tmp_path):
 
 def test_all_mappings_together_stand_for_a_bounded_number_of_nodes(tmp_path, monkeypatch):
     make_nodes(tmp_path, 4)
-    monkeypatch.setattr(devices, "MAX_NODES", 8)
+    monkeypatch.setattr(machine, "MAX_NODES", 8)
     assert len(find((tmp_path, "/dev/x", "rwm"), (tmp_path, "/dev/y", "rwm"))) == 8
-    with pytest.raises(InvalidInputError, match="devices: the mappings stand for more than 8 nodes"):
+    with pytest.raises(InvalidInputError, match="devices: the mappings expand to more than 8 nodes"):
         find((tmp_path, "/dev/x", "rwm"), (tmp_path, "/dev/y", "rwm"), ("/dev/null", "/dev/z", "rwm"))
 
 
 def test_all_mappings_together_look_at_a_bounded_number_of_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(machine, "MAX_ENTRIES", 10)
     for number in range(5):
         (tmp_path / str(number)).touch()
     assert find(*[(tmp_path, "/dev/x", "rwm")] * 2) == ()

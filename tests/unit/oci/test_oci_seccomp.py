@@ -8,7 +8,7 @@ import pytest
 
 from pycm.model.container import Container, HostConfig, Image
 from pycm.model.validation import CAPABILITIES
-from pycm.oci import support
+from pycm.oci import machine
 from pycm.oci.seccomp import profile
 from pycm.oci.spec import DEFAULT_CAPABILITIES, HostFacts, build_spec
 from pycm.oci.user import ProcessUser
@@ -141,9 +141,9 @@ def program(tmp_path, output, code=0):
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    support.seccomp.cache_clear()
+    machine.seccomp.cache_clear()
     yield
-    support.seccomp.cache_clear()
+    machine.seccomp.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -156,25 +156,25 @@ def forgotten():
     ],
 )
 def test_a_runtime_that_was_built_without_seccomp_gets_no_profile(tmp_path, caplog, output, code, can):
-    assert support.seccomp(program(tmp_path, output, code)) is can
-    assert ("is built without seccomp" in caplog.text) is not can
+    assert machine.seccomp(program(tmp_path, output, code)) is can
+    assert ("seccomp: unavailable: " in caplog.text) is not can
 
 
 def test_a_runtime_that_we_do_not_find_may_be_found_by_containerd(tmp_path):
-    assert support.seccomp(str(tmp_path / "none"))
+    assert machine.seccomp(str(tmp_path / "none"))
 
 
 def test_a_kernel_without_seccomp_gets_no_profile(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(support, "_SECCOMP_ACTIONS", str(tmp_path / "none"))
-    assert not support.seccomp(program(tmp_path, "libseccomp"))
-    assert "this kernel has no seccomp" in caplog.text
+    monkeypatch.setattr(machine, "_SECCOMP_ACTIONS", str(tmp_path / "none"))
+    assert not machine.seccomp(program(tmp_path, "libseccomp"))
+    assert "seccomp: unavailable: this kernel lacks it" in caplog.text
 
 
 def test_the_runtime_is_asked_once(tmp_path):
     path = program(tmp_path, "libseccomp")
-    assert support.seccomp(path)
+    assert machine.seccomp(path)
     os.unlink(path)
-    assert support.seccomp(path)
+    assert machine.seccomp(path)
 
 
 # ── capabilities ──
@@ -192,7 +192,7 @@ def test_the_runtime_is_asked_once(tmp_path):
 )
 def test_a_privileged_container_gets_what_the_machine_can_give(tmp_path, monkeypatch, status, names):
     (tmp_path / "status").write_text(status)
-    monkeypatch.setattr(support, "_INIT", str(tmp_path / "status"))
-    support.capabilities.cache_clear()
-    assert support.capabilities() == names
-    support.capabilities.cache_clear()
+    monkeypatch.setattr(machine, "_INIT", str(tmp_path / "status"))
+    machine.capabilities.cache_clear()
+    assert machine.capabilities() == names
+    machine.capabilities.cache_clear()

@@ -16,8 +16,7 @@ from pycm.model.container import (
     Ulimit,
 )
 from pycm.model.validation import CAPABILITIES
-from pycm.oci.devices import Device
-from pycm.oci.resources import check_cpus, update_resources
+from pycm.oci.machine import Device
 from pycm.oci.spec import (
     DEFAULT_CAPABILITIES,
     DEFAULT_PATH,
@@ -25,6 +24,8 @@ from pycm.oci.spec import (
     READONLY_PATHS,
     HostFacts,
     build_spec,
+    check_cpus,
+    update_resources,
 )
 from pycm.oci.user import ProcessUser
 from pycm.ports import ImageConfig

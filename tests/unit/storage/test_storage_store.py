@@ -109,8 +109,8 @@ def test_a_record_beyond_a_bound_of_new_ones_is_loaded_with_a_warning(
     assert store.load() == [container("c1"), large]
     (line,) = caplog.messages
     assert line == (
-        "stored container large: config.env[0] has 4194306 bytes; at most 131071 are allowed for a new container;"
-        " this one is used as it is"
+        "stored container large: config.env[0] has 4194306 bytes; at most 131071 are allowed for a new container"
+        " (using it as it is)"
     )
 
 
@@ -247,7 +247,7 @@ def test_a_directory_that_cannot_be_deleted_is_named_and_no_error(
     monkeypatch.setattr(os, "listdir", listdir)
     store.delete("c1")
     assert [record.message for record in caplog.records] == [
-        f"cannot remove {store.directory('c1')}: {os.strerror(errno.EIO)}"
+        f"{store.directory('c1')}: cannot be removed: {os.strerror(errno.EIO)}"
     ]
 
 
