@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The composition root: builds every room, hands the outside ones to the core and the fronts, runs them, ends them.
+"""The composition root: build every room, hand the outside rooms to the core and the fronts, run them, stop them.
 
-Start: lock, stored containers, API, then containerd, which may be away for as long as it likes, and the containers that should run.
-Then the descriptors whose images are here; MQTT and the care for images last: nothing that waits for a network delays a container.
-End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): API closed first, so that nothing new begins; containers run on unless
-`manager.live_restore` is false; the twin last, so that it still tells what happened. Each step has a time limit, and the process
-ends without waiting for its threads: one of them may hang in a file system that is away.
+Start: lock, stored containers, API, then containerd, which may be unavailable, and the containers that should run.
+Descriptors whose images are here follow. MQTT and the care for images come last, so that nothing that waits for a
+network delays a container.
+
+End (SIGTERM, SIGINT, SIGQUIT, SIGHUP): the API closes first, so that nothing new begins. Containers run on unless
+`manager.live_restore` is false. The twin stops last, so that it still reports what happened. Each step has a time
+limit, and the process does not wait for its threads: one of them may hang in a file system that is unreachable.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from pycm.storage import mounts
 from pycm.storage.files import make_directory
 from pycm.storage.store import ContainerStore
 from pycm.systemd import Supervisor
-from pycm.waiting import apart, within
+from pycm.waiting import Once, apart, cancel, within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -62,24 +64,25 @@ log = logging.getLogger("pycm.agent")
 
 #: Four descriptors of kept cgroup files, logs and FIFOs a container add up: room for some hundred containers.
 OPEN_FILES = 8192
-#: Disk writes, image look-ups and MQTT connects; more at once would only cost memory.
+#: Threads for disk writes, image look-ups and MQTT connects; more would only cost memory.
 WORKERS = 4
-#: Seconds between attempts to open the API where its address cannot be used, such as one of an interface that comes later.
+#: Seconds between attempts to open the API if its address is unusable, such as one of an interface that comes later.
 API_RETRY = 5.0
-#: Seconds that MQTT and the care for images wait for containerd's first answer, and then for containers and for descriptors.
+#: Seconds that MQTT and the care for images wait for containerd's first answer, then for containers and for
+# descriptors.
 ANSWER, BOOT = 10.0, 120.0
-#: Signals that end the agent; SIGHUP too, as in the original (it is no reload).
+#: Signals that end the agent; SIGHUP too, as in Kanto (it does not reload).
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
-#: Seconds that a step of the end may take; that a start may still take which is asked to end; that all may take at most.
+#: Time limits in seconds: a step of the end, the rest of a start that a signal interrupts, and the whole end.
 STEP, START, ALL = 10.0, 10.0, 50.0
 
 
 def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> int:
-    """Run the agent until a signal ends it; the exit code. One line on stderr where the start fails.
+    """Run the agent until a signal ends it. Return the exit code; if the start fails, print one line to stderr.
 
-    *source*: where *config* came from, for what may change there while the agent runs: the login at the broker.
+    *source*: the files of *config*, whose login at the broker may change while the agent runs.
     """
-    # systemd's watchdog ends an agent that hangs by SIGABRT: with this, where it hung stands in the journal
+    # systemd's watchdog ends a hanging agent by SIGABRT: this writes to the journal where it hung
     faulthandler.enable(2)
     try:
         set_up_logging(config.log)
@@ -89,14 +92,14 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
         take_lock(config.manager.exec_root_dir)
         lock_state(config.manager.home_dir)
     except PycmError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        _print(error)
         return 1
     try:
         raise_open_files()
         code = asyncio.new_event_loop().run_until_complete(_serve(config, source))
     except PycmError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        log.error("the agent ends: %s", error)
+        _print(error)
+        log.error("agent ends: %s", error.detail)
         code = 1
     except BaseException:  # noqa: BLE001  a bug, which ends the process all the same
         sys.excepthook(*sys.exc_info())
@@ -104,8 +107,13 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
     return _leave(code)
 
 
+def _print(error: PycmError) -> None:
+    hint = f"\nhint: {error.hint}" if error.hint else ""
+    print(f"Error: {error}{hint}", file=sys.stderr)
+
+
 def _leave(code: int) -> int:
-    """End the process, and with it its locks, without waiting for its threads, as Python would."""
+    """End the process, which releases its locks. Python itself would wait for the threads."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -114,7 +122,9 @@ def _leave(code: int) -> int:
 
 
 def settle(config: Config) -> tuple[Config, list[Note]]:
-    """*config* without the functions whose rooms refuse their section, as far as it can be said without the machine; and the errors."""
+    """Disable the functions whose rooms refuse their section, as far as that shows without the machine. Return the
+    errors too.
+    """
     errors = []
     for section, check in (("grpc_server", _check_api), ("connection", _check_mqtt)):
         try:
@@ -137,7 +147,9 @@ def _check_mqtt(config: Config) -> None:
 
 
 def take_lock(exec_root: str) -> int:
-    """The descriptor of the run lock. ConflictError if another agent holds it; a crashed one holds none."""
+    """Return the descriptor of the run lock. ConflictError if another agent holds it; the kernel frees that of a
+    crashed one.
+    """
     path = os.path.join(exec_root, "lock")
     try:
         make_directory(exec_root)
@@ -153,9 +165,9 @@ def take_lock(exec_root: str) -> int:
 
 
 def lock_state(home: str) -> int:
-    """Lock the directory of the state itself: nothing is written, so that it works on a disk that has become read-only.
+    """Lock the directory of the state itself. This writes nothing, so it works on a read-only disk.
 
-    The run lock is the original's, and lies in a directory that another agent may have configured differently.
+    The run lock, which Kanto knows, is in a directory that another agent may have configured differently.
     """
     try:
         make_directory(home)
@@ -168,7 +180,7 @@ def lock_state(home: str) -> int:
         os.close(descriptor)
         raise ConflictError(f"resource temporarily unavailable: another agent uses {home}") from error
     except OSError as error:  # a network file system, for instance
-        log.warning("%s: cannot be locked against a second agent: %s", home, error.strerror)
+        log.warning("%s: no lock against a second agent: %s (continuing)", home, error.strerror)
     return descriptor
 
 
@@ -205,11 +217,10 @@ def image_settings_of(config: Config) -> ImageSettings:
 
 
 class Agent:
-    """Every room, built from one configuration, and the order in which they start and end."""
+    """All rooms, built from one configuration, and the order in which they start and stop."""
 
     def __init__(self, config: Config, source: Source | None = None) -> None:
         manager, containers = config.manager, config.containers
-        self._home_dir = manager.home_dir
         self.config = config
         cap = containers.log_total_max_size
         self.logs = JsonFileLogs(
@@ -247,7 +258,7 @@ class Agent:
         self._deployment: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        await asyncio.to_thread(mounts.unmount_snapshots, self._home_dir)
+        await asyncio.to_thread(mounts.unmount_snapshots, self.config.manager.home_dir)
         await self.network.prepare()
         await self.containers.load()
         await self._open_api()
@@ -261,7 +272,7 @@ class Agent:
             self._deployment.add_done_callback(lambda _task: self._applied.set())
 
     async def _after_containers(self) -> None:
-        """Start what is of use to running containers only, and takes time and memory from a start of theirs."""
+        """Start MQTT and the care for images, which would delay the start of containers."""
         with contextlib.suppress(asyncio.TimeoutError):
             await within(ANSWER, self.containers.reached.wait())
             await within(BOOT, self.containers.booted.wait())
@@ -272,7 +283,7 @@ class Agent:
             self.twin = make_twin(self.config, self.containers, self.metrics, self._source)
             await self.twin.start()
         gc.collect()
-        gc.freeze()  # what exists now stays: later collections need not look at it
+        gc.freeze()  # later collections skip what exists now, since it stays
 
     def _part_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -283,94 +294,94 @@ class Agent:
         await self.containers.booted.wait()
         with contextlib.suppress(asyncio.TimeoutError, OSError):  # the deployment reports it
             if update and await apart("descriptors", lambda: not (os.path.lexists(top) and os.listdir(top))):
-                return  # only mode init has a first start to mark
-        from pycm.deployment.service import Deployment, Settings  # only paid for where there are descriptors
+                return  # only mode init records its first start
+        from pycm.deployment.service import Deployment, Settings  # imported only if there are descriptors
 
         settings = Settings(self.config.deployment.mode, self.config.deployment.home_dir, top)
         try:
             await Deployment(self.containers, self.images, settings, self._applied.set).run()
         except Exception:
-            log.exception("a bug in the deployment of descriptors (the agent goes on)")
+            log.exception("deployment: a bug (the agent continues)")
 
     async def _open_api(self) -> None:
-        """Containers and twin do without the API: an address that cannot be used ends nothing else."""
+        """Open the API. Containers and twin work without it, so an unusable address does not end the agent."""
         try:
             await self.server.start()
         except ConfigError as error:
-            log.error("API unavailable: %s (retrying every %g s)", error, API_RETRY)
-            self._api = asyncio.create_task(self._retry_api(str(error)))
+            self._api = asyncio.create_task(self._retry_api(error))
 
-    async def _retry_api(self, reported: str) -> None:
-        while True:
+    async def _retry_api(self, error: PycmError | None) -> None:
+        once = Once()
+        while error is not None:
+            if once.is_new(str(error)):
+                log.error("API unavailable: %s (retrying every %g s)", error.detail, API_RETRY)
             await asyncio.sleep(API_RETRY)
             try:
-                return await self.server.start()
-            except PycmError as error:
-                if str(error) != reported:
-                    reported = str(error)
-                    log.error("API unavailable: %s (retrying every %g s)", error, API_RETRY)
+                await self.server.start()
+                error = None
+            except PycmError as again:
+                error = again
 
     def _image_unused(self, event: Event) -> None:
         if event.action is Action.REMOVED:
             self.images.container_removed()
 
     def healthy(self) -> bool:
-        """Whether the part works that all else depends on; that this is asked at all shows that the loop turns."""
+        """Whether the manager follows containerd. A caller that gets an answer knows that the event loop runs."""
         return self._follow is not None and not self._follow.done()
 
     def status(self) -> str:
-        """A line for `systemctl status`."""
+        """Return the line for `systemctl status`."""
         known = self.containers.list()
         alive = sum(container.state.status in ALIVE for container in known)
         return f"pycm {__version__}: {alive} of {len(known)} containers run"
 
     def heed_signals(self) -> None:
-        """Before the start: one that comes meanwhile ends the agent in order, as soon as it has started."""
+        """Handle signals from before the start on: one that arrives meanwhile ends the agent once it has started."""
         loop = asyncio.get_running_loop()
         for number in END_SIGNALS:
             loop.add_signal_handler(number, self._end, number)
-            signal.signal(number, self._limit_end)  # the loop hears of it all the same
+            signal.signal(number, self._limit_end)  # the loop still gets the signal
 
     def _limit_end(self, _number: int, _frame: FrameType | None) -> None:
-        """Whatever hangs, the loop included: the process ends in time, and stderr shows where all threads were."""
+        """End the process in time even if the loop hangs; stderr then shows where all threads were."""
         stops = 0.0 if self.config.manager.live_restore else 2 * self.config.manager.default_ctrs_stop_timeout
         faulthandler.dump_traceback_later(ALL + stops, exit=True, file=2)
 
     async def ended(self) -> None:
-        """Returns when a signal has asked for the end, or a part has ended that must not."""
+        """Wait for a signal, or for the end of a part that must not end."""
         await self._ended.wait()
 
     def _end(self, number: int) -> None:
-        log.info("%s: the agent ends", signal.Signals(number).name)
+        log.info("agent ends: %s", signal.Signals(number).name)
         self._ended.set()
 
     async def stop(self) -> int:
-        """The exit code: 1 if the agent ends because of a bug, so that its supervisor starts it again."""
+        """Stop all rooms. Return the exit code: 1 after a bug, so that the supervisor restarts the agent."""
         manager = self.config.manager
         bugs = [_failure(task) for task in (self._follow, self._cloud) if task is not None and task.done()]
         failed = any(bugs) or (self._follow is not None and self._follow.done())
         await _step("API", self._end_api())
-        await _step("start", _cancelled(self._cloud))
-        # which finishes a container that it has begun to change
-        await _step("deployment", _cancelled(self._deployment))
-        await _step("images", self._end_images())  # creations that wait for an image end at once
+        await _step("start", cancel(self._cloud))
+        await _step("deployment", cancel(self._deployment))  # it finishes the container that it is changing
+        await _step("images", self._end_images())  # ends creations that wait for an image
         stops = 0.0 if manager.live_restore else 2 * manager.default_ctrs_stop_timeout
         await _step("containers", self.containers.close(), STEP + 5 + stops)
-        await _step("events", _cancelled(self._follow))
+        await _step("events", cancel(self._follow))
         await _step("logs", self.logs.close())
         if self.twin is not None:
             await _step("twin", self.twin.stop())
         await _step("containerd", self.runtime.close())
         for bug in filter(None, bugs):
-            log.error("a part of the agent has ended: %r", bug)
+            log.error("agent: a part of it ended: %r", bug)
         return 1 if failed else 0
 
     async def _end_api(self) -> None:
-        await _cancelled(self._api)
+        await cancel(self._api)
         await self.server.close()
 
     async def _end_images(self) -> None:
-        await _cancelled(self._images)
+        await cancel(self._images)
         await self.images.close()
 
 
@@ -378,25 +389,18 @@ def _failure(task: asyncio.Task[None]) -> BaseException | None:
     return asyncio.CancelledError() if task.cancelled() else task.exception()
 
 
-async def _cancelled(task: asyncio.Task[None] | None) -> None:
-    """Return when *task* has ended."""
-    if task is not None:
-        task.cancel()
-        await asyncio.wait((task,))
-
-
 async def _step(what: str, work: Awaitable[object], limit: float = STEP) -> None:
-    """One step of the end. Neither its failure nor a thread that it waits for keeps the others from being made."""
+    """Do one step of the end. Neither its failure nor a thread that it waits for prevents the next ones."""
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait((task,), timeout=limit)
     if not done:
-        log.error("end of the agent: %s: not ended within %g s (left behind)", what, limit)
+        log.error("end of the agent: %s: no end within %g s (continuing without it)", what, limit)
     elif not task.cancelled() and (error := task.exception()):
         log.error("end of the agent: %s: %r", what, error)
 
 
 def make_twin(config: Config, containers: Manager, metrics: Sampler, source: Source | None) -> TwinService:
-    # paho and the twin are only paid for by those who use them
+    # imported only if the twin is enabled
     from pycm.http.download import WebDownloads
     from pycm.mqtt.client import MqttClient
     from pycm.twin.service import TwinService
@@ -442,12 +446,12 @@ async def _supervised(config: Config, supervisor: Supervisor, source: Source | N
 
 
 async def _start(agent: Agent) -> None:
-    """Start it. OperationFailedError if it is asked to end meanwhile and the start does not come to its end soon."""
+    """Start *agent*. OperationFailedError if a signal arrives meanwhile and the start then takes longer than START."""
     start, end = asyncio.ensure_future(agent.start()), asyncio.ensure_future(agent.ended())
     await asyncio.wait((start, end), return_when=asyncio.FIRST_COMPLETED)
     await asyncio.wait((start,), timeout=START)
     end.cancel()
     if not start.done():
         start.cancel()
-        raise OperationFailedError(f"asked to end while starting, and the start has hung for {START:g} s")
+        raise OperationFailedError(f"a signal ended the start, which did not finish within {START:g} s")
     start.result()

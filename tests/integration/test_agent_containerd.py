@@ -133,7 +133,7 @@ def test_unknown_tasks_in_our_namespace_are_reported_once_and_left_alone(
     containerd.ctr("run", "-d", "--null-io", IMAGE, "stranger", "/bin/sleep", "86400")
     before = strangers()
     assert before
-    reported = "containerd runs task stranger that no stored container knows; it is left alone"
+    reported = "task stranger in containerd: no stored container has this id (not changed)"
     agent.kill()
     agent.start()
     wait_until(lambda: reported in agent.text(), 30, "the stranger is reported")

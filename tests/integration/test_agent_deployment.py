@@ -232,7 +232,7 @@ def test_agent_ends_at_once_while_a_descriptor_waits_for_its_image(
     device.agent.start()
     wait_until(lambda: "(retrying)" in device.agent.text(), 120, "the image is waited for")
     assert device.agent.end() == 0
-    assert "left behind" not in device.agent.text()
+    assert "continuing without it" not in device.agent.text()
 
 
 def cut(device: Device, point: str) -> None:

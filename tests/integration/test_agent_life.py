@@ -158,7 +158,7 @@ def test_a_signal_while_the_agent_starts_ends_it_in_order(
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
-        assert "SIGTERM: the agent ends" in done.stdout
+        assert "agent ends: SIGTERM" in done.stdout
         assert container_id not in containerd.ctr("tasks", "ls")
         agent.start()
         assert agent.state(container_id)["exit_code"] == 143
@@ -337,7 +337,7 @@ sys.exit(pycm())
 
 @pytest.mark.parametrize(
     ("program", "said"),
-    [(HUNG_START, "asked to end while starting"), (HUNG_LOOP, "Timeout (0:00:02)!")],
+    [(HUNG_START, "a signal ended the start"), (HUNG_LOOP, "Timeout (0:00:02)!")],
 )
 def test_agent_ends_while_its_start_or_its_event_loop_hangs(
     tmp_path: Path, containerd: ContainerdServer, program: str, said: str

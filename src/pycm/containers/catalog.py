@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """All containers in memory, in step with the store, and the events of their changes.
 
-Reading never waits. There are two ways to change. `commit` is for a wish of a user: first the disk, then memory; a full disk refuses the
-change. `record` is for what has happened: first memory and event, then the disk, as soon as it accepts the write.
+Reading never waits. There are two ways to change. `commit` is for a wish of a user: first the disk, then memory; a full
+disk refuses the change. `record` is for what has happened: first memory and event, then the disk, as soon as it accepts
+the write.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class Catalog:
         self._unsaved.discard(unit.id)
 
     async def commit(self, unit: Unit, container: Container, action: Action | None = None) -> None:
-        """Write, then change and publish. OperationFailedError (disk) leaves everything as it was; a new unit is unknown until then."""
+        """Write, then change and publish. OperationFailedError (disk) leaves everything as it was; a new unit is
+        unknown until then.
+        """
         await self.save(container)
         unit.container = container
         self.add(unit)
@@ -189,7 +192,7 @@ class Catalog:
         task.add_done_callback(self._saving.discard)
 
     async def save_refused(self) -> None:
-        """Write the records that an earlier full disk refused. Whatever happens, those that are left are tried again."""
+        """Write the records that an earlier full disk refused. Whatever happens, the rest is retried."""
         try:
             await self._save_unsaved()
         finally:
@@ -217,7 +220,9 @@ class Catalog:
             self._retry = None
 
     async def close(self) -> None:
-        """One last attempt to write what a full disk refused; an operation that does not end must not keep the agent from ending."""
+        """One last attempt to write what a full disk refused; an operation that does not end must not keep the agent
+        from ending.
+        """
         self._cancel_retry()
         try:
             await within(LAST_SAVE, self._save_last())

@@ -67,7 +67,7 @@ class HealthChecks:
                 continue
             error, output = asked
             progress = step(progress, error, early=early, retries=check.retries)
-            # what a check prints may differ each time, and is no reason to write the record
+            # the output may differ each time, which alone does not justify a write of the record
             text = None if (progress.health, progress.error) == shown else printed(output) if error else ""
             shown = progress.health, progress.error
             if not await _show(unit, run, progress, text):
@@ -139,7 +139,9 @@ async def _restart(unit: Unit, reason: str) -> None:
 
 
 class _Output:
-    """Implements ports.ExecListener: reads what a check prints and keeps the end of it. It is not needed for the result."""
+    """Implements ports.ExecListener: reads what a check prints and keeps the end of it. It is not needed for the
+    result.
+    """
 
     def __init__(self, logs: Logs, container_id: str) -> None:
         self.exec_id = f"pycm-{secrets.token_hex(8)}"

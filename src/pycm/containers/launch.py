@@ -44,7 +44,7 @@ PARALLEL = 8
 LONGEST_STOP = 24 * 3600
 #: /etc/passwd and /etc/group of an image are read up to this size.
 MAX_USER_FILE = 1024 * 1024
-#: Below this limit a failed start may be for want of memory: runc takes 4 to 6 MiB.
+#: Below this limit a start may fail because memory is missing: runc needs 4 to 6 MiB.
 RUNTIME_MEMORY = 16 * 1024 * 1024
 #: Paths of the machine that a container may mount as in the original; the log says what they give away.
 _HOST_PATHS = {
@@ -160,7 +160,7 @@ class Launcher:
         )
 
     async def _connect(self, container: Container) -> Container:
-        """The container as it goes into its next run: network files made, runtime as configured."""
+        """Return the container as it enters its next run: with its network files, and the configured runtime."""
         self._network.check(container)
         host = container.host_config or HostConfig()
         if host.runtime in RUNC_FAMILY:
@@ -271,27 +271,29 @@ class Launcher:
 
 @contextlib.contextmanager
 def explained(container: Container) -> Iterator[None]:
-    """The runtime counts towards the container's memory while it starts it; what it says when the kernel kills it names no limit."""
+    """The runtime counts towards the container's memory while it starts it; what it says when the kernel kills it names
+    no limit.
+    """
     try:
         yield
     except OperationFailedError as error:
         limit = container.resources.memory if container.resources else ""
         if type(error) is OperationFailedError and limit and 0 < size_to_bytes(limit) < RUNTIME_MEMORY:
             raise OperationFailedError(
-                f"{error}: the memory limit {limit} may be too low for the runtime, which needs some itself to start a container"
+                f"{error}: the memory limit {limit} may be too low for the runtime, which itself needs some memory"
             ) from None
         raise
 
 
 async def find_user(runtime: Runtime, container_id: str, user: str) -> ProcessUser:
-    """*user* as the container's own passwd and group files know it. InvalidInputError."""
+    """Look *user* up in the container's own passwd and group files. InvalidInputError."""
     passwd = await runtime.read_rootfs_file(container_id, PASSWD, MAX_USER_FILE)
     group = await runtime.read_rootfs_file(container_id, GROUP, MAX_USER_FILE)
     return resolve_user(user, passwd or b"", group or b"")
 
 
 def _check_machine(container: Container) -> None:
-    """What this machine must have. The runtime would say the same in many words; what is missing is not made, as in the original."""
+    """Check what this machine must have. The runtime's own errors are long, and nothing that is missing is created."""
     check_cpus(container.resources, online_cpus())
     for hook in container.hooks:
         if not os.access(hook.path, os.X_OK):
@@ -317,7 +319,9 @@ def _check_user_files(mount: MountPoint) -> None:
 
 
 def describe_mounts(container: Container, sockets: Iterable[str], state: Iterable[str]) -> Iterator[str]:
-    """A phrase for each such mount. *sockets*: who speaks there rules all containers; *state*: directories of the agent's own."""
+    """A phrase for each such mount. *sockets*: who speaks there rules all containers; *state*: directories of the
+    agent's own.
+    """
     for mount in container.mount_points:
         source = "/" + os.path.normpath(mount.source).lstrip("/")
         if what := _HOST_PATHS.get(source):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The container manager: what the fronts call, and what containerd's events lead to.
+"""The container manager: it creates, finds and reconciles units, and hands them the calls of fronts and events of
+containerd.
 
-Operations on one container follow each other, those on different ones run beside each other. An operation that has begun is
-finished even if its caller goes away, so that no half-made state depends on a client's life. `list` and `get` answer from memory.
+Operations on one container are serialized; those on different containers run side by side. An operation that has begun
+is finished even if its client disconnects. `list` and `get` answer from memory.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Manager:
             stop_timeout=config.manager.default_ctrs_stop_timeout,
         )
         self._reserved: set[str] = set()
-        #: Records of creations and removals that were cut short; what they made is removed as soon as containerd answers.
+        #: Records of creations and removals that were cut short; what they made is removed as soon as containerd
+        # answers.
         self._unfinished: dict[str, Container] = {}
         self._undoing = asyncio.Lock()
         self._strangers: set[str] = set()
@@ -305,7 +307,7 @@ class Manager:
         await self._each(list(self._catalog), lambda unit: unit.reconcile(by_id.get(unit.id)))
         for stranger in by_id.keys() - ours - self._strangers:
             self._strangers.add(stranger)
-            log.warning("containerd runs task %s that no stored container knows; it is left alone", stranger)
+            log.warning("task %s in containerd: no stored container has this id (not changed)", stranger)
         if not self._boot_begun:
             self._boot_begun = True
             await self._boot_starts()
@@ -339,7 +341,9 @@ class Manager:
         await asyncio.gather(*map(one, units))
 
     async def close(self) -> None:
-        """End of the agent. Containers run on with `live_restore`, else all are stopped; what operations began is finished."""
+        """End of the agent. Containers run on with `live_restore`, else all are stopped; what operations began is
+        finished.
+        """
         self._jobs.closing = True
         checks = [unit.close() for unit in self._catalog]
         await asyncio.gather(*filter(None, checks), return_exceptions=True)
@@ -376,7 +380,8 @@ def _interrupted(container: Container) -> str:
 def boot_order(containers: Iterable[Container]) -> tuple[list[list[Container]], list[Container]]:
     """Groups to start one after the other, and those of a circle, which are in the order of their creation, one by one.
 
-    Within a group nobody waits for another: the order is that of creation. Peers that are not among *containers* are not waited for.
+    Within a group nobody waits for another: the order is that of creation. Peers that are not among *containers* are
+    not waited for.
     """
     waiting = sorted(containers, key=lambda c: (sort_key(c.created), c.id))
     names = {container.host_name for container in waiting}

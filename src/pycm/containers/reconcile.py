@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bring a container's record in line with what containerd has, after a start of the agent or an absence of containerd."""
+"""Align a container's record with what containerd has, after a start of the agent or an absence of containerd."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that talk with the processes of containers: attached to the first one, or with a process of their own (exec)."""
+"""Clients of processes in containers: attached to the first one, or with a process of their own (exec)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 #: Commands of clients in one container and in all; containerd's room allows some more for health checks.
 MOST_COMMANDS, MOST_COMMANDS_AT_ALL = 8, 32
-#: Seconds without output after which a command that has ended is at its end though something that it started holds its output open.
+#: Seconds without output after which a command that has ended is at its end though something that it started holds its
+# output open.
 QUIET, STEP = 1.0, 0.01
 #: Columns and rows that a terminal may have (struct winsize), and the highest signal.
 MOST_CELLS, MOST_SIGNAL = 0xFFFF, 64
@@ -221,7 +222,7 @@ class ExecSession:
 def check_size(width: int, height: int) -> None:
     if not (0 < width <= MOST_CELLS and 0 < height <= MOST_CELLS):
         raise InvalidInputError(
-            f"a terminal of {width} columns and {height} rows cannot be: 1 to {MOST_CELLS} each"
+            f"columns and rows of a terminal must be between 1 and {MOST_CELLS}, got {width} and {height}"
         )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One container: its lock, its run and exit, its automatic restarts and its health.
 
-What happens is a row of the table in `model.states`, which `Unit.enter` follows. Whatever changes the container holds its lock; readers
-do not take it. The rules of restarts are in `model.restart`.
+What happens is a row of the table in `model.states`, which `Unit.enter` follows. Whatever changes the container holds
+its lock; readers do not take it. The rules of restarts are in `model.restart`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Unit:
         self._health: asyncio.Task[None] | None = None
         self.restart_timer: asyncio.TimerHandle | None = None
         self.restart_delay = 0.0
-        #: The record has been compared with containerd: not yet at the agent's start, and not after a start without an answer.
+        #: The record has been compared with containerd: not yet at the agent's start, and not after a start without an
+        # answer.
         self.known = False
         #: The last automatic start failed because containerd was unavailable: its return triggers the next one.
         self.waits_for_runtime = False
@@ -81,7 +82,9 @@ class Unit:
     # ── operations ──
 
     async def perform(self, work: Callable[[], Awaitable[None]], *, ask: bool = True) -> None:
-        """Do *work* under the lock, to its end even if the caller goes away. *ask*: compare with containerd first if needed."""
+        """Do *work* under the lock, to its end even if the caller is cancelled. *ask*: compare with containerd first if
+        needed.
+        """
 
         async def locked() -> None:
             async with self.lock:
@@ -241,7 +244,9 @@ class Unit:
                 await self.end(Trigger.EXIT, exit_.result())
 
     async def end(self, trigger: Trigger, exit_: Exit, error: str = "", *, cause: str = "") -> None:
-        """Follow *trigger* and log what came of it. *cause*: of *error*, for the log. For one that asks no policy, why not."""
+        """Follow *trigger* and log what came of it. *cause*: of *error*, for the log. For one that asks no policy, why
+        not.
+        """
         after = await self.enter(trigger, exit_code=exit_.code, finished_at=exit_.at, error=error)
         event = {Trigger.EXIT: "exited", Trigger.STOP: "stopped by hand"}.get(trigger, "stopped")
         why = "the agent ends" if self.peers.jobs.closing else "stopped by hand"
@@ -259,7 +264,8 @@ class Unit:
     # ── stop ──
 
     async def _stop(self, options: StopOptions | None) -> None:
-        """Stop by hand. The wish is stored before the signal, so that an agent that dies here does not restart the container.
+        """Stop by hand. The wish is stored before the signal, so that an agent that dies here does not restart the
+        container.
 
         A full disk does not refuse it: the container to be stopped may be the one that fills it.
         """
@@ -358,9 +364,7 @@ class Unit:
             raise
         self._end_health()
         fail_point("containers.remove-logs")
-        await catalog.delete(
-            self.id
-        )  # while the id is still taken, so that no new container's record is deleted
+        await catalog.delete(self.id)  # while the id is still in use, so that no new record is deleted
         fail_point("containers.remove-deleted")
         self.container, self.exit = dead, None
         catalog.drop(self)
@@ -381,7 +385,7 @@ class Unit:
 
     @property
     def restart_pending(self) -> bool:
-        """The container does not run, and waits for its back-off, for containerd or for its turn at the agent's start."""
+        """The container waits for its back-off, for containerd or for its turn at the agent's start."""
         return not self.is_alive and (
             self.restart_timer is not None or (self.awaits_boot and self.due_at_boot)
         )
@@ -453,7 +457,7 @@ class Unit:
         return self.consider_restart()
 
     async def boot(self) -> None:
-        """Start what its policy starts with the agent. A device or mount may come later, so every failure is retried."""
+        """Start what its policy starts with the agent. Every failure is retried: a device may appear later."""
         async with self.lock:
             if self.is_gone or self.peers.jobs.closing or not self.awaits_boot or not self.due_at_boot:
                 return
@@ -476,7 +480,7 @@ class Unit:
     # ── what containerd has ──
 
     async def know(self) -> None:
-        """Compare the record with containerd, if that has not been done yet. UnavailableError while containerd is away."""
+        """Compare the record with containerd if that is not done yet. UnavailableError without containerd."""
         if not self.known:
             await self._compare(await find_task(self.peers.runtime, self.id))
 

@@ -253,7 +253,7 @@ async def test_agent_ends_with_an_error_where_the_twin_cannot_start(
     async with start.running() as agent:
         await asyncio.wait_for(agent.ended(), 60)
     assert start.code == 1
-    assert "a part of the agent has ended: OperationFailedError('a bug')" in caplog.text
+    assert "agent: a part of it ended: OperationFailedError('a bug')" in caplog.text
 
 
 @pytest.mark.parametrize("present", [False, True])
@@ -301,5 +301,5 @@ async def test_agent_goes_on_after_a_bug_in_the_deployment(
         assert agent._deployment is not None
         await agent._deployment
         assert not agent._ended.is_set()
-    assert "a bug in the deployment of descriptors (the agent goes on)" in caplog.text
+    assert "deployment: a bug (the agent continues)" in caplog.text
     assert start.code == 0

@@ -220,8 +220,8 @@ async def test_commands_run_in_running_containers_only(room: Room, status: Statu
         (command(env=("A",)), "the variable 'A' is not NAME=value"),
         (command(env=("=secret",)), "the variable '' is not NAME=value"),
         (command(cwd="rel"), "the working directory 'rel' is not an absolute path"),
-        (command(width=70_000, height=1), "a terminal of 70000 columns and 1 rows cannot be"),
-        (command(width=80), "a terminal of 80 columns and 0 rows cannot be"),
+        (command(width=70_000, height=1), "must be between 1 and 65535, got 70000 and 1"),
+        (command(width=80), "must be between 1 and 65535, got 80 and 0"),
         (command(user="nobody"), "'nobody' is not in its /etc/passwd"),
     ],
 )
@@ -327,5 +327,5 @@ async def test_sizes_are_for_running_containers_with_a_terminal(room: Room) -> N
     room.known.put("t", Status.STOPPED, tty=True)
     with pytest.raises(ConflictError, match="is not running - current status is Stopped"):
         await room.sessions.resize("t", 80, 25)
-    with pytest.raises(InvalidInputError, match="a terminal of 0 columns"):
+    with pytest.raises(InvalidInputError, match="must be between 1 and 65535, got 0 and 25"):
         await room.sessions.resize("t", 0, 25)
