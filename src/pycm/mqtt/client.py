@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one connection to the broker that twin and update share: kept up for ever, implements `pycm.ports.Mqtt`.
 
-One task makes a `Link`, waits for its loss, pauses, and makes the next one. Listeners are called at each connection and loss; sessions
-are clean, so that they subscribe again each time. Nothing is sent later than requested: without a connection every call fails at once.
+One task makes a `Link`, waits for its loss, pauses, and makes the next one. Listeners are called at each connection and
+loss; sessions are clean, so that they subscribe again each time. Nothing is sent later than requested: without a
+connection every call fails at once.
 
-MQTT 3.1.1 has no answer for a refused PUBLISH: a broker whose access rules or size limit forbid it closes the connection. So the refused
-message is found by observation (`Refusals`): it waits for its acknowledgement at two losses in a row. After a message of its kind was
-refused, one loss is enough for another one that is longer than all accepted ones.
+MQTT 3.1.1 has no answer for a refused PUBLISH: a broker whose access rules or size limit forbid it closes the
+connection. So the refused message is found by observation (`Refusals`): it waits for its acknowledgement at two losses
+in a row. After a message of its kind was refused, one loss is enough for another one that is longer than all accepted
+ones.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ log = logging.getLogger("pycm.mqtt")
 MAX_IN_FLIGHT = 20
 #: Callers that wait for a place among them; one more fails at once.
 MAX_WAITING = 1000
-#: Lines in the log about connections that come and go, until one has lasted.
+#: Lines in the log about unstable connections, until one has lasted.
 MAX_LINES = 20
-#: Longest pauses. The product promises to be back within 10 s of the return of a broker on this machine, 60 s of any other.
+#: Longest pauses. The product promises to be back within 10 s of the return of a broker on this machine, 60 s of any
+# other.
 LOCAL_CAP, REMOTE_CAP = 8.0, 45.0
 #: Seconds after which a connection has lasted, and ends a phase of failures.
 LASTED = 60.0
@@ -64,7 +67,7 @@ class _Refusal:
 
 
 class Refusals:
-    """Which requests the broker refuses, and when each may be tried again. No I/O.
+    """Which requests the broker refuses, and when each may be sent again. No I/O.
 
     The pause of a kind is forgotten only if a connection lasted while requests of the kind were accepted.
     """
@@ -107,7 +110,7 @@ class Refusals:
             self.acquit()
             return None
         for other in self._found.values():
-            if other.until is not None:  # while the search continues, known ones are not tried again
+            if other.until is not None:  # while the search continues, known ones wait
                 other.until = max(other.until, self.clock() + other.pause)
         request = next(iter(unanswered))
         found = self._found.get(request.kind)
@@ -119,7 +122,7 @@ class Refusals:
         return None
 
     def refuse(self, request: Request) -> tuple[float, bool]:
-        """Returns (seconds until it may be tried again, whether that is news for the log)."""
+        """Returns (seconds until it may be sent again, whether that is news for the log)."""
         found = self._found.pop(request.kind, None)
         if found is None:
             while len(self._found) >= MAX_REFUSALS:
@@ -214,7 +217,8 @@ class MqttClient:
             self._report(str(error))
             return
         self._up(link)
-        # the loss wakes this task before those that wait for acknowledgements: listeners know of it when their calls fail
+        # the loss wakes this task before those that wait for acknowledgements: listeners know of it when their calls
+        # fail
         await asyncio.wait({link.lost})
         self._down(link)
 
@@ -251,7 +255,7 @@ class MqttClient:
             self._lasting.cancel()
         refused = self._refusals.lost(link.unanswered)
         pause, news = self._refusals.refuse(refused) if refused else (0.0, True)
-        # a refused message that was sent again in vain is not worth three lines each time
+        # a refused message that is refused again is not worth three lines each time
         self._quiet = not news
         self._report(f"connection lost: {link.lost.result()}")
         if refused:
@@ -275,7 +279,7 @@ class MqttClient:
             self._say(logging.WARNING, f"MQTT broker {self._address.shown}: {reason} ({pauses})")
 
     def _say(self, level: int, text: str) -> None:
-        """Bounded: a connection that comes and goes writes MAX_LINES lines until one has lasted."""
+        """Bounded: an unstable connection writes MAX_LINES lines until one has lasted."""
         if self._quiet:
             level = logging.DEBUG
         else:
@@ -294,7 +298,9 @@ class MqttClient:
 
     @contextlib.contextmanager
     def _surviving(self, what: str) -> Iterator[None]:
-        """Log a bug of a listener. It must not unwind through paho, which would leave a packet half handled, or end the task."""
+        """Log a bug of a listener. It must not unwind through paho, which would leave a packet half handled, or end the
+        task.
+        """
         try:
             yield
         except Exception:
@@ -330,7 +336,7 @@ class MqttClient:
 
     @contextlib.asynccontextmanager
     async def _sending(self, request: Request) -> AsyncIterator[Link]:
-        """Hold back a refused request, and learn from the outcome of this one. Raises RefusedError, UnavailableError."""
+        """Hold back a refused request, and learn from the outcome of others. Raises RefusedError."""
         async with self._one_by_one if self._refusals.suspicious else contextlib.nullcontext():
             link = self._usable()
             if pause := self._refusals.pause(request):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One connection to the broker, from connecting to its loss, driven by the asyncio loop.
 
-Each connection has its own paho client: nothing of an old one (half-read packets, unacknowledged messages) reaches the next one. paho's
-blocking connect (name resolution, TCP, TLS) runs in a short-lived thread. From then on the loop calls paho when the socket is readable
-or writable, and when a ping is due.
+Each connection has its own paho client: nothing of an old one (half-read packets, unacknowledged messages) reaches the
+next one. paho's blocking connect (name resolution, TCP, TLS) runs in a short-lived thread. From then on the loop calls
+paho when the socket is readable or writable, and when a ping is due.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ REFUSALS = {
 }
 REFUSALS.update(dict(zip((132, 133, 136, 134, 135), REFUSALS.values(), strict=True)))
 
-#: The first match counts, so that subclasses stand before their bases.
+#: The first match counts, so that subclasses precede their bases.
 _FAILURES: tuple[tuple[type[Exception], str], ...] = (
     (ConnectionRefusedError, "connection refused, nothing listens there"),
     (ConnectionResetError, "the broker closed the connection"),
@@ -363,7 +363,7 @@ class Link:
             threading.Thread(target=self._try_tls_files, name="mqtt-files", daemon=True).start()
 
     def _try_tls_files(self) -> None:
-        """Invalid files are no reason to end a connection that works."""
+        """A working connection survives invalid files."""
         try:
             self._make_context()
         except UnavailableError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only module that depends on the version of paho: 1.6 (kirkstone), 2.0 (scarthgap) or newer.
 
-They differ in the constructor, in the number of arguments of the callbacks, and in codes that are ints or objects. Callbacks take what
-all versions send first and ignore the rest.
+They differ in the constructor, in the number of arguments of the callbacks, and in codes that are ints or objects.
+Callbacks take what all versions send first and ignore the rest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class _Client(library.Client):  # type: ignore[misc, unused-ignore]  # Any witho
 
 
 def make_client(client_id: str, longest: int) -> Any:
-    """A client of MQTT 3.1.1 with a clean session that never reconnects by itself. *longest*: bytes of a packet that is read."""
+    """A client of MQTT 3.1.1 with a clean session that never reconnects by itself. *longest*: bytes of a packet that is
+    read.
+    """
     options: dict[str, Any] = {
         "client_id": client_id,
         "clean_session": True,

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The section `connection` of the configuration: the broker's address, what cannot work, and a login that may change at run time."""
+"""The section `connection` of the configuration: the broker's address, what cannot work, and a login that may change at
+run time.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ log = logging.getLogger("pycm.mqtt")
 
 PLAIN_PORT, TLS_PORT = 1883, 8883
 MAX_TOPIC, MAX_WILL = 1024, 65535
-#: Scheme of `connection.broker_url` -> TLS or not. WebSockets are not supported: paho's need a second, blocking protocol layer.
+#: Scheme of `connection.broker_url` -> TLS or not. WebSockets are not supported: paho's need a second, blocking
+# protocol layer.
 SCHEMES = {
     "tcp": False,
     "mqtt": False,
@@ -112,7 +115,9 @@ class Source(NamedTuple):
 
 
 class Login:
-    """`settings` with the newest user and password of the configuration file. Other settings need a restart of the agent."""
+    """`settings` with the newest user and password of the configuration file. Other settings need a restart of the
+    agent.
+    """
 
     def __init__(self, settings: Connection, source: Source | None) -> None:
         self.settings = settings

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands from the cloud: which are accepted, how each is answered, and which have run before.
 
-`CHECKS` is the acceptance algorithm, one row a step; the first step that finds a problem ends it. An answer is made only for a request
-with an id in its topic whose headers ask for one.
+`CHECKS` is the acceptance algorithm, one row a step; the first step that finds a problem ends it. An answer is made
+only for a request with an id in its topic whose headers ask for one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def address_of(topic: str) -> Address | None:
 
 
 class Command(NamedTuple):
-    """An accepted request: run `operation` of `feature` with `argument`, then `answer`. `size`: bytes of the payload."""
+    """An accepted request: run `operation` of `feature` with `argument`, then `answer`. `size`: bytes of it."""
 
     feature: Feature
     feature_id: str
@@ -239,9 +239,9 @@ def mark_of(topic: str, payload: bytes) -> bytes:
 class Recent:
     """Marks of the commands that create containers, with the value of each answer; RUNNING until there is one.
 
-    QoS 1 may deliver a command twice. Other commands ask for a state, and find it the second time. A command that failed, or whose
-    container was removed, is forgotten, so that the same command runs again. Nothing is kept over a restart of the agent, which begins
-    a new session at the broker.
+    QoS 1 may deliver a command twice. Other commands ask for a state, and find it the second time. A command that
+    failed, or whose container was removed, is forgotten, so that the same command runs again. Nothing is kept over a
+    restart of the agent, which begins a new session at the broker.
     """
 
     def __init__(self) -> None:
@@ -275,7 +275,9 @@ class Recent:
         return first
 
     def removed(self, container_id: str) -> None:
-        """Forget the command that created this container. Containers of an installation are not known: any removal forgets it."""
+        """Forget the command that created this container. Containers of an installation are not known: any removal
+        forgets it.
+        """
         for mark, value in list(self._values.items()):
             if value is not RUNNING and (value == container_id or not isinstance(value, str)):
                 del self._values[mark]

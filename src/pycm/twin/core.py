@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The twin without I/O: connections, messages, container events and samples go in, decisions (`outbox`) come out.
 
-It knows no socket, file, timer or clock. It holds the containers as the events report them, so that everything it publishes is derived
-from state. Without a session only answers are kept for later; a registration publishes everything again, one message per feature.
+It knows no socket, file, timer or clock. It holds the containers as the events report them, so that everything it
+publishes is derived from state. Without a session only answers are kept for later; a registration publishes everything
+again, one message per feature.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pycm.model.defaults import new_id
 from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Event, HostMeasurements
 from pycm.twin import envelope as ditto
-from pycm.twin.commands import RUNNING, Command, Recent, Refusal, accept, address_of, mark_of
+from pycm.twin.commands import RUNNING, Command, Recent, accept, address_of, mark_of
 from pycm.twin.envelope import Problem
 from pycm.twin.features import container_factory, metrics, software_updatable
 from pycm.twin.features.container import ContainerFeature, feature_id, state_value
@@ -46,12 +47,10 @@ from pycm.twin.session import (
     CONTAINER_PREFIX,
     EDGE_REQUEST,
     EDGE_RESPONSE,
-    THING_SUFFIX,
     Input,
     Session,
     Step,
     device_from,
-    response_topic,
 )
 from pycm.twin.state import Kept
 
@@ -72,7 +71,7 @@ MAX_LEFT = 4
 class Twin:
     """`containers` returns all present containers, at each registration. `features`: the enabled ones by name.
 
-    `mask_env`: hide the values of environment variables. `system_metrics`: publish system metrics on the device's own thing.
+    `mask_env`: hide values of environment variables. `system_metrics`: publish them on the device's own thing.
     """
 
     def __init__(
@@ -183,7 +182,7 @@ class Twin:
             gone = [*map(feature_id, sorted(container_ids)), *self._features]
             cleared += [self._delete(f"/features/{name}", old) for name in gone]
             if self._system and old.id != thing.id:
-                cleared.append(self._system.delete(old.id.removesuffix(THING_SUFFIX)))
+                cleared.append(self._system.delete(old.device_id))
             cleared.append(Forget(old, file=old.id != thing.id))
         return [*cleared, Recall(thing)]
 
@@ -200,10 +199,9 @@ class Twin:
             self._system.forget()
 
     def unsent(self, answers: Iterable[Publish]) -> None:
-        """Keep answers that could not be sent for the next registration, once: one of them may be the reason for the failure."""
-        mine = response_topic(self._owner.id, "", 0).partition("/res/")[0] if self._owner else None
+        """Keep unsent answers for the next registration, once: one of them may be the reason for the failure."""
         for answer in answers:
-            if not answer.again and answer.topic.partition("/res/")[0] == mine:
+            if not answer.again and self._owner and answer.topic.startswith(self._owner.responses):
                 self._late.add(answer._replace(again=True))
 
     def forgotten(self, thing: Thing) -> None:
@@ -236,7 +234,7 @@ class Twin:
         return decisions
 
     def _register_containers(self) -> list[Decision]:
-        """The stored list is written before a feature appears and after one is deleted, so that it always names all of them."""
+        """The stored list always names all features: it is written before one appears, and after one is deleted."""
         stale = sorted(self._stale - self._containers.keys())
         self._stale = frozenset()
         published = [self._whole(container) for container in self._containers.values()]
@@ -265,9 +263,12 @@ class Twin:
             before = self._system.kept
             decisions = self._system.message(topic, payload)
             return [*decisions, *([self._keep()] if self._system.kept != before else [])]
-        if topic.startswith("command//"):
-            return self._command(topic, payload)
-        return []
+        found = self._accept(topic, payload) if topic.startswith("command//") else []
+        if not isinstance(found, Command):
+            return found
+        if found.operation in found.feature.once:
+            return self._run_once(found, mark_of(topic, payload))
+        return self._run(found, None)
 
     def _edge_response(self, payload: bytes) -> list[Decision]:
         try:
@@ -279,26 +280,27 @@ class Twin:
             return [ignored(EDGE_RESPONSE, str(error), size=len(payload))]
         return self._take(self._session.meet(device))
 
-    def _command(self, topic: str, payload: bytes) -> list[Decision]:
+    def _accept(self, topic: str, payload: bytes) -> Command | list[Decision]:
+        """The command, or the decisions that refuse or ignore it."""
         address = address_of(topic)
         if address is None:
             return [ignored(topic, "not the topic of a command", size=len(payload))]
         if address.is_event:
             return [ignored(topic, "an event of the backend's twin", logging.DEBUG)]
         found = accept(address, payload, self)
-        if isinstance(found, Refusal):
-            level = logging.DEBUG if found.answer else logging.WARNING
-            note = Note(level, f"twin: command on {shorten(topic)} refused: {shorten(found.reason, 300)}")
-            return [note, *([found.answer] if found.answer else [])]
-        if found.operation not in found.feature.once:
-            return self._run(found, None)
-        mark = mark_of(topic, payload)
+        if isinstance(found, Command):
+            return found
+        level = logging.DEBUG if found.answer else logging.WARNING
+        note = Note(level, f"twin: command on {shorten(topic)} refused: {shorten(found.reason, 300)}")
+        return [note, *([found.answer] if found.answer else [])]
+
+    def _run_once(self, command: Command, mark: bytes) -> list[Decision]:
+        """A copy of a command gets the answer of the first one, which may not have arrived."""
         if mark not in self._recent:
             self._recent.begin(mark)
-            return self._run(found, mark)
-        # a copy gets the answer of the first one, which may not have arrived
+            return self._run(command, mark)
         value = self._recent.value(mark)
-        return [] if value is RUNNING else self._answer(found, self.thing, value)
+        return [] if value is RUNNING else self._answer(command, self.thing, value)
 
     def _run(self, command: Command, mark: bytes | None) -> list[Decision]:
         """*mark*: that of a command which runs once."""
@@ -321,7 +323,7 @@ class Twin:
         return Run(task.lane, task.job, self.thing, size, finish)
 
     def changed(self, run: Run, name: str, value: Any) -> list[Decision]:
-        """A job tells a status property. One of a former thing's job is not published."""
+        """A job reports a status property. One for a former thing is not published."""
         if run.thing != self._owner:
             return []
         self._software.statuses[name] = value
@@ -379,7 +381,7 @@ class Twin:
     # ── containers ──
 
     def event(self, event: Event) -> list[Decision]:
-        """Published at once while the features are registered, else not at all: a registration begins with the list of containers."""
+        """Published only while the features are registered: a registration begins with the list of containers."""
         container, action = event.container, event.action
         if action is Action.REMOVED:
             self._recent.removed(container.id)

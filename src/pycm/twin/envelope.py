@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ditto envelopes and errors: bytes to values and back, in the byte form of the original.
 
-Reading is as lenient as Go's decoder (member names in any case, null for absent, unknown members, U+FFFD for invalid UTF-8) and as
-strict (numbers outside a 64-bit float, nothing after the value). Unlike Go, it bounds size and nesting.
+Reading follows Go's decoder: member names in any case, null for absent, unknown members ignored. Unlike Go, it bounds
+size and nesting. See docs/spec/twin.md, "Bytes".
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class Kind(enum.Enum):
 
 
 class Problem(Exception):  # noqa: N818  it is the content of an answer, not a failure of pycm
-    """Raised by the handler of an operation; becomes the answer. *masked*: the message without values of environment variables."""
+    """Raised by the handler of an operation; becomes the answer. *masked*: the message without values of environment
+    variables.
+    """
 
     def __init__(self, kind: Kind, message: str, masked: str = "") -> None:
         super().__init__(message)
@@ -83,7 +85,9 @@ def parse(payload: bytes) -> Any:
 
 
 def members(value: Any) -> dict[str, Any]:
-    """The object's members by lower-case name; of several the last counts, null is an empty object. Raises InvalidInputError."""
+    """The object's members by lower-case name; of several the last counts, null is an empty object. Raises
+    InvalidInputError.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):

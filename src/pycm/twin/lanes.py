@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs that commands start in the background, in lanes: one per container, one for software, several for creations.
 
-A job is an async function, which awaits the container manager and downloads through its `JobContext`. The jobs of one lane follow each
-other; different lanes run beside each other. No I/O and no clock of its own: *spawn* decides what drives the coroutines.
+A job is an async function, which awaits the container manager and downloads through its `JobContext`. The jobs of one
+lane follow each other; different lanes run beside each other. No I/O and no clock of its own: *spawn* decides what
+drives the coroutines.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class JobContext:
 
 
 class Lanes:
-    """*spawn* starts a coroutine. *changed* is called with each property that a job tells, *ended* with its outcome."""
+    """*spawn* starts a coroutine. *changed* gets each property that a job reports, *ended* its outcome."""
 
     def __init__(
         self,

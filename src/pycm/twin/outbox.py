@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the core decides, and the bounded queue of decisions that are carried out in order.
 
-The service or a test carries decisions out. Those in order (`Ordered`) wait in the outbox, and each is finished before the next begins.
-After a loss of the connection the pending ones are dropped, because a registration publishes everything again. The others (`AtOnce`)
-are carried out immediately.
+The service or a test carries decisions out. Those in order (`Ordered`) wait in the outbox, and each is finished before
+the next begins. After a loss of the connection the pending ones are dropped, because a registration publishes
+everything again. The others (`AtOnce`) are carried out immediately.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Remember(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """The old thing's features are deleted: call `Twin.forgotten`, and with *file* write that its twin shows no containers."""
+    """The old thing's features are deleted: call `Twin.forgotten`, and with *file* write that its twin shows no
+    containers.
+    """
 
     thing: Thing
     file: bool
@@ -78,7 +80,8 @@ class Forget(NamedTuple):
 
 # ── at once ──
 
-#: Who measures, each with its own period: the feature Metrics of the containers' thing, and that of the device's own thing.
+#: Who measures, each with its own period: the feature Metrics of the containers' thing, and that of the device's own
+# thing.
 CONTAINERS, MACHINE = "containers", "machine"
 
 
@@ -112,7 +115,8 @@ class Measure(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Run the job in its lane. `Twin.changed` is called with each property that it tells, `Twin.ended` with its outcome.
+    """Run the job in its lane. `Twin.changed` is called with each property that it reports,
+    `Twin.ended` with its outcome.
 
     `thing` received the command, `size` is the command's bytes, `finish` makes the decisions that follow the outcome.
     """
@@ -166,8 +170,8 @@ class LateAnswers:
 class Outbox:
     """Normally every value is sent, as by the original.
 
-    A peer too slow for that misses superseded values beyond MAX_PENDING, never the newest one. So no more is pending than MAX_PENDING
-    and one value for each path in the twin.
+    A peer too slow for that misses superseded values beyond MAX_PENDING, never the newest one. So no more is pending
+    than MAX_PENDING and one value for each path in the twin.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The twin's outside: carries messages, events and timers into the core, and the core's decisions out.
 
-One worker sends in order, each message acknowledged before the next. Other decisions are carried out at once, jobs in lanes. There is
-no rule of the protocol here.
+One worker sends in order, each message acknowledged before the next. Other decisions are carried out at once, jobs in
+lanes. There is no rule of the protocol here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pycm.twin")
 
-#: Pauses until everything is published again after a message could not be sent on a connection that is still up; doubled.
+#: Pauses until everything is published again after a message could not be sent on a connection that is still up;
+# doubled.
 RETRY_PAUSE, LONGEST_RETRY_PAUSE = 5.0, 300.0
 #: Longest wait at the end for pending messages.
 DRAIN = 2.0
@@ -64,7 +65,9 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, period: float | None, *, resume: bool = False) -> None:
-        """*period* in seconds; None: stop. *resume*: keep the times from before an interruption, so that a long period can end."""
+        """*period* in seconds; None: stop. *resume*: keep the times from before an interruption, so that a long period
+        can end.
+        """
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -373,7 +376,8 @@ class TwinService:
         self._unheard.clear()
 
     def _retry(self) -> None:
-        # without a device a subscription is not enough: the connector may have answered while the agent was not subscribed
+        # without a device a subscription is not enough: the connector may have answered while the agent was not
+        # subscribed
         everything = self._retry_all or (EDGE_RESPONSE in self._unheard and self._core.thing is None)
         unheard = list(self._unheard.values())
         self._cancel_retry()

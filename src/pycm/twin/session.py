@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The session with the cloud connector: its names (device, thing, topics), and its phases as a table.
 
-Two rules: the table alone says what follows what, and a pair that is not in it changes nothing. The device is forgotten at every loss
-of the connection, so that the first answer after it registers all features again, even if it names the same device.
+Two rules: the table alone says what follows what, and a pair that is not in it changes nothing. The device is forgotten
+at every loss of the connection, so that the first answer after it registers all features again, even if it names the
+same device.
 """
 
 from __future__ import annotations
@@ -52,6 +53,15 @@ class Thing(NamedTuple):
     def commands(self) -> str:
         return f"command//{self.id}/req/#"
 
+    @property
+    def responses(self) -> str:
+        """The topics of answers begin so."""
+        return f"command//{self.id}/res/"
+
+    @property
+    def device_id(self) -> str:
+        return self.id.removesuffix(THING_SUFFIX)
+
 
 def thing_of(device: Device) -> Thing:
     return Thing(device.tenant_id, device.device_id + THING_SUFFIX)
@@ -62,7 +72,9 @@ def response_topic(thing_id: str, request_id: str, status: int) -> str:
 
 
 def device_from(message: Mapping[str, Any]) -> Device:
-    """Read the device of an edge response, given with lower-case keys. Raises InvalidInputError, which names the member."""
+    """Read the device of an edge response, given with lower-case keys. Raises InvalidInputError, which names the
+    member.
+    """
     device_id = _text(message, "deviceId")
     namespace, _, name = device_id.partition(":")
     if not namespace or not name:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The twin's files in `things.home_dir`: which containers each thing's twin shows, and what a restart of the agent must not lose.
+"""The twin's files in `things.home_dir`: which containers each thing's twin shows, and what a restart of the agent must
+not lose.
 
 Blocking: call from a worker thread. A failure is logged, and the twin works without the file.
 """
@@ -23,7 +24,8 @@ log = logging.getLogger("pycm.twin")
 DIRECTORY_MODE = 0o711
 #: Longest list that is read: 10 000 containers.
 MAX_LIST = 1 << 20
-#: The file with the rest of the state, and its longest content: requests and statuses are each shorter than a payload may be.
+#: The file with the rest of the state, and its longest content: requests and statuses are each shorter than a payload
+# may be.
 FILE, MAX_STATE = "twin_state.json", 4 << 20
 
 
@@ -42,7 +44,8 @@ def _old_file_name(thing_id: str) -> str:
 class Memory:
     """The ids of the containers that a thing's twin shows, so that those removed meanwhile are deleted there.
 
-    Names and content of the files are the original's, so that either can take over from the other. *home*: `things.home_dir`.
+    Names and content of the files are the original's, so that either can take over from the other. *home*:
+    `things.home_dir`.
     """
 
     def __init__(self, home: str) -> None:
@@ -94,7 +97,8 @@ def _ids(found: Any) -> list[str]:
 
 
 class Kept(NamedTuple):
-    """`statuses`: lastOperation and lastFailedOperation. `request`: the argument of the metrics request, None without one.
+    """`statuses`: lastOperation and lastFailedOperation. `request`: the argument of the metrics request, None without
+    one.
 
     `machine`: the request for system metrics. The original keeps none of this.
     """

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """System metrics as Kanto's system-metrics component publishes them: a feature `Metrics` of the device's own thing.
 
-It has topics of its own, without tenant and device, and answers only on request; its errors have no text. No I/O, as in the core.
+It has topics of its own, without tenant and device, and answers only on request; its errors have no text. No I/O, as in
+the core.
 """
 
 from __future__ import annotations
@@ -102,7 +103,9 @@ class SystemMetrics:
     # ── requests ──
 
     def message(self, topic: str, payload: bytes) -> list[Decision]:
-        """Drop without an answer what is not a request for this device, as the original does: other programs receive it, too."""
+        """Drop without an answer what is not a request for this device, as the original does: other programs receive
+        it, too.
+        """
         try:
             envelope = ditto.decode(payload)
         except InvalidInputError as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base of the twin's features, and the reader of operation arguments.
 
-A new operation is one method and its entry in the feature's `operations`. The method receives the feature id and the argument as sent.
-It returns a Reaction (answered at once) or a Task (answered when the job ends). It raises Problem, or InvalidInputError for an argument
-that cannot be read.
+A new operation is one method and its entry in the feature's `operations`. The method receives the feature id and the
+argument as sent. It returns a Reaction (answered at once) or a Task (answered when the job ends). It raises Problem, or
+InvalidInputError for an argument that cannot be read.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ class Feature:
 
 
 class Arguments:
-    """The members of one object, read as Go's decoder reads them: names in any case, null for absent, unknown members ignored.
+    """The members of one object, read as Go's decoder reads them: names in any case, null for absent, unknown members
+    ignored.
 
-    `where` is the object's path in messages. A value of the wrong type is an InvalidInputError that names path, value and expected type;
-    so is null in a list of objects, which ended the original.
+    `where` is the object's path in messages. A value of the wrong type is an InvalidInputError that names path, value
+    and expected type; so is null in a list of objects, which ended the original.
     """
 
     def __init__(self, value: Any, where: str = "argument") -> None:
@@ -119,9 +120,9 @@ class Arguments:
             raise _wrong(self._path(name), value, "a time that fits into a duration")
         return int(value)
 
-    def texts(self, name: str) -> tuple[str, ...]:
+    def texts(self, name: str, most: int = MAX_ENTRIES) -> tuple[str, ...]:
         """null among them counts as empty."""
-        items = self._list(name, "a list of strings")
+        items = self._list(name, "a list of strings", most)
         for index, item in enumerate(items):
             if not isinstance(item, (str, type(None))):
                 raise _wrong(f"{self._path(name)}[{index}]", item, "a string")
@@ -132,10 +133,11 @@ class Arguments:
         value = self._found.get(name.lower())
         return None if value is None else Arguments(value, self._path(name))
 
-    def children(self, name: str, most: int = MAX_ENTRIES) -> list[Arguments]:
+    def children(self, name: str, most: int = MAX_ENTRIES, *, null: bool = False) -> list[Arguments]:
+        """*null*: null among them counts as empty."""
         items = self._list(name, "a list of objects", most)
         for index, item in enumerate(items):
-            if item is None:
+            if item is None and not null:
                 raise InvalidInputError(f"{self._path(name)}[{index}]: null is not an object")
         return [Arguments(item, f"{self._path(name)}[{index}]") for index, item in enumerate(items)]
 

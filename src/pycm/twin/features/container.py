@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature `Container:<id>`: a container's name, image, configuration and state, and its operations.
 
-All operations are answered 204 when the container manager has finished them. Those of one container run in the order of their arrival.
+All operations are answered 204 when the container manager has finished them. Those of one container run in the order of
+their arrival.
 """
 
 from __future__ import annotations

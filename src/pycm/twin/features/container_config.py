@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's configuration in the twin's form, read and written with one table, and what `things.policy` denies of it.
+"""A container's configuration in the twin's form, read and written with one table, and what `things.policy` denies of
+it.
 
-A table's row is (name in the twin, attribute of pycm's model, kind), in the order in which the original writes them. What is empty,
-false or 0 is left out when written, unless the row is in `always`. Unknown words pass unchanged, so that internal ones (`bridge`,
-`on-failure`) are accepted too and the container manager refuses wrong ones. Wrong propagation modes are refused here: the original has
-a default for them.
+A table's row is (name in the twin, attribute of pycm's model, kind), in the order in which the original writes them.
+What is empty, false or 0 is left out when written, unless the row is in `always`. Unknown words pass unchanged, so that
+internal ones (`bridge`, `on-failure`) are accepted too and the container manager refuses wrong ones. Wrong propagation
+modes are refused here: the original has a default for them.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _word(words: Mapping[str, str]) -> Value:
 
 
 class Form:
-    """An object in the twin. *parts*: classes of the model's attributes whose own attributes the rows name with a dot."""
+    """An object in the twin. *parts*: attributes, with their classes, whose own ones rows name with a dot."""
 
     def __init__(
         self,
@@ -282,7 +283,9 @@ def config_value(container: Container, *, mask_env: bool = False) -> dict[str, A
 
 
 def denial(policy: Policy, container: Container, *, descriptor: bool = False) -> str:
-    """Why *container* must not be created, "" if it may. *descriptor*: name the fields as descriptors do, not as the twin does."""
+    """Why *container* must not be created, "" if it may. *descriptor*: name the fields as descriptors do, not as the
+    twin does.
+    """
     host = container.host_config or HostConfig()
     driver = (host.log_config or LogConfiguration()).driver_config or LogDriverConfiguration()
     # fmt: off

@@ -54,7 +54,9 @@ class ContainerFactory(Feature):
 
 
 async def create(context: JobContext, container: Container, *, start: bool) -> str:
-    """Returns the id. A failed start does not fail the creation: the container's state has the reason, and the twin shows it."""
+    """Returns the id. A failed start does not fail the creation: the container's state has the reason, and the twin
+    shows it.
+    """
     created = await context.containers.create(container)
     if start:
         try:

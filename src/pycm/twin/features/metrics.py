@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature `Metrics`: one request at a time asks for measurements at a period.
 
-They are measurements of containers, and system metrics where an entry of the filter names the machine or a process as its originator.
-A request ends when it is replaced or the device changes; a loss of the connection interrupts it only. There is no timer and no sample
-here: the core requests both.
+They are measurements of containers, and system metrics where an entry of the filter names the machine or a process as
+its originator. A request ends when it is replaced or the device changes; a loss of the connection interrupts it only.
+There is no timer and no sample here: the core requests both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pycm.model import durations
 from pycm.model.measurements import ALL_IDS, CPU_UTILIZATION, STANDARD_IDS, host_ids, matches
 from pycm.model.states import ALIVE
 from pycm.twin.envelope import members
-from pycm.twin.features.base import Feature, Reaction
+from pycm.twin.features.base import Arguments, Feature, Reaction
 from pycm.twin.features.container import feature_id
 from pycm.twin.outbox import CONTAINERS, Baseline, Decision, HostBaseline, Measure
 from pycm.twin.session import CONTAINER_PREFIX
@@ -33,7 +33,8 @@ DATA = "data"
 #: Shorter periods are raised to this.
 SHORTEST = durations.SECOND
 _LONGEST = (1 << 63) - 1
-#: Entries of a filter, ids of an entry and ids of all entries; there are 14 measurements and rarely more than 100 containers.
+#: Entries of a filter, ids of an entry and ids of all entries; there are 14 measurements and rarely more than 100
+# containers.
 MAX_FILTERS = 1024
 MAX_IDS, MAX_ALL_IDS = 256, 8192
 
@@ -99,13 +100,19 @@ class Request(NamedTuple):
 
 def decode_request(argument: Any) -> Request:
     """Raises InvalidInputError with the text of the answer."""
-    if argument is not None and not isinstance(argument, dict):
-        raise InvalidInputError(f"the argument of request must be an object, got {shorten(argument)}")
-    found = members(argument)
+    given, found = Arguments(argument), members(argument)
     period = _period(found["frequency"]) if "frequency" in found else 0
     if 0 < period < SHORTEST:
         period = SHORTEST
-    return Request(period, _filters(found.get("filter")))
+    filters: list[Filter] = []
+    ids = 0
+    for entry in given.children("filter", MAX_FILTERS, null=True):
+        texts = entry.texts("id", MAX_IDS)
+        ids += len(texts)
+        if ids > MAX_ALL_IDS:
+            raise InvalidInputError(f"filter: more than {MAX_ALL_IDS} ids in all entries")
+        filters.append(Filter(entry.text("originator"), _accepted(texts), texts))
+    return Request(period, tuple(filters) or None)
 
 
 def _period(frequency: Any) -> int:
@@ -125,49 +132,6 @@ def _as_go_prints(value: Any) -> str:
     if value is None:
         return "<nil>"
     return str(value).lower() if isinstance(value, bool) else shorten(value)
-
-
-def _filters(entries: Any) -> tuple[Filter, ...] | None:
-    """An empty list is the same as no filter."""
-    if not entries and (entries is None or isinstance(entries, list)):
-        return None
-    if not isinstance(entries, list):
-        raise InvalidInputError(f"filter: {shorten(entries)} is not a list")
-    if len(entries) > MAX_FILTERS:
-        raise InvalidInputError(f"filter: {len(entries)} entries; at most {MAX_FILTERS} are allowed")
-    filters: list[Filter] = []
-    ids = 0
-    for number, entry in enumerate(entries):
-        filters.append(_filter(entry, f"filter[{number}]"))
-        ids += len(filters[-1].texts)
-        if ids > MAX_ALL_IDS:
-            raise InvalidInputError(f"filter: more than {MAX_ALL_IDS} ids in all entries")
-    return tuple(filters)
-
-
-def _filter(entry: Any, where: str) -> Filter:
-    if entry is not None and not isinstance(entry, dict):
-        raise InvalidInputError(f"{where}: {shorten(entry)} is not an object")
-    found = members(entry)
-    originator = "" if found.get("originator") is None else found["originator"]
-    if not isinstance(originator, str):
-        raise InvalidInputError(f"{where}.originator: {shorten(originator)} is not a string")
-    texts = _texts(found.get("id"), where)
-    return Filter(originator, _accepted(texts), texts)
-
-
-def _texts(ids: Any, where: str) -> tuple[str, ...]:
-    if ids is None:
-        return ()
-    if not isinstance(ids, list):
-        raise InvalidInputError(f"{where}.id: {shorten(ids)} is not a list")
-    if len(ids) > MAX_IDS:
-        raise InvalidInputError(f"{where}.id: {len(ids)} ids; at most {MAX_IDS} are allowed")
-    texts = ["" if text is None else text for text in ids]
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise InvalidInputError(f"{where}.id: {shorten(wrong)} is not a string")
-    return tuple(texts)
 
 
 def _accepted(texts: Sequence[str]) -> frozenset[str]:

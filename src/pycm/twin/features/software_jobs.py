@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How software is installed and removed: artifacts with their checksums, and the statuses that a job publishes.
 
-An artifact is a container in the form of the store and of descriptors. A failing module does not prevent the next one from being tried.
-Containers that a failed module has created stay, as in the original.
+An artifact is a container in the form of the store and of descriptors. A failing module does not prevent the next one
+from being tried. Containers that a failed module has created stay, as in the original.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ FINISHED = "FINISHED_"
 SUCCESS, ERROR, REJECTED = "FINISHED_SUCCESS", "FINISHED_ERROR", "FINISHED_REJECTED"
 #: Modules, or pieces of software, of a command, and characters of its correlation id, which is part of each status.
 MAX_SOFTWARE, MAX_CORRELATION = 256, 256
-#: Longest artifact (a container's description has a few kB), and bytes of all artifacts of a module, which are in memory together.
+#: Longest artifact (a container's description has a few kB), and bytes of all artifacts of a module, which are in
+# memory together.
 MAX_ARTIFACT = 1 << 20
 MAX_MODULE = 4 * MAX_ARTIFACT
 #: (name, bytes, digest) in the order of verification. MD5 and SHA-1 protect against damage only; backends send them.
@@ -157,7 +158,9 @@ def interrupted(last: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def install(argument: Modules, policy: Policy, *, mask_env: bool) -> Job:
-    """A job that returns whether every module was installed. *mask_env*: messages have no values of environment variables."""
+    """A job that returns whether every module was installed. *mask_env*: messages have no values of environment
+    variables.
+    """
     return partial(_install, argument, policy, mask_env)
 
 
@@ -204,7 +207,9 @@ async def _fetch(context: JobContext, artifact: Artifact, limit: int) -> bytes:
 
 
 def _verify(artifact: Artifact, data: bytes) -> None:
-    """Check every given checksum. Raises RejectedError; OperationFailedError for a checksum that is too long, as the original."""
+    """Check every given checksum. Raises RejectedError; OperationFailedError for a checksum that is too long, as the
+    original.
+    """
     for name, length, digest in ALGORITHMS:
         if name in artifact.checksums:
             expected = _bytes_of(artifact.checksums[name].strip(), length)
@@ -234,7 +239,9 @@ def _container(data: bytes, policy: Policy) -> Container:
 
 
 def container_in(data: bytes) -> Container:
-    """The container that an artifact describes. Raises RejectedError for an invalid one, InvalidInputError for anything else."""
+    """The container that an artifact describes. Raises RejectedError for an invalid one, InvalidInputError for anything
+    else.
+    """
     container = read_descriptor(data)
     try:
         filled = fill_defaults(container)
@@ -253,7 +260,9 @@ def remove(argument: Software, known: Callable[[str], bool]) -> Job:
 
 
 async def _remove(argument: Software, known: Callable[[str], bool], context: JobContext) -> None:
-    """After the first failure the rest is skipped, unless `forced`. Each kind of result is published once, success last."""
+    """After the first failure the rest is skipped, unless `forced`. Each kind of result is published once, success
+    last.
+    """
     status = Status(context, argument.correlation_id)
     removed: list[Mapping[str, str]] = []
     failed: list[Mapping[str, str]] = []

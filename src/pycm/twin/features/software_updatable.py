@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The feature `SoftwareUpdatable`: containers as installed software, installed and removed by jobs.
 
-Both operations are answered as soon as their argument is read. The jobs follow one another in one lane. They publish their progress in
-`lastOperation` and, when they fail, in `lastFailedOperation` before it.
+Both operations are answered as soon as their argument is read. The jobs follow one another in one lane. They publish
+their progress in `lastOperation` and, when they fail, in `lastFailedOperation` before it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ LAST, LAST_FAILED = "lastOperation", "lastFailedOperation"
 
 
 def dependencies(containers: Iterable[Container]) -> dict[str, Any]:
-    """installedDependencies, sorted by key. The split at the first colon also cuts registry ports: backends expect such keys."""
+    """installedDependencies, sorted by key. The split at the first colon also cuts registry ports: backends expect such
+    keys.
+    """
     found = {}
     for container in containers:
         group, _, version = container.image.name.partition(":")
@@ -55,7 +57,8 @@ class SoftwareUpdatable(Feature):
         self._known = known
         self._policy = policy
         self._mask_env = mask_env
-        #: The last published statuses by name. They outlive a loss of the connection and, by the core's Keep, the agent.
+        #: The last published statuses by name. They outlive a loss of the connection and, by the core's Keep, the
+        # agent.
         self.statuses: dict[str, Any] = {}
 
     def value(self) -> dict[str, Any]:
