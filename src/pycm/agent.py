@@ -108,8 +108,7 @@ def run(config: Config, notes: Sequence[Note], source: Source | None = None) -> 
 
 
 def _print(error: PycmError) -> None:
-    hint = f"\nhint: {error.hint}" if error.hint else ""
-    print(f"Error: {error}{hint}", file=sys.stderr)
+    print(f"Error: {error.printed}", file=sys.stderr)
 
 
 def _leave(code: int) -> int:

@@ -23,6 +23,11 @@ class PycmError(Exception):
         self.masked = masked or text
 
     @property
+    def printed(self) -> str:
+        """The text for a terminal, with the hint on a line of its own."""
+        return f"{self}\nhint: {self.hint}" if self.hint else str(self)
+
+    @property
     def detail(self) -> str:
         """The text for a log line: masked, with the hint in brackets."""
         return f"{self.masked} ({self.hint})" if self.hint else self.masked

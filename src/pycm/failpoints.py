@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places at which a test lets the process die as if by a power switch.
 
-PYCM_FAIL_POINT=logs.after-append:3 kills the process when it comes to the point "logs.after-append" for the third time. Without
-the variable a fail point is an empty function.
+PYCM_FAIL_POINT=logs.after-append:3 kills the process when it comes to the point "logs.after-append" for the third time.
+Without the variable a fail point is an empty function.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's own log: where it is written, and the form of a line.
 
-A line is `time="2024-05-01T10:00:00.123456Z" level=info msg="..." room=mqtt`, and always one line. The log file has priority over
-syslog, syslog over standard output. A log that cannot be opened never keeps the agent from starting, since containers matter more:
-one line on standard error reports it, and standard output is used.
+A line is `time="2024-05-01T10:00:00.123456Z" level=info msg="..." room=mqtt`, and always one line. The log file has
+priority over syslog, syslog over standard output. A log that cannot be opened never keeps the agent from starting,
+since containers matter more: one line on standard error reports it, and standard output is used.
 
-The log file has mode 0600 and is rotated by size to `<name>-<local time>.log.gz`; old ones are removed by number and age.
-Compressing takes a device up to a second, so a thread does it. No handler buffers: one line is one write. On a full disk lines
-are lost; the agent continues, and writes again as soon as there is space.
+The log file has mode 0600 and is rotated by size to `<name>-<local time>.log.gz`; old ones are removed by number and
+age. Compressing takes a device up to a second, so a thread does it. No handler buffers: one line is one write. On a
+full disk lines are lost; the agent continues, and writes again as soon as there is space.
 """
 
 from __future__ import annotations

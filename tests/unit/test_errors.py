@@ -8,7 +8,8 @@ def test_hint_is_not_part_of_the_text() -> None:
     error = OperationFailedError("broker refused the login", hint="Set connection.client_username.")
     assert str(error) == error.masked == "broker refused the login"
     assert error.detail == "broker refused the login (Set connection.client_username.)"
-    assert PycmError("plain").detail == "plain"
+    assert error.printed == "broker refused the login\nhint: Set connection.client_username."
+    assert PycmError("plain").detail == PycmError("plain").printed == "plain"
 
 
 def test_detail_shows_the_masked_text() -> None:

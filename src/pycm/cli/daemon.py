@@ -39,7 +39,7 @@ def main(argv: Sequence[str], *, etc: str = ETC) -> int:
             return 0
         loaded = load_parsed(parsed, etc=etc)
     except PycmError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {error.printed}", file=sys.stderr)
         return 1
     return _check(loaded) if loaded.check else _run(loaded, source_of(loaded, parsed, etc=etc))
 

@@ -65,8 +65,8 @@ def parse(data: bytes, name: str) -> Document:
     return Document(name, text, _parse_toml(text, name))
 
 
-def located(name: str, line: int, reason: str) -> ConfigError:
-    return ConfigError(f"{name}, line {line}: {reason}" if line else f"{name}: {reason}")
+def located(name: str, line: int, reason: str, hint: str = "") -> ConfigError:
+    return ConfigError(f"{name}, line {line}: {reason}" if line else f"{name}: {reason}", hint=hint)
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -75,7 +75,7 @@ def _decode(data: bytes, name: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         byte = data[error.start]
-        raise located(name, line, f"not UTF-8 text: byte 0x{byte:02x}; save the file as UTF-8") from None
+        raise located(name, line, f"not UTF-8 text: byte 0x{byte:02x}", "Save the file as UTF-8.") from None
 
 
 # ── JSON ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -142,8 +142,8 @@ def _json_places(text: str) -> dict[Path, int]:
 # files.
 _MEMBER = re.compile(r'[\s,]*"[\w-]{1,64}"\s*:')
 _FRAGMENT = (
-    "this is a piece of JSON; a JSON file has { and } around everything, and in TOML"
-    ' "things": {"enable": true} is written as [things] and, on a line of its own, enable = true'
+    "A JSON file has { and } around everything. In TOML, "
+    '"things": {"enable": true} is [things] and, on the next line, enable = true.'
 )
 _AT_LINE = re.compile(r" ?\(at line (\d+), column \d+\)$")
 _AT_END = re.compile(r" ?\(at end of document\)$")
@@ -179,10 +179,10 @@ def _parse_toml(text: str, name: str) -> dict[str, Any]:
 def _toml_error(text: str, name: str, message: str) -> ConfigError:
     line = _error_line(text, message)
     if _is_json(text):
-        reason = 'neither TOML nor a JSON object: JSON must begin with "{", TOML with a [section]'
-        return located(name, 1, reason)
+        hint = 'A JSON file begins with "{", a TOML file with a [section].'
+        return located(name, 1, "neither TOML nor a JSON object", hint)
     if line and _MEMBER.match(text.split("\n")[line - 1]):
-        return located(name, line, _FRAGMENT)
+        return located(name, line, "this is a piece of JSON in a TOML file", _FRAGMENT)
     reason = _AT_END.sub("", _AT_LINE.sub("", message))
     return located(name, line, f"not valid TOML: {printable(reason)}")
 

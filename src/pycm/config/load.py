@@ -84,7 +84,7 @@ class Loaded(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where the configuration came from: `path`, "" for no file, and how to read it again. Errors: as of load_parsed."""
+    """Where the configuration came from (`path`, "" for no file), and how to read it again. Errors: see load_parsed."""
 
     path: str
     read: Callable[[], Config]
@@ -154,14 +154,14 @@ def _read(path: str, notes: list[Note]) -> Document:
     try:
         data = read_regular(path, MAX_FILE + 1, follow=True)
     except OSError as error:
-        more = "; check --cfg-file" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigError(f"cannot read the configuration file {name}: {error.strerror}{more}") from None
+        hint = "Check --cfg-file." if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"cannot read the configuration file {name}: {error.strerror}", hint=hint) from None
     except ValueError:
         reason = "the name has a NUL character"
         raise ConfigError(f"cannot read the configuration file {name}: {reason}") from None
     if len(data) > MAX_FILE:
-        reason = f"is larger than {MAX_FILE} bytes; is it the right one?"
-        raise ConfigError(f"the configuration file {name} {reason}")
+        text = f"the configuration file {name} is larger than {MAX_FILE} bytes"
+        raise ConfigError(text, hint="Check --cfg-file: this is probably another file.")
     document = parse_document(data, name)
     if document.text.strip():
         notes.append(Note(logging.INFO, f"configuration read from {name}"))
@@ -273,7 +273,7 @@ class _FileReader:
                 self.section(here, value, member.MEMBERS if isinstance(member, Section) else member)
 
     def matched(self, path: Path, raw: Mapping[str, Any], known: Iterable[str]) -> dict[str, tuple[str, Any]]:
-        """Known key -> the word that the file has for it, and its value. Upper and lower case are the same, as in Go."""
+        """Known key -> the word in the file for it, and its value. Keys are case-insensitive, as in Go."""
         folded = {name.casefold(): name for name in known}
         found: dict[str, tuple[str, Any]] = {}
         for word, value in raw.items():

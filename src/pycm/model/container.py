@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container is: the records of Kanto's model, with their names in JSON files and on the gRPC wire.
+"""The records that describe a container, with their names in Kanto's JSON files and gRPC messages.
 
-Order of fields = order of keys in the JSON (docs/spec/container.md, "JSON"). Values are plain: sizes stay the
-strings the user wrote, times are RFC 3339 strings, so that a file written back is the file that was read. Fields that
-Kanto lacks are left out when they are empty: a file that uses none of them is one that Kanto could have written.
+Order of fields = order of keys in the JSON (docs/spec/container.md, "JSON"). Sizes stay the strings that the user wrote
+and times are RFC 3339 strings, so that a file is written back as it was read. Empty fields that Kanto lacks are left
+out: a file without them is one that Kanto could have written.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pycm.model.units import NANOSECONDS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Bytes of a path, as the kernel's bound; of a word of a command line and of a variable, as the kernel takes them.
+#: Bounds of the kernel in bytes: of a path; of a word of a command line and of a variable.
 PATH = 4095
 WORD = 128 * 1024 - 1
-#: Bytes of a reference to an image, and of a size, duration or word of choice.
+#: Bytes of a reference to an image, and of a size, a duration or a choice.
 REFERENCE, SIZE = 1024, 64
 #: Bytes of a whole description as it is stored; the store reads more, see `storage.store`.
 LARGEST = 1024 * 1024
@@ -66,8 +66,7 @@ class Hook(Record):
 
 
 class HealthCheck(Record):
-    """How to tell whether the container's service works: a command in it (`exec`), or a connection to a TCP port of it
-    (`tcp`).
+    """A check of the container's service: a command in the container (`exec`), or a connection to its TCP port (`tcp`).
 
     interval, timeout and start_period are durations ("30s"); the check fails after `retries` failures in a row.
     """
@@ -81,7 +80,7 @@ class HealthCheck(Record):
 
 
 class ContainerConfiguration(Record):
-    """`user`, `working_dir`: instead of the image's own, as an image would say them ("name", "uid:gid")."""
+    """`user` ("name", "uid:gid") and `working_dir` replace those of the image."""
 
     env: tuple[str, ...] = texts("env", omit=True, most=4096, longest=WORD)
     cmd: tuple[str, ...] = texts("cmd", omit=True, most=4096, longest=WORD)
@@ -135,11 +134,11 @@ class LogConfiguration(Record):
 
 
 class Resources(Record, uncompared=("swap_filled",)):
-    """Memory limits as size strings ("200M"); "" means not limited. memory_swap counts memory and swap together.
+    """Memory limits as size strings ("200M"); "" means no limit. memory_swap is the sum of memory and swap.
 
-    cpus: how many CPUs' time at most ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: on which CPUs
-    ("0-2,5"). pids_limit: processes and threads at most; 0 for no limit. swap_filled: nobody asked for memory_swap; it
-    was filled in for the memory limit. Stored only.
+    cpus: the time of so many CPUs ("1.5"). cpu_shares: weight against others, 1024 if 0. cpuset_cpus: the CPUs to run
+    on ("0-2,5"). pids_limit: number of processes and threads; 0 for no limit. swap_filled: memory_swap was derived from
+    the memory limit; stored only.
     """
 
     memory: str = text("memory", omit=True, longest=SIZE)
@@ -153,7 +152,7 @@ class Resources(Record, uncompared=("swap_filled",)):
 
 
 class Ulimit(Record):
-    """A resource limit of the container's processes, by its name in small letters ("nofile"); -1 for unlimited."""
+    """A resource limit of the container's processes, by its name in lower case ("nofile"); -1 for unlimited."""
 
     name: str = text("name")
     soft: int = integer("soft")
@@ -202,10 +201,10 @@ class NetworkSettings(Record):
 
 
 class State(Record):
-    """`pid` is -1 while no process exists; times are RFC 3339 UTC with nanoseconds, "" for never.
+    """`pid` is -1 without a process; times are RFC 3339 in UTC with nanoseconds, "" for never.
 
-    health: "starting", "healthy" or "unhealthy" of a running container with a health check, else "". health_error: why
-    the last check failed, "" if it did not.
+    health: "starting", "healthy" or "unhealthy" of a running container with a health check, else "". health_error: the
+    reason if the last check failed, else "".
     """
 
     pid: int = integer("pid", default=NO_PID)
@@ -260,7 +259,7 @@ class Container(Record):
 
 
 class StopOptions(Record):
-    """timeout in seconds (0: the configured default), force: SIGKILL after it, signal: name or number ("": SIGTERM)."""
+    """timeout: seconds (0: the configured default); force: SIGKILL after it; signal: name or number ("": SIGTERM)."""
 
     timeout: int = integer("timeout")
     force: bool = flag("force")
@@ -268,7 +267,7 @@ class StopOptions(Record):
 
 
 class UpdateOptions(Record):
-    """None leaves the part alone; a given Resources replaces all limits."""
+    """None keeps the part as it is; Resources replace all limits."""
 
     restart_policy: RestartPolicy | None = one("restart_policy", RestartPolicy)
     resources: Resources | None = one("resources", Resources)
@@ -276,8 +275,7 @@ class UpdateOptions(Record):
 
 # ── descriptors: containers described by people, in files and artifacts ──
 
-#: Keys that say how a container was, not what it should be. Leda's manifests carry them in a form of their own (a
-# status as text).
+#: Keys that describe a former state. Leda's manifests have them in another form (a status as text).
 FOUND_OUT = frozenset({"state", "network_settings"})
 #: Values of `retry_timeout` below this are seconds, not nanoseconds.
 _SECONDS_BELOW = 1_000_000
@@ -292,7 +290,7 @@ def read_descriptor(data: str | bytes) -> Container:
 
 
 def descriptor_policy(container: Container) -> Container:
-    """People write a retry_timeout in seconds, as Kanto's documentation says; Kanto's loader takes nanoseconds."""
+    """Convert a retry_timeout in seconds, as Kanto's documentation describes it; Kanto's loader expects nanoseconds."""
     host = container.host_config
     policy = host.restart_policy if host else None
     if host is None or policy is None or not 0 < policy.retry_timeout < _SECONDS_BELOW:

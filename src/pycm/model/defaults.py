@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filling what a description leaves open, in the original's order (docs/spec/container.md, "Defaults")."""
+"""The defaults of a description, filled in the original's order (docs/spec/container.md, "Defaults")."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
-#: All of these mean "runc": they are replaced by the configured `runc_runtime` at start.
+#: Names of runc, which a start replaces by the configured `runc_runtime`.
 RUNC_FAMILY = frozenset({"io.containerd.runtime.v1.linux", "io.containerd.runc.v1", DEFAULT_RUNTIME})
 
 BRIDGE, HOST = "bridge", "host"
-#: Of a health check that does not say.
+#: Defaults of a health check.
 HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_RETRIES = "30s", "5s", 3
 
 
@@ -41,7 +41,7 @@ def new_id() -> str:
 
 
 def fill_defaults(container: Container, new_id: Callable[[], str] = new_id) -> Container:
-    """*container* with every default filled; the same object if nothing was open. Swap is not touched: fill_swap."""
+    """Return *container* with all defaults but the swap limit; the same object if it has them. See fill_swap."""
     identifier = container.id or new_id()
     name = container.name or identifier
     filled = replace(
@@ -121,7 +121,7 @@ def _config(config: ContainerConfiguration | None) -> ContainerConfiguration | N
 
 
 def fill_swap(container: Container) -> Container:
-    """At creation only: memory without swap gets twice as much, "-1" (unlimited) is stored as ""."""
+    """For a creation only: a memory limit without a swap limit gets twice as much; "-1" (unlimited) is stored as ""."""
     host = container.host_config
     if host is None or host.resources is None:
         return container
@@ -130,7 +130,7 @@ def fill_swap(container: Container) -> Container:
 
 
 def swap_of(resources: Resources) -> Resources:
-    """*resources* with memory_swap as `fill_swap` says; sizes that cannot be read are left for validation."""
+    """*resources* with the memory_swap of `fill_swap`; validation reports malformed sizes."""
     resources = replace(resources, swap_filled=False)
     if resources.memory_swap == "-1":
         return replace(resources, memory_swap="")
@@ -140,10 +140,10 @@ def swap_of(resources: Resources) -> Resources:
 
 
 def follow_memory(stored: Resources | None, wanted: Resources | None) -> Resources | None:
-    """The *wanted* limits of an update, where a swap limit that was filled in goes with the memory limit.
+    """The *wanted* limits of an update, with a derived swap limit that follows the memory limit.
 
-    Clients send it back as they got it. It stays while memory fits below it, as in the original; else it is filled in
-    again, or goes. Records of older versions do not say whether it was filled in: twice the memory was.
+    Clients send the derived limit back unchanged. It stays while memory fits below it, as in the original; else it is
+    derived again, or removed. Records of older versions do not mark it: there, twice the memory counts as derived.
     """
     if stored is None or wanted is None or not stored.memory_swap:
         return wanted
@@ -159,7 +159,7 @@ def follow_memory(stored: Resources | None, wanted: Resources | None) -> Resourc
 
 
 def _size(text: str) -> int | None:
-    """Bytes, 0 for no limit, None for what cannot be read."""
+    """Bytes; 0 for no limit, None for a malformed size."""
     try:
         return size_to_bytes(text) if text else 0
     except InvalidInputError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Durations as Go writes them ("1m30s", "250ms"), to and from whole nanoseconds.
 
-Accepted texts, rounding and error texts are those of Go's time package, because files, flags and MQTT requests carry
-such texts and clients match on the errors. Nothing is imported that the command line would have to wait for.
+Accepted texts, rounding and error texts are those of Go's time package, since files, flags and MQTT requests carry such
+texts and clients match on the errors. The command line imports this module at each start, so it imports nothing slow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNITS = {
     "m": 60 * SECOND,
     "h": 3600 * SECOND,
 }
-_LIMIT = 1 << 63  # of the magnitude; only a negative duration may reach it
+_LIMIT = 1 << 63  # magnitude; only a negative duration may reach it
 _MAX_DIGITS = 19  # that _LIMIT has: longer numbers overflow, and are not worth converting
 _LONGEST = 1024  # characters: each term costs a copy of the rest
 _MAX_SHOWN = 200  # characters of a wrong text that are repeated in an error

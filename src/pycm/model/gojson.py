@@ -23,18 +23,15 @@ _ESCAPES = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 _SPECIAL = re.compile("[<>&\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-#: Go switches to exponents here, and below 10 to the -6.
+#: Go uses exponents from here, and below 10 to the -6.
 _LARGE, _SMALL_POWER = 1e21, 6
-#: A number that Python writes with a negative exponent: whether there may be one, and each beside the strings that look
-# like it.
+#: Numbers that Python writes with a negative exponent: a quick test, and an exact one that skips strings.
 _SMALL = re.compile(r"(?:^|[:,\[\s])-?\d(?:\.\d+)?e-\d")
 _SMALL_OR_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d(?:\.\d+)?e-\d+')
 
 
 def _number(value: float) -> float | int:
-    """Whole floats as int, so that json prints 1073741824 and not 1073741824.0: with the digits that tell the float,
-    then zeros.
-    """
+    """Whole floats as int, for 1073741824 instead of 1073741824.0: the digits that identify the float, then zeros."""
     if not value.is_integer() or abs(value) >= _LARGE:
         return value
     mantissa, _, power = repr(value).partition("e+")
@@ -45,7 +42,7 @@ def _number(value: float) -> float | int:
 
 
 def _small(match: re.Match[str]) -> str:
-    """Python begins exponents below 1e-4 and pads them to two digits."""
+    """Python uses exponents below 1e-4 and pads them to two digits."""
     text = match.group()
     if text.startswith('"'):
         return text

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices, mounts, ports and ulimits as people write them on one line, and back.
+"""Devices, mounts, ports and ulimits in the one-line form of the command line, and back.
 
-The command line and the update agent use these forms (docs/spec/container.md, "String forms"). Texts of errors are
-those of the original; where it cut port numbers to 16 bits or ignored what it did not understand, the entry is refused
-with the same text.
+The forms and the texts of errors are those of the original (docs/spec/container.md, "String forms"). If the original
+cuts a port number to 16 bits or ignores a part, the entry is refused with the same text.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def parse_mount(text: str) -> MountPoint:
 
 
 def parse_port(text: str) -> PortMapping:
-    """Read "[ip:]host[-end]:container[/protocol]"; what is not written stays empty, for the defaults."""
+    """Read "[ip:]host[-end]:container[/protocol]"; parts that are absent stay empty, for the defaults."""
     parts = text.split(":")
     if len(parts) not in (2, 3):
         raise _wrong("Incorrect port mapping configuration", text)
@@ -82,7 +81,7 @@ def _limit(number: str) -> int:
 
 
 def _host_ports(part: str, text: str) -> tuple[int, int]:
-    """First and last port on the host; last 0 if there is but one."""
+    """First and last port on the host; last is 0 for a single port."""
     if "-" not in part:
         return _port(part, "Incorrect host port mapping configuration", text), 0
     message = "Incorrect host range port mapping configuration"
@@ -122,7 +121,7 @@ def render_mount(mount: MountPoint) -> str:
 
 
 def render_port(port: PortMapping) -> str:
-    """The shortest form: no address if any, no end if it is the start, no protocol if unknown."""
+    """The shortest form: without the address for any, the end of a single port, and an unknown protocol."""
     ip = f"{port.host_ip}:" if port.host_ip not in ("", ANY_ADDRESS) else ""
     end = f"-{port.host_port_end}" if port.host_port_end not in (0, port.host_port) else ""
     proto = f"/{port.proto}" if port.proto else ""

@@ -113,7 +113,7 @@ def mapping(json: str, record: type[Record]) -> Any:
 
 
 def excess(record: Record, path: str = "") -> Iterator[str]:
-    """Say of each bound that *record* or a record in it exceeds: where, what it has and what it may have."""
+    """Yield a text for each bound that *record* or a record in it exceeds: the field, its size and the bound."""
     for attribute, form in record.FORMS:
         value = getattr(record, attribute)
         where = f"{path}.{form.json}" if path else form.json
@@ -127,7 +127,7 @@ def excess(record: Record, path: str = "") -> Iterator[str]:
             yield f"{where} has {len(value)} entries; at most {form.most} are allowed"
         elif isinstance(value, tuple):
             for number, item in enumerate(value):
-                place = f"{where}[{number}]"  # a text of a list is not shown: variables and keys are secret
+                place = f"{where}[{number}]"  # texts of lists are not shown: variables and keys are secret
                 yield from _too_long(form, item, place) if isinstance(item, str) else excess(item, place)
 
 
@@ -158,7 +158,7 @@ ALIASES = {"protocol": "proto", "mounts": "mount_points", "id": "container_id", 
 
 
 def encode(record: Record) -> dict[str, Any]:
-    """The record as a JSON object in Kanto's key order: empty lists and absent objects are null, or left out where
+    """Return the record as a JSON object in Kanto's key order. Empty lists and absent objects are null, or left out as
     Kanto does.
     """
     out: dict[str, Any] = {}
@@ -188,9 +188,7 @@ def _encode_value(form: Form, value: Any) -> Any:
 
 
 def decode(record: type[T], data: Any, path: str = "", *, aliases: bool = False) -> T:
-    """Build a record from parsed JSON. Errors: InvalidInputError. *aliases*: take the spellings of ALIASES too
-    (descriptors).
-    """
+    """Build a record from parsed JSON. Errors: InvalidInputError. *aliases*: accept the spellings of ALIASES too."""
     if not isinstance(data, dict):
         raise _wrong(path or "document", data, "an object")
     rest = {key: value for key, value in data.items() if value is not None}
@@ -214,7 +212,7 @@ def _find(name: str, rest: Mapping[str, Any], folded: Mapping[str, str], *, alia
 
 
 def _wrong(path: str, value: Any, wanted: str) -> InvalidInputError:
-    """Of decryption keys, which hold passwords, nobody gets the value; of an environment logs and a masked twin do not."""
+    """Values of decryption keys, which hold passwords, are never shown; those of an environment only unmasked."""
     name = _INDEX.sub("", path)
     masked = f"{path}: *** is not {wanted}"
     if name.endswith(("decrypt_config", "decrypt_config.keys")):
@@ -267,7 +265,7 @@ def stored(record: Record) -> bytes:
     return (gojson.dumps(encode(record)) + "\n").encode()
 
 
-# ── messages: seen by attribute only, so that this module needs no protobuf; the caller brings the message ──
+# ── messages: accessed by attribute only, so that this module does not need protobuf ──
 
 
 def to_message(record: Record, message: Any) -> Any:
@@ -294,9 +292,7 @@ def to_message(record: Record, message: Any) -> Any:
 
 
 def from_message(record: type[T], message: Any, path: str = "") -> T:
-    """A record from a received message; unset sub-messages are None. Errors: InvalidInputError for numbers out of
-    range.
-    """
+    """Build a record from a message; unset sub-messages are None. InvalidInputError for numbers out of range."""
     values: dict[str, Any] = {}
     for attribute, form in record.FORMS:
         if form.wire:
@@ -331,15 +327,15 @@ def _wire_value(form: Form, message: Any, path: str) -> Any:
     return value
 
 
-# ── unknown keys: mostly misspelt, and then what was meant is not done ──
+# ── unknown keys, which are mostly misspelt ──
 
-#: A key's letters that are looked at for the nearest known one.
+#: Letters of a key that are compared with the known ones.
 _LONGEST = 100
 
 
 def unknown_keys(record: Record, path: str = "") -> Iterator[tuple[str, Callable[[], str]]]:
-    """Path of each key that no field of *record* claims, and of the records in it; and how to find the nearest known
-    key there, or "".
+    """Yield the path of each unknown key in *record* and the records in it, and a function for the nearest known key,
+    or "".
     """
     for key in record.extra:
         yield f"{path}.{key}" if path else key, partial(_nearest, key, record)

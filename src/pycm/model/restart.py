@@ -18,18 +18,17 @@ if TYPE_CHECKING:
     from pycm.model.container import Container, HealthCheck, RestartPolicy
 
 FIRST_DELAY = 0.1
-#: Cap of the delay where the policy names none.
+#: Cap of the delay if the policy has none.
 LONGEST_DELAY = 60.0
 #: A run of this many seconds counts as a success: the delay starts over.
 LONG_RUN = 10.0
-#: Exit code of a container whose task was gone when the agent looked (host reboot): a failure, so that on-failure
-# restarts it.
+#: Exit code of a container whose task has vanished (host reboot): a failure, so that on-failure restarts it.
 LOST_EXIT_CODE = 255
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended, as far as the policy asks. `restarts`: automatic restarts since the last start by a user."""
+    """The end of a run, for policies. `restarts`: automatic restarts since the last start by a user."""
 
     exit_code: int
     manually_stopped: bool
@@ -37,9 +36,7 @@ class Ended:
 
 
 def question(container: Container) -> tuple[RestartPolicy | None, Ended]:
-    """A container that does not run, for `wants_restart` and `refusal`. An error counts as a failure, whatever the exit
-    code.
-    """
+    """The policy and the end of a stopped container. An error counts as a failure, whatever the exit code."""
     policy = container.host_config.restart_policy if container.host_config else None
     code = container.state.exit_code or (LOST_EXIT_CODE if container.state.error else 0)
     return policy, Ended(code, container.manually_stopped, container.restart_count)
@@ -60,13 +57,13 @@ DECISIONS: dict[str, Callable[[RestartPolicy, Ended], bool]] = {
 
 
 def wants_restart(policy: RestartPolicy | None, ended: Ended) -> bool:
-    """Does *policy* start the container again after this end? No policy, or one of an unknown type, does not."""
+    """Whether *policy* restarts the container after this end. No policy, or one of an unknown type, does not."""
     decide = DECISIONS.get(policy.type) if policy else None
     return bool(policy and decide and decide(policy, ended))
 
 
 def refusal(policy: RestartPolicy | None, ended: Ended) -> str:
-    """Why *policy* does not start the container again, in words for the log."""
+    """The reason why *policy* does not restart the container, for the log."""
     if policy is None:
         return "no policy"
     reason = ""
@@ -79,7 +76,7 @@ def refusal(policy: RestartPolicy | None, ended: Ended) -> str:
 
 
 def next_delay(policy: RestartPolicy, previous: float, ran_for: float) -> float:
-    """Seconds to wait: 0.1 first or after a long run, then twice the *previous* delay, at most the policy's
+    """Seconds until the restart: 0.1 at first or after a long run, then twice the *previous* delay, up to the policy's
     retry_timeout.
     """
     cap = policy.retry_timeout / NANOSECONDS if policy.retry_timeout > 0 else LONGEST_DELAY
@@ -90,9 +87,9 @@ def next_delay(policy: RestartPolicy, previous: float, ran_for: float) -> float:
 # ── health ──
 
 STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
-#: Exit code that stands for an unhealthy end where a restart policy asks for one: any but 0.
+#: Exit code of an unhealthy container for the restart policy: any but 0.
 UNHEALTHY_EXIT_CODE = 255
-#: Of what a failed check printed, so many lines and characters are shown.
+#: Lines and characters of a failed check's output that are shown.
 MOST_LINES, MOST_PRINTED = 5, 500
 
 
@@ -120,9 +117,7 @@ TRANSITIONS: dict[tuple[str, Result], str] = {
 
 @dataclass(frozen=True)
 class Progress:
-    """health: as the state shows it. failures: in a row, as far as they count. error: why the last check failed, "" if
-    it passed.
-    """
+    """health: as in the state. failures: in a row. error: the reason if the last check failed, else ""."""
 
     health: str = STARTING
     failures: int = 0
@@ -130,7 +125,7 @@ class Progress:
 
 
 def step(progress: Progress, error: str, *, early: bool, retries: int) -> Progress:
-    """What a check makes of *progress*. *error*: why it failed, "" if it passed. *early*: the start period is not over."""
+    """The progress after a check. *error*: why it failed, "" if it passed. *early*: within the start period."""
     if not error:
         return Progress(TRANSITIONS[progress.health, Result.PASSED])
     if early and progress.health == STARTING:
@@ -141,7 +136,7 @@ def step(progress: Progress, error: str, *, early: bool, retries: int) -> Progre
 
 
 def printed(output: bytes) -> str:
-    """The last lines of a check's *output* as one line, bounded and with control characters escaped."""
+    """The last lines of a check's *output* as one line, shortened and with control characters escaped."""
     lines = "\n".join(output.decode(errors="replace").strip().splitlines()[-MOST_LINES:])
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in lines)
     return shown if len(shown) <= MOST_PRINTED else "…" + shown[1 - MOST_PRINTED :]
@@ -152,7 +147,7 @@ def check_of(container: Container) -> HealthCheck | None:
 
 
 def restarts_unhealthy(container: Container) -> bool:
-    """Does the container's restart policy start it again when it is unhealthy? As if it had ended with a failure."""
+    """Whether the restart policy restarts the container when it is unhealthy, as after a failure."""
     policy = container.host_config.restart_policy if container.host_config else None
     ended = Ended(UNHEALTHY_EXIT_CODE, manually_stopped=False, restarts=container.restart_count)
     return wants_restart(policy, ended)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life-cycle of a container as tables.
 
-Two tables say everything: `FLAGS`, what the stored state looks like in each status, and `ALLOWED`, which operation may start in
-which status. The texts of refusals are those that Kanto's clients match on. Nothing here does I/O or looks at a clock: callers
-pass times in (docs/spec/container.md, "States").
+Two tables say everything: `FLAGS`, what the stored state looks like in each status, and `ALLOWED`, which operation may
+start in which status. The texts of refusals are those that Kanto's clients match on. Nothing here does I/O or looks at
+a clock: callers pass times in (docs/spec/container.md, "States").
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ def size_to_bytes(text: str) -> int:
 
 
 def cpu_quota(cpus: str) -> int:
-    """Microseconds of CPU time in each CPU_PERIOD for a number of CPUs such as "1.5". InvalidInputError for "0", "-1",
-    "2 CPUs".
-    """
+    """Microseconds of CPU time in each CPU_PERIOD for a number of CPUs such as "1.5". Errors: InvalidInputError."""
     quota = round(float(cpus) * CPU_PERIOD) if _CPUS.fullmatch(cpus) else 0
     if quota < _LEAST_QUOTA:
         raise InvalidInputError(f"cpus {shorten(cpus)} is not a number of CPUs from 0.01 on, such as 1.5")
@@ -58,7 +56,7 @@ def cpu_quota(cpus: str) -> int:
 
 def cpus_of(text: str) -> frozenset[int]:
     """The CPUs of a list as the kernel reads it: "0", "0-2,5". InvalidInputError for anything else."""
-    found = 0  # a bit for each: as quick for a long list of wide ranges
+    found = 0  # a bit for each CPU: fast for long lists of wide ranges
     for part in text.split(","):
         match = _CPU_RANGE.fullmatch(part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
@@ -71,7 +69,7 @@ def cpus_of(text: str) -> frozenset[int]:
 
 
 def parse_signal(text: str) -> int:
-    """The number of a signal; "" is SIGTERM. InvalidInputError with the original's text otherwise ("TERM" is none)."""
+    """The number of a signal; "" is SIGTERM. InvalidInputError with the original's text for others, such as "TERM"."""
     if not text:
         return int(DEFAULT_SIGNAL)
     if text.isascii() and text.isdigit() and len(text) <= 3 and 1 <= int(text) <= 255:
@@ -90,13 +88,13 @@ def signal_name(number: int) -> str:
 
 
 def exit_text(code: int) -> str:
-    """An exit code for people, with the signal that a code above 128 stands for."""
+    """An exit code as text, with the signal of a code above 128."""
     name = signal_name(code - 128)
     return f"exit code {code} ({name})" if name.startswith("SIG") else f"exit code {code}"
 
 
 def format_ns(nanoseconds: int) -> str:
-    """Nanoseconds since 1970 as text, for instance 2026-11-23T18:39:26.49510863Z."""
+    """Nanoseconds since 1970 as Kanto writes times: 2026-11-23T18:39:26.49510863Z."""
     seconds, fraction = divmod(nanoseconds, NANOSECONDS)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     digits = f"{fraction:09d}".rstrip("0")
@@ -104,11 +102,11 @@ def format_ns(nanoseconds: int) -> str:
 
 
 def now() -> str:
-    """The wall clock's time, for display and records; intervals are measured with the monotonic clock."""
+    """The wall clock's time for display and records; use the monotonic clock for intervals."""
     return format_ns(time.time_ns())
 
 
 def sort_key(text: str) -> str:
-    """A string that sorts like the time *text* says; texts of another form sort as they are."""
+    """A string that sorts by the time in *text*; texts of another form sort as they are."""
     match = _TIME.fullmatch(text)
     return f"{match[1]}.{match[2] or '':0<9}" if match else text

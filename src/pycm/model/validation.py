@@ -39,10 +39,11 @@ if TYPE_CHECKING:
     from pycm.model.records import Record
 
 _CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST"
-    " NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE"
-    " SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM"
-    " BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE"
+    " NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO"
+    " SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME"
+    " SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG"
+    " WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 )
 #: All capabilities that Linux 6.x knows, in the order of their numbers.
 CAPABILITIES = tuple(f"CAP_{name}" for name in _CAPABILITIES.split())
@@ -332,7 +333,7 @@ def check_resources(resources: Resources | None) -> None:
     shares, (least, most) = resources.cpu_shares, CPU_SHARES
     text = f"cpu_shares {shares} is not between {least} and {most}"
     _require(not shares or least <= shares <= most, text, f"{_RESOURCES}.cpu_shares")
-    text = f"pids_limit {resources.pids_limit} is not between 1 and {MOST_PIDS}; 0 is no limit"
+    text = f"pids_limit {resources.pids_limit} is not between 1 and {MOST_PIDS}; 0 means no limit"
     _require(0 <= resources.pids_limit <= MOST_PIDS, text, f"{_RESOURCES}.pids_limit")
 
 

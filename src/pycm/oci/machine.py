@@ -155,7 +155,7 @@ def seccomp(binary: str) -> bool:
 
 @cache
 def capabilities() -> tuple[str, ...]:
-    """The capabilities that init may have, and so a privileged container may; all known ones if init's are unreadable."""
+    """The capabilities of init, and so of a privileged container; all known ones if init's are unreadable."""
     try:
         with open(_INIT, encoding="ascii") as file:
             (mask,) = (int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))

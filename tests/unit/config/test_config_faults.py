@@ -215,7 +215,7 @@ def test_number_of_errors_shown_has_a_bound(read):
     [
         (["--conn-broker-url=ws://x"], "connection.broker_url: "),
         (["--conn-broker-url=tcp://[::1"], "connection.broker_url: "),
-        (["--conn-broker-url=mqtts://x"], "connection.transport.root_ca: "),
+        (["--conn-broker-url=mqtts://x"], "connection.transport.root_ca "),
         (["--conn-client-key=/x"], "connection.transport: "),
         (["--things-conn-broker=ws://x"], "connection.broker_url: "),
         (["--conn-will-topic=a/#"], "connection.will_topic: "),

@@ -75,8 +75,9 @@ def test_named_file_is_read_wherever_the_flag_stands(etc, tmp_path, argv):
 
 
 def test_named_file_that_is_missing_ends_the_start(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent.json: No such file or directory; check --cfg-file$"):
+    with pytest.raises(ConfigError, match=r"absent.json: No such file or directory$") as caught:
         load(["--cfg-file", str(tmp_path / "absent.json")])
+    assert caught.value.hint == "Check --cfg-file."
 
 
 def test_directory_or_pipe_as_file_ends_the_start(tmp_path):
@@ -427,14 +428,14 @@ def test_number_in_a_flag_that_is_out_of_range_is_an_error(read):
         ),
         ("[]", "line 1: neither TOML nor a JSON object"),
         ("5", "line 1: neither TOML nor a JSON object"),
-        (b"[log]\nlog_file = '\xff'", "line 2: not UTF-8 text: byte 0xff; save the file as UTF-8"),
+        (b"[log]\nlog_file = '\xff'", "line 2: not UTF-8 text: byte 0xff"),
         (b"\xff\xfe[\0l\0o\0g\0]\0", "line 1: not UTF-8 text: byte 0xff"),
         ("\0", "line 1: not valid TOML: "),
         ('{"a":' * 100_000, "config.toml: not valid JSON: nested 100000 levels deep; 500 are allowed"),
         ("a = " + "[" * 100_000, "config.toml: not valid TOML: nested too deep"),
         (
             "#" * (MAX_FILE + 1),
-            f"the configuration file config.toml is larger than {MAX_FILE} bytes; is it the right one?",
+            f"the configuration file config.toml is larger than {MAX_FILE} bytes",
         ),
     ],
 )
@@ -485,7 +486,8 @@ def test_deep_key_of_an_unknown_section_is_a_warning(read):
     ],
 )
 def test_piece_of_json_in_a_toml_file_is_answered_with_the_form_to_write(read, text, line):
-    found = error(read, text)
-    assert found.startswith(f"config.toml, line {line}: this is a piece of JSON; ")
-    assert found.endswith("is written as [things] and, on a line of its own, enable = true")
-    assert "geheim" not in found
+    with pytest.raises(
+        ConfigError, match=f"config.toml, line {line}: this is a piece of JSON in a TOML file$"
+    ) as caught:
+        read(text)
+    assert caught.value.hint.endswith("is [things] and, on the next line, enable = true.")
