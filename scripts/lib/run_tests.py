@@ -46,6 +46,7 @@ SEPARATE = {
     "lint": (
         "tests/test_linters.py",
         "tests/test_style.py",
+        "tests/test_openapi.py",
         "tests/test_commits.py",
         "tests/test_architecture.py",
     ),
