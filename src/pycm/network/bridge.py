@@ -11,7 +11,6 @@ import asyncio
 import errno
 import logging
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pycm.config.values import bridge_address
@@ -19,6 +18,7 @@ from pycm.errors import ConflictError, OperationFailedError, PycmError
 from pycm.failpoints import fail_point
 from pycm.model.container import Container, EndpointSettings, HostConfig, NetworkSettings
 from pycm.model.defaults import BRIDGE
+from pycm.model.frozen import replace
 from pycm.network import conf, files, machine, publish
 from pycm.network.plugins import Plugins, Records, Sandbox, find_address, iptables
 from pycm.storage.files import open_regular
