@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands from the cloud: which are accepted, how each is answered, and which have run before.
 
-`CHECKS` is the acceptance algorithm, one row a step; the first step that finds a problem ends it. An answer is made
-only for a request with an id in its topic whose headers ask for one.
+An answer is made only for a request with an id in its topic whose headers ask for one. docs/spec/twin.md, "Commands", has
+the checks in their order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pycm.twin.features.base import Feature
     from pycm.twin.session import Thing
 
-    Check = Callable[["Address", Envelope, "Known"], Problem | None]
     Refuse = Callable[["Address", Envelope, Problem], Publish | None]
 
 #: Names of one-way topics that are not operations: events of the backend's own twin. They change nothing here.
@@ -109,9 +108,9 @@ def accept(address: Address, payload: bytes, known: Known) -> Command | Refusal:
         envelope = ditto.decode(payload)
     except InvalidInputError as error:
         return _undecodable(address, str(error))
-    for check, refuse in CHECKS:
-        if problem := check(address, envelope, known):
-            return Refusal(problem.message, refuse(address, envelope, problem))
+    if found := _problem(address, envelope, known):
+        problem, refuse = found
+        return Refusal(problem.message, refuse(address, envelope, problem))
     # from here on answers are sent for the thing that was found
     address = address._replace(thing_id=known.thing.id if known.thing else address.thing_id)
     match = _FEATURE_PATH.fullmatch(envelope.path)
@@ -163,46 +162,35 @@ def _undecodable(address: Address, reason: str) -> Refusal:
     return Refusal(f"{text}: {reason}", _nameless(address, Problem(Kind.INVALID, text)))
 
 
-# ── the steps; their texts are the original's (compat) ──
+# ── the checks; their texts are the original's (compat) ──
 
 
-def _invalid(address: Address, detail: str = "") -> Problem:
-    more = f": {detail}" if detail else ""
-    return Problem(Kind.INVALID, f"invalid Ditto message received for device id [{address.thing_id}]{more}")
+def _problem(address: Address, envelope: Envelope, known: Known) -> tuple[Problem, Refuse] | None:
+    """What is wrong with a command, and what makes the answer."""
+    invalid = f"invalid Ditto message received for device id [{address.thing_id}]"
+    if not envelope.topic or not envelope.path:
+        return Problem(Kind.INVALID, invalid), _anonymous
+    if envelope.topic.count("/") < 2:
+        text = f"invalid Ditto message topic received for device id [{address.thing_id}]"
+        return Problem(Kind.INVALID, text), _anonymous
+    if not envelope.text_header("correlation-id"):
+        return Problem(Kind.INVALID, f"{invalid}: correlation id header is missing"), _refused
+    if detail := _content_problem(envelope):
+        return Problem(Kind.INVALID, f"{invalid}: {detail}"), _refused
+    namespace, name, _ = envelope.topic.split("/", 2)
+    if known.thing is None or f"{namespace}:{name}" != known.thing.id:
+        return Problem(Kind.NOT_FOUND, f"thing with ID = {address.thing_id} is not found"), _refused
+    return None
 
 
-def _has_topic_and_path(address: Address, envelope: Envelope, _: Known) -> Problem | None:
-    return None if envelope.topic and envelope.path else _invalid(address)
-
-
-def _has_thing_topic(address: Address, envelope: Envelope, _: Known) -> Problem | None:
-    if envelope.topic.count("/") >= 2:
-        return None
-    return Problem(Kind.INVALID, f"invalid Ditto message topic received for device id [{address.thing_id}]")
-
-
-def _has_correlation(address: Address, envelope: Envelope, _: Known) -> Problem | None:
-    if envelope.text_header("correlation-id"):
-        return None
-    return _invalid(address, "correlation id header is missing")
-
-
-def _has_content_type(address: Address, envelope: Envelope, _: Known) -> Problem | None:
+def _content_problem(envelope: Envelope) -> str:
     given = envelope.text_header("content-type")
     if envelope.value is None:
-        if envelope.headers.get("content-type") is None:
-            return None
-        return _invalid(address, f"unexpected content type header {given}")
+        absent = envelope.headers.get("content-type") is None
+        return "" if absent else f"unexpected content type header {given}"
     if not given:
-        return _invalid(address, "missing content type header")
-    return None if given == ditto.JSON_TYPE else _invalid(address, f"unsupported content type header {given}")
-
-
-def _is_for_our_thing(address: Address, envelope: Envelope, known: Known) -> Problem | None:
-    namespace, name, _ = envelope.topic.split("/", 2)
-    if known.thing is not None and f"{namespace}:{name}" == known.thing.id:
-        return None
-    return Problem(Kind.NOT_FOUND, f"thing with ID = {address.thing_id} is not found")
+        return "missing content type header"
+    return "" if given == ditto.JSON_TYPE else f"unsupported content type header {given}"
 
 
 def _path_problem(address: Address, path: str) -> Problem:
@@ -216,15 +204,6 @@ def _path_problem(address: Address, path: str) -> Problem:
         )
     return Problem(Kind.INVALID, f"missing operation name for device id [{address.thing_id}]")
 
-
-#: (step, what makes the answer if it finds a problem)
-CHECKS: tuple[tuple[Check, Refuse], ...] = (
-    (_has_topic_and_path, _anonymous),
-    (_has_thing_topic, _anonymous),
-    (_has_correlation, _refused),
-    (_has_content_type, _refused),
-    (_is_for_our_thing, _refused),
-)
 
 # ── commands that must not run twice ──
 

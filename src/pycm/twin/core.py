@@ -113,6 +113,7 @@ class Twin:
             from pycm.twin.system_metrics import SystemMetrics  # loaded only where it is enabled
 
             self._system = SystemMetrics(new_id)
+        self._events = self._event_table()
 
     def _exists(self, container_id: str) -> bool:
         return any(container.id == container_id for container in self._list())
@@ -160,7 +161,15 @@ class Twin:
         return [*self._pause(), *(Unsubscribe(topic) for topic in topics)]
 
     def _take(self, steps: Iterable[Step]) -> list[Decision]:
-        return [decision for step in steps for decision in self._STEPS[step](self)]
+        table: dict[Step, Callable[[], list[Decision]]] = {
+            Step.ANNOUNCE: self._announce,
+            Step.LEAVE: self._leave,
+            Step.RECALL: self._recall,
+            Step.REGISTER: self._register,
+            Step.LISTEN: self._listen,
+            Step.PAUSE: self._pause,
+        }
+        return [decision for step in steps for decision in table[step]()]
 
     def _announce(self) -> list[Decision]:
         return [Subscribe(EDGE_RESPONSE), Publish(EDGE_REQUEST, ditto.EMPTY, EDGE_REQUEST)]
@@ -240,15 +249,6 @@ class Twin:
         published = [self._whole(container) for container in self._containers.values()]
         deleted = [self._delete(f"/features/{feature_id(gone)}") for gone in stale]
         return [self._remember(stale), *published, *deleted, *([self._remember()] if stale else [])]
-
-    _STEPS: Mapping[Step, Callable[[Twin], list[Decision]]] = {
-        Step.ANNOUNCE: _announce,
-        Step.LEAVE: _leave,
-        Step.RECALL: _recall,
-        Step.REGISTER: _register,
-        Step.LISTEN: _listen,
-        Step.PAUSE: _pause,
-    }
 
     # ── messages ──
 
@@ -396,15 +396,34 @@ class Twin:
             self._containers[container.id] = container
             action = action if before else Action.CREATED
         decisions: list[Decision] = []
-        for publish in self._EVENTS[action]:
-            decisions += publish(self, container)
+        for publish in self._events[action]:
+            decisions += publish(container)
         # a start in host network mode gives the container the machine's name, without an event of its own
         renamed = before is not None and before.host_name != container.host_name
         if renamed and action not in (Action.UPDATED, Action.REMOVED):
             decisions += self._publish_config(container)
         return decisions
 
-    def _publish_feature(self, container: Container) -> list[Decision]:
+    def _event_table(self) -> Mapping[Action, tuple[Callable[[Container], list[Decision]], ...]]:
+        """The messages of each event, in this order; within a feature it is the original's."""
+        state, config = self._publish_state, self._publish_config
+        return {
+            **dict.fromkeys(
+                (Action.PAUSED, Action.RESUMED, Action.STOPPED, Action.EXITED, Action.HEALTH), (state,)
+            ),
+            Action.CREATED: (self._remember_shown, self._publish_whole, self._publish_list, state),
+            Action.RUNNING: (state, lambda one: self._metrics.container_runs(one.id)),
+            Action.RENAMED: (lambda one: self._property(one, "name", one.name),),
+            Action.UPDATED: (config,),
+            Action.REMOVED: (
+                self._publish_dead,
+                self._publish_list,
+                self._delete_whole,
+                self._remember_shown,
+            ),
+        }
+
+    def _publish_whole(self, container: Container) -> list[Decision]:
         return [self._whole(container)] if self._shows_containers else []
 
     def _publish_state(self, container: Container) -> list[Decision]:
@@ -413,38 +432,18 @@ class Twin:
     def _publish_dead(self, container: Container) -> list[Decision]:
         return self._property(container, "state", state_value(container, Status.DEAD))
 
-    def _publish_name(self, container: Container) -> list[Decision]:
-        return self._property(container, "name", container.name)
-
     def _publish_config(self, container: Container) -> list[Decision]:
         return self._property(container, "config", self._container_feature.config_of(container))
 
-    def _delete_feature(self, container: Container) -> list[Decision]:
+    def _delete_whole(self, container: Container) -> list[Decision]:
         return [self._delete(f"/features/{feature_id(container.id)}")] if self._shows_containers else []
 
-    def _publish_dependencies(self, _: Container) -> list[Decision]:
+    def _publish_list(self, _: Container) -> list[Decision]:
         shown = software_updatable.ID in self._features
         return [self._modify(DEPENDENCIES_PATH, self._software.installed())] if shown else []
 
     def _remember_shown(self, _: Container) -> list[Decision]:
         return [self._remember()] if self._shows_containers else []
-
-    def _take_baseline(self, container: Container) -> list[Decision]:
-        return self._metrics.container_runs(container.id)
-
-    #: The messages of each event, in this order; within a feature it is the original's.
-    _EVENTS: Mapping[Action, tuple[Callable[[Twin, Container], list[Decision]], ...]] = {
-        Action.CREATED: (_remember_shown, _publish_feature, _publish_dependencies, _publish_state),
-        Action.RUNNING: (_publish_state, _take_baseline),
-        Action.PAUSED: (_publish_state,),
-        Action.RESUMED: (_publish_state,),
-        Action.STOPPED: (_publish_state,),
-        Action.EXITED: (_publish_state,),
-        Action.RENAMED: (_publish_name,),
-        Action.UPDATED: (_publish_config,),
-        Action.HEALTH: (_publish_state,),
-        Action.REMOVED: (_publish_dead, _publish_dependencies, _delete_feature, _remember_shown),
-    }
 
     # ── measurements ──
 

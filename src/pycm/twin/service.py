@@ -41,7 +41,7 @@ from pycm.twin.state import KeptFile, Memory
 from pycm.waiting import Backoff, Once, cancel, within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
     from typing import Any
 
     from pycm.config.types import Things
@@ -135,6 +135,28 @@ class TwinService:
         self._failing = self._retry_all = False
         self._unheard: dict[str, Subscribe] = {}
         self._dropping = Once()
+        self._at_once = self._table_at_once()
+        self._in_order = self._table_in_order()
+
+    def _table_at_once(self) -> Mapping[type, Callable[[Any], None]]:
+        return {
+            Note: lambda note: log.log(note.level, "%s", note.text),
+            Baseline: lambda one: self._metrics.baseline(one.container_ids),
+            HostBaseline: lambda one: self._metrics.host_baseline(one.reader),
+            Measure: lambda one: self._tickers[one.reader].set(one.period, resume=one.resume),
+            Run: self._lanes.begin,
+            Keep: self._keep,
+        }
+
+    def _table_in_order(self) -> Mapping[type, Callable[[Any], Awaitable[None]]]:
+        return {
+            Publish: lambda item: self._mqtt.publish(item.topic, item.payload),
+            Subscribe: lambda item: self._mqtt.subscribe(item.topic),
+            Unsubscribe: self._unsubscribe_from,
+            Remember: lambda item: asyncio.to_thread(self._memory.write, item.thing.id, item.features),
+            Forget: self._forget,
+            Recall: self._recall,
+        }
 
     # ── life ──
 
@@ -229,28 +251,13 @@ class TwinService:
 
     def _decided(self, decisions: Iterable[Decision]) -> None:
         for decision in decisions:
-            if act := self._AT_ONCE.get(type(decision)):
-                act(self, decision)
+            if act := self._at_once.get(type(decision)):
+                act(decision)
             elif not self._outbox.add(decision) and self._dropping.is_new():  # type: ignore[arg-type]
                 log.warning("twin: more than %d answers pending (further ones are dropped)", MAX_ANSWERS)
         if self._outbox:
             self._idle.clear()
             self._work.set()
-
-    def _note(self, note: Note) -> None:
-        log.log(note.level, "%s", note.text)
-
-    def _baseline(self, decision: Baseline) -> None:
-        self._metrics.baseline(decision.container_ids)
-
-    def _host_baseline(self, decision: HostBaseline) -> None:
-        self._metrics.host_baseline(decision.reader)
-
-    def _measure(self, decision: Measure) -> None:
-        self._tickers[decision.reader].set(decision.period, resume=decision.resume)
-
-    def _run(self, run: Run) -> None:
-        self._lanes.begin(run)
 
     def _keep(self, decision: Keep) -> None:
         self._to_keep = decision.state
@@ -262,15 +269,6 @@ class TwinService:
         while self._to_keep is not None:
             state, self._to_keep = self._to_keep, None
             await asyncio.to_thread(self._kept.write, state)
-
-    _AT_ONCE: Mapping[type, Callable[[TwinService, Any], None]] = {
-        Note: _note,
-        Baseline: _baseline,
-        HostBaseline: _host_baseline,
-        Measure: _measure,
-        Run: _run,
-        Keep: _keep,
-    }
 
     # ── decisions that are carried out in order ──
 
@@ -290,10 +288,7 @@ class TwinService:
 
     async def _send(self, item: Ordered) -> None:
         try:
-            if isinstance(item, Publish):
-                await self._mqtt.publish(item.topic, item.payload)
-            else:
-                await self._IN_ORDER[type(item)](self, item)
+            await self._in_order[type(item)](item)
         except InvalidInputError as error:
             log.error("twin: message cannot be sent: %s (left out)", error)
         except RefusedError as error:
@@ -303,9 +298,6 @@ class TwinService:
                 self._core.unsent([item])
             self._failed(error)
 
-    async def _subscribe_to(self, item: Subscribe) -> None:
-        await self._mqtt.subscribe(item.topic)
-
     async def _unsubscribe_from(self, item: Unsubscribe) -> None:
         """A failure has no consequence: further messages are for a thing that is not ours any more."""
         self._unheard.pop(item.topic, None)
@@ -313,9 +305,6 @@ class TwinService:
             await self._mqtt.unsubscribe(item.topic)
         except PycmError as error:
             log.warning("twin: cannot unsubscribe: %s", error)
-
-    async def _remember(self, item: Remember) -> None:
-        await asyncio.to_thread(self._memory.write, item.thing.id, item.features)
 
     async def _forget(self, item: Forget) -> None:
         if item.file:
@@ -325,14 +314,6 @@ class TwinService:
     async def _recall(self, item: Recall) -> None:
         ids = await asyncio.to_thread(self._memory.read, item.thing.id)
         self._decided(self._core.recalled(item.thing, ids))
-
-    _IN_ORDER: Mapping[type, Callable[[TwinService, Any], Coroutine[Any, Any, None]]] = {
-        Subscribe: _subscribe_to,
-        Unsubscribe: _unsubscribe_from,
-        Remember: _remember,
-        Forget: _forget,
-        Recall: _recall,
-    }
 
     # ── failures ──
 
