@@ -48,7 +48,6 @@ MAX_FILE = 1024 * 1024
 _MOST_NOTES = 20  # lines about one file, of warnings and of errors; those beyond are counted
 #: Keys that are also known by another name: path of the section and that name -> the key.
 _ALIASES: dict[Path, str] = {("things", "enabled"): "enable"}
-_REGISTRIES = ("containers", "registry_configurations")
 
 CFG_FILE = Flag("cfg-file", about="configuration file, TOML or JSON")
 CHECK = Flag("check-config", kind="bool", about="print the effective configuration and exit")

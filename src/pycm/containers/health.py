@@ -19,7 +19,7 @@ from pycm.model.container import HostConfig
 from pycm.model.defaults import HOST
 from pycm.model.durations import SECOND, parse_duration
 from pycm.model.frozen import replace
-from pycm.model.restart import UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
+from pycm.model.restart import STARTING, UNHEALTHY, Progress, check_of, printed, restarts_unhealthy, step
 from pycm.model.states import Action, Status, Trigger
 from pycm.model.units import DEFAULT_SIGNAL as SIGTERM
 from pycm.ports import ExecRequest, TaskIO
@@ -57,7 +57,7 @@ class HealthChecks:
         loop = asyncio.get_running_loop()
         start_period = _seconds(check.start_period or "0s")
         began = loop.time()
-        progress = Progress(unit.container.state.health or Progress.health)
+        progress = Progress(unit.container.state.health or STARTING)
         shown: tuple[str, str] | None = None
         while True:
             await asyncio.sleep(_seconds(check.interval))

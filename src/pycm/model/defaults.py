@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
 from pycm.errors import InvalidInputError
@@ -37,6 +36,8 @@ HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_RETRIES = "30s", "5s", 3
 
 
 def new_id() -> str:
+    import uuid  # only a create needs it
+
     return str(uuid.uuid4())
 
 

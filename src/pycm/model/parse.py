@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices, mounts, ports and ulimits in the one-line form of the command line, and back.
+"""Devices, mounts, ports and ulimits in the one-line form of the command line.
 
 The forms and the texts of errors are those of the original (docs/spec/container.md, "String forms"). If the original
 cuts a port number to 16 bits or ignores a part, the entry is refused with the same text.
@@ -16,7 +16,6 @@ from pycm.model.container import DeviceMapping, MountPoint, PortMapping, Ulimit
 DEFAULT_PERMISSIONS = "rwm"
 DEFAULT_PROPAGATION = "rprivate"
 READ_ONLY = "ro"
-ANY_ADDRESS = "0.0.0.0"
 _PERMISSIONS = re.compile("[rwm]{1,3}")
 _PORT = re.compile("[0-9]{1,5}")
 _LIMIT = re.compile("-1|[0-9]{1,18}")
@@ -109,20 +108,3 @@ def _is_address(text: str) -> bool:
 def _wrong(message: str, text: str) -> InvalidInputError:
     shown = text if text.isprintable() and len(text) <= _MAX_SHOWN else repr(text[:_MAX_SHOWN]) + "…"
     return InvalidInputError(f"{message} {shown}")
-
-
-def render_device(device: DeviceMapping) -> str:
-    return f"{device.path_on_host}:{device.path_in_container}:{device.cgroup_permissions}"
-
-
-def render_mount(mount: MountPoint) -> str:
-    read_only = f":{READ_ONLY}" if mount.read_only else ""
-    return f"{mount.source}:{mount.destination}:{mount.propagation_mode}{read_only}"
-
-
-def render_port(port: PortMapping) -> str:
-    """The shortest form: without the address for any, the end of a single port, and an unknown protocol."""
-    ip = f"{port.host_ip}:" if port.host_ip not in ("", ANY_ADDRESS) else ""
-    end = f"-{port.host_port_end}" if port.host_port_end not in (0, port.host_port) else ""
-    proto = f"/{port.proto}" if port.proto else ""
-    return f"{ip}{port.host_port}{end}:{port.container_port}{proto}"

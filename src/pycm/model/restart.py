@@ -7,8 +7,7 @@ Pure: the caller passes in what happened and how long the run lasted.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.model.units import NANOSECONDS
 
@@ -26,8 +25,7 @@ LONG_RUN = 10.0
 LOST_EXIT_CODE = 255
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """The end of a run, for policies. `restarts`: automatic restarts since the last start by a user."""
 
     exit_code: int
@@ -115,8 +113,7 @@ TRANSITIONS: dict[tuple[str, Result], str] = {
 }
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """health: as in the state. failures: in a row. error: the reason if the last check failed, else ""."""
 
     health: str = STARTING

@@ -9,7 +9,6 @@ a clock: callers pass times in (docs/spec/container.md, "States").
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import ConflictError
@@ -92,8 +91,7 @@ def check_allowed(operation: Operation, container: Container) -> None:
     raise ConflictError(text.format(id=container.id, status=status.word))
 
 
-@dataclass(frozen=True)
-class Flags:
+class Flags(NamedTuple):
     """The four flags of the stored state that go with a status, and if the pid is kept."""
 
     running: bool = False
