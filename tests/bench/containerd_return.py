@@ -18,9 +18,10 @@ from containerd_server import wait_until
 from crowd import described
 from figures import Figure
 
-from pycm.api.calls import Agent
+from pycm.cli.agent import Agent
 from pycm.model.container import RestartPolicy
 from pycm.model.frozen import replace
+from pycm.model.states import Status
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +47,6 @@ def run(_: argparse.Namespace) -> list[Figure]:
             )
             client.start(container.id)
         taken = [one_return(agent, client) for _ in range(ROUNDS)]
-        client.close()
     detail = f"median {statistics.median(taken):.2f} s of {ROUNDS}"
     text = (
         f"containerd back under {CONTAINERS} containers, 3 of which ended, to all states right: the longest"
@@ -56,8 +56,9 @@ def run(_: argparse.Namespace) -> list[Figure]:
 
 def one_return(agent: AgentProcess, client: Agent) -> float:
     ended = [f"back{number}" for number in range(len(POLICIES))]
-    pids = {one.id: one.state.pid for one in client.list()}
-    counts = {one.id: one.restart_count for one in client.list()}
+    found = {one["container_id"]: one for one in client.list_containers()}
+    pids = {name: one["state"]["pid"] for name, one in found.items()}
+    counts = {name: one["restart_count"] for name, one in found.items()}
     agent.containerd.kill()
     for one in ended:
         os.kill(pids[one], signal.SIGKILL)
@@ -74,13 +75,14 @@ def all_right(client: Agent, pids: dict[str, int], counts: dict[str, int]) -> bo
     for number, name in enumerate(pids):
         container = client.get(name)
         assert container is not None
+        state = container["state"]
         if number == 0:
-            right = container.state.status == "Exited" and container.state.exit_code == 128 + signal.SIGKILL
+            right = (state["status"], state["exit_code"]) == (Status.EXITED, 128 + signal.SIGKILL)
         elif number < len(POLICIES):
-            right = container.state.running and container.state.pid != pids[name]
-            right = right and container.restart_count == counts[name] + 1
+            right = state["running"] and state["pid"] != pids[name]
+            right = right and container["restart_count"] == counts[name] + 1
         else:
-            right = container.state.running and container.state.pid == pids[name]
+            right = state["running"] and state["pid"] == pids[name]
         if not right:
             return False
     return True

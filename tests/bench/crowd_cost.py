@@ -23,7 +23,7 @@ from images import Image, base_layer, layer
 from processes import memory_kib, settle
 from registry_server import RegistryServer
 
-from pycm.api.calls import Agent
+from pycm.cli.agent import Agent
 
 if TYPE_CHECKING:
     import argparse
@@ -56,7 +56,6 @@ def start_against_ctr(agent: AgentProcess) -> Figure:
         client.remove(f"own{number}", force=True)
         server.ctr("tasks", "delete", "--force", name)
         server.ctr("containers", "delete", name)
-    client.close()
     detail = f"{statistics.median(own) * 1000:.0f} ms against {statistics.median(theirs) * 1000:.0f} ms, in turns, {ROUNDS} each"
     text = "create and start of a container, against ctr's"
     return Figure("start-ctr", text, statistics.median(ratios), "times", 1.2, detail=detail)
@@ -79,7 +78,7 @@ def at_once(agent: AgentProcess) -> list[Figure]:
     with listing(crowd.socket) as busy:
         crowd.start()
     client = Agent(crowd.socket)
-    assert sum(one.state.running for one in client.list()) == CONTAINERS
+    assert sum(one["state"]["running"] for one in client.list_containers()) == CONTAINERS
     sampling = timed(lambda: agent.pycm("stats", "--no-stream"))
     settle(REST)
     with listing(crowd.socket) as quiet:
@@ -90,7 +89,7 @@ def at_once(agent: AgentProcess) -> list[Figure]:
     pss, uss = memory_kib(pid_of(agent))
     crowd.stop()
     crowd.remove()
-    assert not Agent(crowd.socket).list()
+    assert not Agent(crowd.socket).list_containers()
     took = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in crowd.took.items())
     return [
         Figure("crowd-pss", f"PSS of the agent with {CONTAINERS} containers", pss / 1024, "MiB"),

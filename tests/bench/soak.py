@@ -37,11 +37,9 @@ from images import Image, layer
 from processes import memory_kib, settle, shims
 from registry_server import RegistryServer
 
-from pycm.api.call import CallError
-from pycm.api.calls import Agent
-from pycm.api.own_calls import TimeExpiredError
-from pycm.api.proto.pycm.v1 import agent_pb2 as m
-from pycm.cli.wait import CONDITIONS
+from pycm.api.protocol import STDIN
+from pycm.cli.agent import Agent
+from pycm.cli.client import TimeExpiredError
 from pycm.errors import PycmError
 from pycm.model.container import PortMapping, Resources, RestartPolicy, UpdateOptions
 
@@ -114,7 +112,7 @@ class Client:
         error = None
         try:
             call()
-        except (PycmError, CallError) as caught:
+        except PycmError as caught:
             error = caught
         self.tally.count(name, error)
 
@@ -147,20 +145,17 @@ class Client:
     # ── operations of the mix ──
 
     def exec(self) -> None:
-        start = m.ExecStart(container_id=self.id, command=["/bin/echo", "hello"])
-        with contextlib.closing(Agent(self.socket, timeout=120)) as api:
-            duplex = api.own.exec(start)
-            duplex.end()
-            while not duplex.done:
-                duplex.receive()
-                duplex.take()
-            duplex.close()
+        with contextlib.closing(self.api.exec(self.id, {"command": ["/bin/echo", "hello"]})) as channel:
+            channel.write(STDIN)
+            while not channel.done:
+                channel.receive()
+            channel.take()
 
     def logs(self) -> None:
         list(self.api.logs(self.id, 20))
 
     def list(self) -> None:
-        self.api.list()
+        self.api.list_containers()
 
     def get(self) -> None:
         self.api.get(self.id)
@@ -180,22 +175,21 @@ class Client:
         self.api.rename(self.id, f"{self.id}-{self.random.randrange(1000)}")
 
     def stats(self) -> None:
-        list(self.api.own.stats([self.id], interval_ms=500, samples=1))
+        list(self.api.stats([self.id], interval_ms=500, samples=1))
 
     def leave(self) -> None:
         """A client that watches the output and goes away."""
-        with contextlib.closing(Agent(self.socket, timeout=120)) as api:
-            api.attach(self.id, stdin=False)
+        self.api.attach(self.id, stdin=False).close()
 
     def wait(self) -> None:
         """For what does not come in time."""
         with contextlib.suppress(TimeExpiredError):
-            self.api.own.wait(self.id, CONDITIONS["removed"], seconds=0.05)
+            self.api.wait(self.id, "removed", seconds=0.05)
 
     def pull(self) -> None:
-        for _ in self.api.own.pull_image(self.reference):
+        for _ in self.api.pull_image(self.reference):
             pass
-        self.api.own.remove_image(self.reference)
+        self.api.remove_image(self.reference)
 
     def cloud(self) -> None:
         """Stop and start over MQTT."""
@@ -271,10 +265,6 @@ class Soak:
             *(f"rule {line}" for line in output("iptables", "-t", "nat", "-S") if "soak" in line),
         ]  # fmt: skip
 
-    def close(self) -> None:
-        for client in self.clients:
-            client.api.close()
-
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -293,11 +283,7 @@ def soaking() -> Iterator[Soak]:
     ):
         reference = registry.push(Image(layers=[layer({"soak": bytes(1 << 20)})]), "soak", "1")
         broker.publish(*command("Metrics", "request", {"frequency": "5s"}))
-        soak = Soak(agent, broker, reference)
-        try:
-            yield soak
-        finally:
-            soak.close()
+        yield Soak(agent, broker, reference)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pycm.api.calls import Agent
+from pycm.cli.agent import Agent
 from pycm.model.container import Container, ContainerConfiguration, HostConfig, Image, RestartPolicy
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 #: Ends at once on SIGTERM, and needs no CPU.
 IDLE = ("/bin/sh", "-c", "trap 'exit 143' TERM; sleep 86400 & wait")
-#: A client in a process of its own, which takes List's answers as they are until its input ends.
+#: A client in a process of its own, which lists again and again until its input ends.
 LISTER = """
 import json, os, select, sys, time
-from pycm.api.client import Client
-from pycm.api.methods import CONTAINERS
+from pycm.cli.client import Client
 client = Client(sys.argv[1])
+client.call("GET", "/v1/version")
 taken = []
 while not select.select([0], [], [], 0.005)[0]:
     began = time.perf_counter()
-    client.unary(CONTAINERS + "List", b"")
+    client.call("GET", "/v1/containers")
     taken.append(time.perf_counter() - began)
 print(json.dumps(taken))
 """
@@ -62,11 +62,7 @@ class Crowd:
 
     def every(self, what: str, call: Callable[[Agent, str], object]) -> None:
         def one(container_id: str) -> None:
-            agent = Agent(self.socket, timeout=120)
-            try:
-                call(agent, container_id)
-            finally:
-                agent.close()
+            call(Agent(self.socket, timeout=120), container_id)
 
         began = time.monotonic()
         with ThreadPoolExecutor(self.count) as threads:

@@ -77,7 +77,7 @@ def test_detaching_leaves_the_container_running_and_attach_takes_it_up_again(age
         terminal.type("\x10")
         terminal.type("\x11")
         assert terminal.wait() == 0
-        assert "runs on" in terminal.seen
+        assert "keeps running" in terminal.seen
         assert terminal.restored
     assert agent.state(container_id)["running"]
     with PtyProcess(agent.command("attach", container_id[:8], program="pycm")) as terminal:
@@ -201,7 +201,9 @@ def test_attach_names_what_cannot_be(agent: AgentProcess) -> None:
     container_id = create(agent, FOREVER, "-n", "sleeper")
     done = agent.pycm("attach", "sleeper")
     assert done.returncode == 5
-    assert done.stderr.startswith('Error: container "sleeper" is not running, it is Created: start --a --i')
+    assert done.stderr.startswith(
+        'Error: container "sleeper" is not running, it is Created\nhint: start --a --i'
+    )
     assert agent.pycm("attach", "leep").returncode == 4
     assert "did you mean sleeper?" in agent.pycm("attach", "leep").stderr
     assert agent.pycm("attach").returncode == 2

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 from containerd_server import wait_until
 
-from pycm.api.http2 import PREFACE
 from pycm.api.server.clients import MAX_CONNECTIONS, MAX_PER_PEER
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 MB = 1024 * 1024
 

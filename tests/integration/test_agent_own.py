@@ -12,14 +12,12 @@ import pytest
 from agent_process import AgentProcess
 from containerd_server import wait_until
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
+from grpclib.exceptions import GRPCError
 from images import IMAGE
 from pty_process import PtyProcess
 
-from pycm.api.call import CallError
-from pycm.api.client import Client
-from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
+from support.grpc_calls import call
 
 pytestmark = pytest.mark.integration
 
@@ -199,19 +197,11 @@ def test_restart_ends_what_does_not_want_to_and_starts_it_again(agent: AgentProc
     agent.cm("stop", box)
     agent.cm("restart", "-n", "box")
     assert agent.state(box)["running"]
-    with pytest.raises(CallError, match="no such container with id = nope exists"):
-        _service(agent, "Restart", m.RestartContainerRequest(id="nope"))
-    listed = [m.ListContainerMessage.FromString(one) for one in _service(agent, "ListStream", Empty())]
+    with pytest.raises(GRPCError, match="no such container with id = nope exists"):
+        call(str(agent.socket), "Restart", m.RestartContainerRequest(id="nope"), Empty)
+    listed = call(str(agent.socket), "ListStream", Empty(), m.ListContainerMessage)
     assert [one.container.id for one in listed] == agent.ids()
     assert [one.container.state.status for one in listed] == ["Running", "Running"]
-
-
-def _service(agent: AgentProcess, method: str, request: Message) -> list[bytes]:
-    client = Client(str(agent.socket))
-    try:
-        return list(client.stream(CONTAINERS + method, request.SerializeToString()))
-    finally:
-        client.close()
 
 
 # ── events, wait, stats ──

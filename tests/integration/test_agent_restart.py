@@ -12,7 +12,7 @@ from connector import Connector
 from containerd_server import wait_until
 from images import IMAGE
 
-from pycm.api.calls import Agent
+from pycm.cli.agent import Agent
 
 if TYPE_CHECKING:
     from containerd_server import ContainerdServer
@@ -133,9 +133,7 @@ def test_stop_in_the_restart_pause_is_the_end_from_every_front(
         wait_until(lambda: min(restarts(agent, name) for name in ids) >= 5, 60, "the pauses are long")
         by_command, by_call, by_twin = ids
         agent.cm("stop", by_command)
-        client = Agent(str(agent.socket), timeout=30)
-        client.stop(by_call, timeout=0, force=False, signal="SIGTERM")
-        client.close()
+        Agent(str(agent.socket)).stop(by_call, timeout=0, force=False, signal="SIGTERM")
         assert cloud.ask(f"Container:{by_twin}", "stop") == (204, None)
         for container_id in ids:
             found = agent.get(container_id)

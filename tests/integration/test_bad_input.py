@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from agent_process import AgentProcess
 from connector import Connector
+from google.protobuf.empty_pb2 import Empty
+from grpclib.exceptions import GRPCError
 from images import IMAGE
 from mosquitto_server import MosquittoServer
 
-from pycm.api.calls import Agent
+from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.errors import PycmError
 from pycm.model import records
 from pycm.model.container import Container
 from pycm.model.frozen import replace
+from support.grpc_calls import call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -164,11 +167,10 @@ class World:
     def by_grpc(self, case: Case) -> str:
         base = {"image": {"name": IMAGE}, "host_config": {"network_mode": "host"}, "io_config": {}}
         container = records.decode(Container, {**base, **_lenient(case.grpc)})
-        agent = Agent(str(self.agent.socket), timeout=120)
-        try:
-            return agent.create(_with_numbers(container, case.grpc)).id
-        finally:
-            agent.close()
+        request = m.CreateContainerRequest()
+        records.to_message(_with_numbers(container, case.grpc), request.container)
+        (answer,) = self._call("Create", request, m.CreateContainerResponse)
+        return answer.container.id
 
     def by_mqtt(self, case: Case) -> str:
         config = {"networkMode": "HOST", "restartPolicy": {"type": "NO"}, **case.mqtt}
@@ -183,12 +185,14 @@ class World:
         return _one_line(done.returncode, done.stdout, done.stderr)
 
     def start_by_grpc(self, container_id: str) -> str:
-        agent = Agent(str(self.agent.socket), timeout=120)
-        try:
-            agent.start(container_id)
-        finally:
-            agent.close()
+        self._call("Start", m.StartContainerRequest(id=container_id), Empty)
         return ""
+
+    def _call(self, method: str, request: Any, answer: type[Any]) -> list[Any]:
+        try:
+            return call(str(self.agent.socket), method, request, answer)
+        except GRPCError as error:
+            raise PycmError(str(error.message)) from None
 
 
 def _one_line(code: int, out: str, error: str) -> str:

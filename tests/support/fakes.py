@@ -205,6 +205,7 @@ class FakeImages:
             await asyncio.sleep(0)
             if progress:
                 progress(step)
+                await asyncio.sleep(0)  # time for a client to see it
         if self.fail:
             raise self.fail
         self.images[reference] = ImageInfo(reference, "sha256:" + "1" * 64, 1000, units.now())

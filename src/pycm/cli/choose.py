@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which container a command means: an id as a word, or a name by --name. Names are looked up in the list."""
+"""Which container a command means: an ID as an argument, or a name by --name. Names are looked up in the list.
+
+Containers are objects in Kanto's JSON form, whose objects may be null.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,37 @@ from pycm.flags import quote
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
-    from pycm.api.calls import Agent
-    from pycm.api.proto.api.types.containers.types_pb2 import Container
+    from pycm.cli.agent import Agent
     from pycm.cli.line import Line
 
 
+def id_of(container: Any) -> str:
+    return str(container["container_id"])
+
+
+def name_of(container: Any) -> str:
+    return str(container.get("container_name") or "")
+
+
+#: The words for the numbers of `state.status`, as gRPC clients get them (pycm.model.states.Status, which is slow to import).
+STATUS_WORDS = ("Creating", "Created", "Running", "Stopped", "Paused", "Exited", "Dead", "Unknown")
+
+
+def status_of(container: Any) -> str:
+    number = part_of(container, "state").get("status") or 0
+    return STATUS_WORDS[number] if 0 <= number < len(STATUS_WORDS) else "Unknown"
+
+
+def part_of(container: Any, name: str) -> Any:
+    """Return the object *name* of a container; an empty one if it has none."""
+    return container.get(name) or {}
+
+
 def check_choice(ids: Sequence[str], name: str) -> None:
-    """Exactly one of both must be given. Errors: InvalidInputError."""
+    """Check that exactly one of both is given. Errors: InvalidInputError."""
+    # compat
     if any(ids) and name:
         raise InvalidInputError(
             "Container ID and --name (-n) cannot be provided at the same time - use only one of them"
@@ -25,23 +51,23 @@ def check_choice(ids: Sequence[str], name: str) -> None:
         raise InvalidInputError("You must provide either an ID or a name for the container via --name (-n) ")
 
 
-def chosen(line: Line) -> Container:
-    """The container of a command that takes one id or --name. Errors: InvalidInputError, NotFoundError."""
+def find_chosen(line: Line) -> Any:
+    """Return the container of a command that takes one ID or --name. Errors: InvalidInputError, NotFoundError."""
     check_choice(line.rest, line.values["name"])
-    return (
-        by_name(line.agent, line.values["name"]) if line.values["name"] else by_id(line.agent, line.rest[0])
-    )
+    name = line.values["name"]
+    return find_by_name(line.agent, name) if name else find_by_id(line.agent, line.rest[0])
 
 
-def by_id(agent: Agent, container_id: str) -> Container:
+def find_by_id(agent: Agent, container_id: str) -> Any:
     container = agent.get(container_id)
     if container is None:
-        raise NotFoundError(f"The requested container with ID = {container_id} was not found.")
+        raise NotFoundError(f"The requested container with ID = {container_id} was not found.")  # compat
     return container
 
 
-def by_name(agent: Agent, name: str) -> Container:
-    found = [container for container in agent.list() if container.name == name]
+def find_by_name(agent: Agent, name: str) -> Any:
+    found = [container for container in agent.list_containers() if name_of(container) == name]
+    # compat
     if not found:
         raise NotFoundError(
             f"The requested container with name = {name} was not found. Try using an ID instead."
@@ -53,38 +79,38 @@ def by_name(agent: Agent, name: str) -> Container:
     return found[0]
 
 
-def one(line: Line) -> Container:
-    """The container of a command of pycm's own: an id, the unique beginning of one, or a name; or --name."""
+def find_one(line: Line) -> Any:
+    """Return the container of a command that Kanto lacks: by an ID, the unique beginning of one, or a name; or by --name."""
     check_choice(line.rest[:1], line.values["name"])
-    return (
-        by_name(line.agent, line.values["name"]) if line.values["name"] else by_word(line.agent, line.rest[0])
-    )
+    name = line.values["name"]
+    return find_by_name(line.agent, name) if name else find_by_word(line.agent, line.rest[0])
 
 
-def by_word(agent: Agent, word: str) -> Container:
-    """By id, by name, by the beginning of an id, whichever fits first. Errors: NotFoundError, InvalidInputError."""
-    containers = agent.list()
+def find_by_word(agent: Agent, word: str) -> Any:
+    """Find by ID, by name, or by the beginning of an ID, whichever fits first. Errors: NotFoundError, InvalidInputError."""
+    containers = agent.list_containers()
     for fits in (_has_id, _has_name, _begins):
         found = [container for container in containers if fits(container, word)]
         if len(found) == 1:
             return found[0]
         if found:
-            listed = ", ".join(sorted(container.id for container in found)[:5])
+            listed = ", ".join(sorted(map(id_of, found))[:5])
             raise InvalidInputError(
-                f"{quote(word)} stands for {len(found)} containers: {listed}; use a full id"
+                f"{quote(word)} matches {len(found)} containers: {listed}", hint="use a full ID"
             )
-    near = sorted({c.name for c in containers if word.lower() in c.name.lower()} - {""})[:5]
-    hint = f"; did you mean {', '.join(near)}?" if near else ""
-    raise NotFoundError(f"there is no container {quote(word)}{hint}")
+    near = sorted({name_of(c) for c in containers if word.lower() in name_of(c).lower()} - {""})[:5]
+    raise NotFoundError(
+        f"there is no container {quote(word)}", hint=f"did you mean {', '.join(near)}?" if near else ""
+    )
 
 
-def _has_id(container: Container, word: str) -> bool:
-    return container.id == word
+def _has_id(container: Any, word: str) -> bool:
+    return id_of(container) == word
 
 
-def _has_name(container: Container, word: str) -> bool:
-    return container.name == word
+def _has_name(container: Any, word: str) -> bool:
+    return name_of(container) == word
 
 
-def _begins(container: Container, word: str) -> bool:
-    return bool(word) and container.id.startswith(word)
+def _begins(container: Any, word: str) -> bool:
+    return bool(word) and id_of(container).startswith(word)

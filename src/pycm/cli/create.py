@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
+from pycm.cli.choose import id_of
 from pycm.cli.line import Command
 from pycm.errors import (
     InvalidInputError,
@@ -42,33 +43,26 @@ TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
     from typing import Any
 
-    from pycm.api.calls import Agent
+    from pycm.cli.agent import Agent
     from pycm.cli.line import Line
 
+# fmt: off
 FLAGS = (
-    Flag("name", "n", about="name; default: the id"),
-    Flag("t", kind="bool", about="give it a terminal"),
-    Flag("i", kind="bool", about="keep its standard input open"),
-    Flag("privileged", kind="bool", about="give it all rights of the host"),
+    Flag("name", "n", about="name (default: the ID)"),
+    Flag("t", kind="bool", about="allocate a terminal"),
+    Flag("i", kind="bool", about="keep standard input open"),
+    Flag("privileged", kind="bool", about="give the container all rights of the host"),
     Flag("rp", about="restart policy: no, always, unless-stopped, on-failure (default unless-stopped)"),
-    Flag("rp-cnt", kind="int", default=1, about="on-failure only: at most so many restarts"),
-    Flag(
-        "rp-to", kind="int64", default=30, about="on-failure only: longest wait between restarts, in seconds"
-    ),
+    Flag("rp-cnt", kind="int", default=1, about="on-failure only: maximum number of restarts"),
+    Flag("rp-to", kind="int64", default=30, about="on-failure only: longest wait between restarts, in seconds"),
     Flag("devices", kind="strings", about="devices as host:container[:permissions], permissions of r, w, m"),
     Flag("ports", kind="strings", about="ports as [ip:]host[-end]:container[/protocol]"),
     Flag("network", default=BRIDGE, about="bridge or host"),
-    Flag(
-        "hosts",
-        kind="strings",
-        about="host names as name:ip, name:host_ip[_<interface>] or name:container_<host name>",
-    ),
+    Flag("hosts", kind="strings", about="host names as name:ip, name:host_ip[_<interface>] or name:container_<host name>"),
     Flag("mp", kind="strings", about="mounts as source:destination[:propagation][:ro]"),
-    Flag(
-        "e", kind="stringArray", about="environment variable as NAME=value, NAME= (empty) or NAME (not set)"
-    ),
+    Flag("e", kind="stringArray", about="environment variable as NAME=value, NAME= (empty) or NAME (not set)"),
     Flag("log-driver", default="json-file", about="json-file or none"),
-    Flag("log-max-files", kind="int", default=2, about="number of log files that are kept"),
+    Flag("log-max-files", kind="int", default=2, about="number of log files to keep"),
     Flag("log-max-size", default="100M", about="size at which a new log file begins"),
     Flag("log-path", about="directory for the logs"),
     Flag("log-mode", default="blocking", about="blocking or non-blocking"),
@@ -76,29 +70,26 @@ FLAGS = (
     Flag("memory", "m", about="memory limit, such as 200M; at least 3M"),
     Flag("memory-reservation", about="soft memory limit"),
     Flag("memory-swap", about="limit of memory and swap together; -1 for none"),
-    Flag("cpus", about="CPU time at most, in CPUs, such as 1.5"),
-    Flag("cpu-shares", kind="int", about="weight of CPU time against others, 2 to 262144; 1024 if not given"),
-    Flag("cpuset-cpus", about="CPUs it may run on, such as 0-2,5"),
-    Flag("pids-limit", kind="int", about="processes and threads at most"),
-    Flag(
-        "ulimit",
-        kind="strings",
-        about="resource limits as name=soft[:hard], such as nofile=1024; -1: unlimited",
-    ),
+    Flag("cpus", about="limit of CPU time in CPUs, such as 1.5"),
+    Flag("cpu-shares", kind="int", about="weight of CPU time against others, 2 to 262144 (default 1024)"),
+    Flag("cpuset-cpus", about="CPUs that it may run on, such as 0-2,5"),
+    Flag("pids-limit", kind="int", about="maximum number of processes and threads"),
+    Flag("ulimit", kind="strings", about="resource limits as name=soft[:hard], such as nofile=1024; -1: unlimited"),
     Flag("user", about="user to run as instead of the image's, as user[:group]"),
-    Flag("working-dir", about="directory to begin in instead of the image's"),
+    Flag("working-dir", about="working directory instead of the image's"),
     Flag("seccomp-profile", about="unconfined, to allow all system calls"),
     Flag("health-cmd", about="shell command in the container that succeeds while it is healthy"),
-    Flag("health-tcp", kind="int", about="port of the container that takes a connection while it is healthy"),
+    Flag("health-tcp", kind="int", about="port of the container that accepts connections while it is healthy"),
     Flag("health-interval", about="time between checks (default 30s)"),
     Flag("health-timeout", about="time that a check may take (default 5s)"),
     Flag("health-retries", kind="int", about="failures in a row that make it unhealthy (default 3)"),
     Flag("health-start-period", about="time after a start in which failures do not count"),
     Flag("dec-keys", kind="strings", about="keys for an encrypted image as file[:password]"),
     Flag("dec-recipients", kind="strings", about="recipients of an encrypted image as pkcs7:file"),
-    Flag("cap-add", kind="strings", about="further capabilities, such as CAP_NET_ADMIN"),
+    Flag("cap-add", kind="strings", about="additional capabilities, such as CAP_NET_ADMIN"),
     Flag("file", "f", about="descriptor: the container as JSON; no other flags with it"),
 )
+# fmt: on
 #: A descriptor longer than this is none.
 MAX_DESCRIPTOR = 1024 * 1024
 MOST_WARNINGS = 20
@@ -110,7 +101,7 @@ def create(line: Line) -> None:
     validate(fill_defaults(container, new_id=_any_id))
     if sys.stderr.isatty():
         _pull(line.agent, container.image.name)
-    sys.stdout.write(line.agent.create(container).id + "\n")
+    sys.stdout.write(id_of(line.agent.create(container)) + "\n")
 
 
 def _any_id() -> str:
@@ -122,7 +113,7 @@ def _pull(agent: Agent, reference: str) -> None:
     from pycm.cli.image import follow
 
     try:
-        present = any(image.reference == reference for image in agent.own.images())
+        present = any(image["reference"] == reference for image in agent.images())
     except UnavailableError:
         raise
     except PycmError:  # not pycm's agent

@@ -6,16 +6,16 @@ from __future__ import annotations
 import sys
 
 from pycm.cli import tables
-from pycm.cli.line import Command
+from pycm.cli.line import Command, report
 from pycm.errors import InvalidInputError, PycmError
 from pycm.flags import quote
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
-    from pycm.api.calls import Agent
-    from pycm.api.proto.pycm.v1.agent_pb2 import Image, PullImageResponse
+    from pycm.cli.agent import Agent
     from pycm.cli.line import Line
 
 TITLES = ("IMAGE", "DIGEST", "SIZE", "CREATED", "CONTAINERS")
@@ -28,34 +28,26 @@ def image(line: Line) -> None:
     actions = {"list": _list, "pull": _pull, "remove": _remove, "prune": _prune}
     word, *rest = line.rest or [""]
     if not word:
-        raise InvalidInputError(f"image: what to do is missing: {USAGE}")
+        raise InvalidInputError(f"image needs an action: {', '.join(actions)}")
     if word not in actions:
-        raise InvalidInputError(f"image: {quote(word)} is none of {', '.join(actions)}")
+        raise InvalidInputError(f"image has the actions {', '.join(actions)}, got {quote(word)}")
     actions[word](line, rest, as_json)
 
 
 def _list(line: Line, rest: list[str], as_json: bool) -> None:  # noqa: FBT001  one form for all four
     _without_images("list", rest)
-    images = line.agent.own.images()
+    images = line.agent.images()
     if as_json:
-        sys.stdout.write(tables.json_list([as_object(image) for image in images]))
+        sys.stdout.write(tables.json_list(images))
         return
-    rows = [
-        [image.reference, image.digest[:19], tables.size(image.size_bytes), image.created[:19] + "Z", str(len(image.container_ids))]
-        for image in images
-    ]  # fmt: skip
+    rows = [_row(image) for image in images]
     width = 0 if line.values["no-trunc"] else tables.columns()
     sys.stdout.write(tables.table(TITLES, rows, width=width, right="LLRLR"))
 
 
-def as_object(image: Image) -> dict[str, object]:
-    return {
-        "reference": image.reference,
-        "digest": image.digest,
-        "size_bytes": image.size_bytes,
-        "created": image.created,
-        "container_ids": list(image.container_ids),
-    }
+def _row(image: Any) -> list[str]:
+    created, users = image["created"][:19] + "Z", len(image["container_ids"])
+    return [image["reference"], image["digest"][:19], tables.size(image["size_bytes"]), created, str(users)]
 
 
 def _pull(line: Line, rest: list[str], as_json: bool) -> None:  # noqa: FBT001
@@ -68,10 +60,10 @@ def _remove(line: Line, rest: list[str], as_json: bool) -> None:  # noqa: FBT001
     first: PycmError | None = None
     for reference in _images("remove", rest):
         try:
-            line.agent.own.remove_image(reference)
+            line.agent.remove_image(reference)
         except PycmError as error:
             if first is not None:
-                sys.stderr.write(f"Error: {error}\n")
+                report(error)
             first = first or error
     if first is not None:
         raise first
@@ -79,7 +71,7 @@ def _remove(line: Line, rest: list[str], as_json: bool) -> None:  # noqa: FBT001
 
 def _prune(line: Line, rest: list[str], as_json: bool) -> None:  # noqa: FBT001
     _without_images("prune", rest)
-    references = line.agent.own.prune_images()
+    references = line.agent.prune_images()
     if as_json:
         sys.stdout.write(tables.json_list(references))
     else:
@@ -88,13 +80,13 @@ def _prune(line: Line, rest: list[str], as_json: bool) -> None:  # noqa: FBT001
 
 def _images(action: str, rest: list[str]) -> list[str]:
     if not rest:
-        raise InvalidInputError(f"the images to {action} are missing")
+        raise InvalidInputError(f"name at least one image to {action}")
     return rest
 
 
 def _without_images(action: str, rest: list[str]) -> None:
     if rest:
-        raise InvalidInputError(f"image {action} takes no image, {quote(rest[0])} is given")
+        raise InvalidInputError(f"image {action} accepts no arguments, got {quote(rest[0])}")
 
 
 # ── pull ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,19 +103,17 @@ def show(agent: Agent, reference: str, *, as_json: bool) -> None:
     for news in follow(agent, reference, live=not as_json and sys.stderr.isatty()):
         if as_json:
             sys.stdout.write(_object(reference, news))
-        elif news.image.digest:
-            sys.stdout.write(f"{news.image.digest}\n")
+        elif digest := _digest(news):
+            sys.stdout.write(f"{digest}\n")
         sys.stdout.flush()
 
 
-def follow(agent: Agent, reference: str, *, live: bool) -> Iterator[PullImageResponse]:
+def follow(agent: Agent, reference: str, *, live: bool) -> Iterator[Any]:
     """Yield the progress of a pull. *live*: one line of stderr shows it, and is cleared at the end."""
     try:
-        for news in agent.own.pull_image(reference):
+        for news in agent.pull_image(reference):
             if live:
-                sys.stderr.write(
-                    _BEGIN_AND_CLEAR + (_progress(reference, news) if not news.image.digest else "")
-                )
+                sys.stderr.write(_BEGIN_AND_CLEAR + ("" if _digest(news) else _progress(reference, news)))
                 sys.stderr.flush()
             yield news
     except BaseException:
@@ -132,20 +122,24 @@ def follow(agent: Agent, reference: str, *, live: bool) -> Iterator[PullImageRes
         raise
 
 
-def _object(reference: str, news: PullImageResponse) -> str:
-    value = {"reference": reference, "step": news.step, "done": news.done, "total": news.total}
-    if news.image.digest:
-        value["digest"] = news.image.digest
+def _object(reference: str, news: Any) -> str:
+    value = {"reference": reference, **{name: news[name] for name in ("step", "done", "total")}}
+    if digest := _digest(news):
+        value["digest"] = digest
     return tables.json_line(value)
 
 
-def _progress(reference: str, news: PullImageResponse) -> str:
-    text = news.step
-    if news.step == "downloading" and news.total:
-        share = news.done * 100 // news.total
-        text += f" {share} % of {tables.size(news.total)}"
-    elif news.step == "unpacking" and news.total:
-        text += f" {news.done} of {news.total} layers"
+def _digest(news: Any) -> str:
+    """Return the digest of a pulled image; "" before the end."""
+    return str((news.get("image") or {}).get("digest") or "")
+
+
+def _progress(reference: str, news: Any) -> str:
+    text, done, total = news["step"], news["done"], news["total"]
+    if text == "downloading" and total:
+        text += f" {done * 100 // total} % of {tables.size(total)}"
+    elif text == "unpacking" and total:
+        text += f" {done} of {total} layers"
     width = tables.columns_of(sys.stderr)
     line = f"{reference}: {text}"
     return line[-(width - 1) :] if width else line

@@ -12,21 +12,26 @@ TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pycm.api.calls import Agent
+    from pycm.cli.agent import Agent
+    from pycm.errors import PycmError
     from pycm.flags import Parsed
+
 
 DEFAULT_HOST = "/run/container-management/container-management.sock"
 
 #: Accepted before and after the command.
 GLOBAL_FLAGS = (
     Flag("debug", kind="bool", about="log each call to the agent on stderr"),
-    Flag("host", default=DEFAULT_HOST, about="where the agent listens: a path, unix://path or tcp://host:port"),
+    Flag("host", default=DEFAULT_HOST, about="socket of the agent: a path or unix://path"),
     Flag("timeout", kind="int", default=30, about="seconds to wait for the agent to accept the connection; commands may take longer"),
 )  # fmt: skip
 _GLOBAL_NAMES = frozenset(flag.name for flag in GLOBAL_FLAGS)
 
 #: The flag of every command that works on one container.
 NAME = Flag("name", "n", about="name of the container, instead of its ID")
+
+
+EXAMPLE_ID = "1d1e3210-cc1b-4355-b3a6-7578ead14dab"
 
 
 class Command:
@@ -58,6 +63,16 @@ class Command:
         self.usage_code = usage_code
 
 
+def for_one(
+    run: Callable[[Line], int | None], name: str, *examples: str, flags: tuple[Flag, ...] = ()
+) -> Command:
+    """A command for one container, which is named by its ID or by --name. *examples*: those with its own flags."""
+    usual = (f"{name} {EXAMPLE_ID}", f"{name} -n databroker")
+    return Command(
+        run, f"{name} [<container-id>] [flags]", (*usual, *examples), flags=(NAME, *flags), arguments=1
+    )
+
+
 class Line:
     """program: `pycm` or `kanto-cm`; values: of all flags; given: the command's own flags on the line; rest: the other words."""
 
@@ -71,7 +86,7 @@ class Line:
     @property
     def agent(self) -> Agent:
         if self._agent is None:
-            from pycm.api.calls import Agent
+            from pycm.cli.agent import Agent
 
             trace = debug_line if self.values["debug"] else None
             self._agent = Agent(
@@ -79,14 +94,11 @@ class Line:
                 timeout=max(self.values["timeout"], 0),
                 trace=trace,
                 waiting=still_waiting,
+                rpc=self.program == "kanto-cm",
             )
             if trace:
                 trace("start client at debug level")
         return self._agent
-
-    def close(self) -> None:
-        if self._agent is not None:
-            self._agent.close()
 
 
 def parse_command(program: str, name: str, command: Command, words: Sequence[str]) -> Line:
@@ -101,8 +113,14 @@ def parse_command(program: str, name: str, command: Command, words: Sequence[str
     raise InvalidInputError(f"accepts at most {most} arg(s), received {count}")  # compat
 
 
-def still_waiting(method: str, seconds: float) -> None:
-    sys.stderr.write(f"still waiting for the agent: {method} has taken more than {seconds:g} s\n")
+def report(error: PycmError, *, hints: bool = True) -> None:
+    """Print an error on stderr, and its remedy on a line of its own."""
+    hint = f"hint: {error.hint}\n" if hints and error.hint else ""
+    sys.stderr.write(f"Error: {error}\n{hint}")
+
+
+def still_waiting(seconds: float) -> None:
+    sys.stderr.write(f"still waiting for the agent: no answer for {seconds:g} s\n")
     sys.stderr.flush()
 
 

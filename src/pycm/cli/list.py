@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 
+from pycm.cli.choose import id_of, name_of, part_of, status_of
 from pycm.cli.line import Command
 from pycm.errors import InvalidInputError
 from pycm.flags import Flag, read_int
@@ -16,8 +17,8 @@ from pycm.flags import Flag, read_int
 TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
 
-    from pycm.api.proto.api.types.containers.types_pb2 import Container
     from pycm.cli.line import Line
 
 FLAGS = (
@@ -46,18 +47,18 @@ ANY_EXIT_CODE = -1
 
 def list_containers(line: Line) -> None:
     wanted = _filter(line.values["name"], line.values["filter"])
-    containers = [container for container in line.agent.list() if wanted(container)]
+    containers = [container for container in line.agent.list_containers() if wanted(container)]
     sys.stdout.write(
         ids(containers) if line.values["quiet"] else table(containers, own=line.program == "pycm")
     )
 
 
-def ids(containers: Iterable[Container]) -> str:
-    text = " ".join(container.id for container in containers)
+def ids(containers: Iterable[Any]) -> str:
+    text = " ".join(id_of(container) for container in containers)
     return text + "\n" if text else ""
 
 
-def table(containers: Sequence[Container], *, own: bool = False) -> str:
+def table(containers: Sequence[Any], *, own: bool = False) -> str:
     """*own*: that of `pycm`, which tells a container that did not start from one that was stopped. Else the original's."""
     if not containers:
         return "No containers found.\n"
@@ -72,17 +73,22 @@ def table(containers: Sequence[Container], *, own: bool = False) -> str:
     return "\n" + "\n".join(lines) + "\n\n"
 
 
-def _cells(container: Container, *, own: bool) -> tuple[str, ...]:
-    state = container.state
-    failed = _failed_start(state.error) if own and state.status == "Stopped" and state.error else ""
+def _cells(container: Any, *, own: bool) -> tuple[str, ...]:
+    state = part_of(container, "state")
+    status, error = status_of(container), state.get("error") or ""
+    failed = _failed_start(error) if own and status == "Stopped" and error else ""
     return (
-        container.id,
-        container.name,
-        container.image.name,
-        failed or state.status,
-        state.finished_at,
-        "-" if failed else str(state.exit_code),
+        id_of(container),
+        name_of(container),
+        image_of(container),
+        failed or status,
+        str(state.get("finished_at") or ""),
+        "-" if failed else str(state.get("exit_code") or 0),
     )
+
+
+def image_of(container: Any) -> str:
+    return str(part_of(container, "image").get("name") or "")
 
 
 def _failed_start(error: str) -> str:
@@ -102,18 +108,19 @@ def _tabbed(cell: str, width: int) -> str:
     return cell + "\t" * -(-(width - len(cell)) // TAB)
 
 
-def _filter(name: str, items: Iterable[str]) -> Callable[[Container], bool]:
+def _filter(name: str, items: Iterable[str]) -> Callable[[Any], bool]:
     """One predicate of all conditions; of the same key the last one counts. Errors: InvalidInputError."""
     given = dict(_condition(item) for item in items)
     status, image = given.get("status", "").lower(), given.get("image", "").lower()
     exit_code = _exit_code(given["exitcode"]) if "exitcode" in given else ANY_EXIT_CODE
 
-    def wanted(container: Container) -> bool:
+    def wanted(container: Any) -> bool:
+        state = part_of(container, "state")
         return (
-            (not name or container.name == name)
-            and (not status or container.state.status.lower() == status)
-            and (not image or container.image.name.lower() == image)
-            and exit_code in (ANY_EXIT_CODE, container.state.exit_code)
+            (not name or name_of(container) == name)
+            and (not status or status_of(container).lower() == status)
+            and (not image or image_of(container).lower() == image)
+            and exit_code in (ANY_EXIT_CODE, state.get("exit_code") or 0)
         )
 
     return wanted

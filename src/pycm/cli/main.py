@@ -13,7 +13,7 @@ import os
 import sys
 
 from pycm import __version__
-from pycm.cli.line import GLOBAL_FLAGS, parse_command
+from pycm.cli.line import GLOBAL_FLAGS, parse_command, report
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, PycmError, UnavailableError
 from pycm.flags import HELP, command_index, parse, printable, quote, render_help
 
@@ -44,12 +44,12 @@ KANTO_COMMANDS = {
 #: Commands that Kanto lacks: `pycm` has them, `kanto-cm` does not. The same holds for DAEMON.
 OWN_COMMANDS = {
     "attach":  ("exec",    "Attach the terminal to a running container"),
-    "events":  ("events",  "Print events of containers as they happen"),
+    "events":  ("watch",   "Print events of containers as they happen"),
     "exec":    ("exec",    "Run a command in a running container"),
     "image":   ("image",   "List, pull and remove images"),
     "pull":    ("image",   "Pull images from their registries"),
-    "stats":   ("stats",   "Show the resource usage of running containers"),
-    "wait":    ("wait",    "Wait until containers exit, and print their exit codes"),
+    "stats":   ("watch",   "Show the resource usage of running containers"),
+    "wait":    ("watch",   "Wait until containers exit, and print their exit codes"),
 }
 # fmt: on
 DAEMON = "daemon"
@@ -92,7 +92,7 @@ def run(program: str, argv: Sequence[str]) -> int:
         code = _dispatch(program, argv)
         sys.stdout.flush()
     except PycmError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        report(error, hints=program == "pycm")
         return _code(error) if program == "pycm" else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -135,15 +135,12 @@ def _dispatch(program: str, argv: Sequence[str]) -> int:
     except InvalidInputError as error:
         if not command.usage_code:
             raise
-        sys.stderr.write(f"Error: {error}\n")
+        report(error)
         return command.usage_code
     if line.values["help"]:
         sys.stdout.write(_command_help(program, name, command))
         return 0
-    try:
-        return command.run(line) or 0
-    finally:
-        line.close()
+    return command.run(line) or 0
 
 
 def _check_encoding(argv: Sequence[str]) -> None:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from pycm.cli.choose import by_id, by_name, check_choice, chosen
-from pycm.cli.line import NAME, Command, Line
+from pycm.cli.choose import check_choice, find_by_id, find_by_name, find_chosen, id_of, name_of, status_of
+from pycm.cli.line import EXAMPLE_ID, NAME, Command, Line, for_one
 from pycm.errors import ConflictError, InvalidInputError, OperationFailedError, PycmError, UnavailableError
 from pycm.flags import Flag
 from pycm.model.durations import SECOND, parse_duration
 
-ID = "1d1e3210-cc1b-4355-b3a6-7578ead14dab"
 TIME = Flag("time", "t", about="how long to wait for the exit: 15s, 1m15s (default: the agent's)", word="duration")  # fmt: skip
 
 # compat
@@ -21,18 +20,18 @@ _START_REFUSALS = {
 
 
 def start(line: Line) -> int:
-    container = chosen(line)
-    refusal = _START_REFUSALS.get(container.state.status)
+    container = find_chosen(line)
+    refusal = _START_REFUSALS.get(status_of(container))
     if refusal:
-        raise ConflictError(refusal.format(container.id))
+        raise ConflictError(refusal.format(id_of(container)))
     output, keys = line.values["a"], line.values["i"]
     if not (output or keys):
-        line.agent.start(container.id)
+        line.agent.start(id_of(container))
         return 0
     from pycm.cli.exec import check_terminal, join
 
     check_terminal(container, output=output)
-    return join(line, container, stdin=keys, then=lambda: line.agent.start(container.id))
+    return join(line, container, stdin=keys, then=lambda: line.agent.start(id_of(container)))
 
 
 def stop(line: Line) -> None:
@@ -41,8 +40,10 @@ def stop(line: Line) -> None:
     check_choice(line.rest, line.values["name"])
     timeout = whole_seconds(line.values["time"])
     parse_signal(line.values["signal"])
-    container = chosen(line)
-    line.agent.stop(container.id, timeout=timeout, force=line.values["force"], signal=line.values["signal"])
+    container = find_chosen(line)
+    line.agent.stop(
+        id_of(container), timeout=timeout, force=line.values["force"], signal=line.values["signal"]
+    )
 
 
 def whole_seconds(text: str) -> int:
@@ -56,15 +57,15 @@ def whole_seconds(text: str) -> int:
 
 
 def restart(line: Line) -> None:
-    line.agent.restart(chosen(line).id)
+    line.agent.restart(id_of(find_chosen(line)))
 
 
 def pause(line: Line) -> None:
-    line.agent.pause(chosen(line).id)
+    line.agent.pause(id_of(find_chosen(line)))
 
 
 def unpause(line: Line) -> None:
-    line.agent.unpause(chosen(line).id)
+    line.agent.unpause(id_of(find_chosen(line)))
 
 
 def rename(line: Line) -> None:
@@ -76,22 +77,22 @@ def rename(line: Line) -> None:
     name = line.values["name"]
     check_choice(ids, name)
     check_name(new_name)
-    container = by_name(line.agent, name) if name else by_id(line.agent, ids[0])
-    if container.name == new_name:
+    container = find_by_name(line.agent, name) if name else find_by_id(line.agent, ids[0])
+    if name_of(container) == new_name:
         raise InvalidInputError(f"the new name = {new_name} shouldn't be the same")  # compat
-    line.agent.rename(container.id, new_name)
+    line.agent.rename(id_of(container), new_name)
 
 
 def remove(line: Line) -> None:
     name = line.values["name"]
     check_choice(line.rest, name)
     timeout = whole_seconds(line.values["time"])
-    ids = [by_name(line.agent, name).id] if name else [word for word in line.rest if word]
+    ids = [id_of(find_by_name(line.agent, name))] if name else [word for word in line.rest if word]
     failures: list[PycmError] = []
     for container_id in ids:
         try:
-            container = by_id(line.agent, container_id)
-            line.agent.remove(container.id, force=line.values["force"], timeout=timeout)
+            container = find_by_id(line.agent, container_id)
+            line.agent.remove(id_of(container), force=line.values["force"], timeout=timeout)
         except UnavailableError:
             raise
         except PycmError as error:
@@ -105,57 +106,40 @@ def remove(line: Line) -> None:
 
 
 COMMANDS = {
-    "start": Command(
+    "start": for_one(
         start,
-        "start [<container-id>] [flags]",
-        (f"start {ID}", "start -n databroker", "start --a --i -n shell"),
+        "start",
+        "start --a --i -n shell",
         flags=(
-            NAME,
             Flag("a", kind="bool", about="attach: print the output until the container exits, and exit with its exit code"),
             Flag("i", kind="bool", about="like --a, and forward stdin; Ctrl-P Ctrl-Q detaches from a terminal"),
         ),
-        arguments=1,
     ),
-    "stop": Command(
+    "stop": for_one(
         stop,
-        "stop [<container-id>] [flags]",
-        (f"stop {ID}", "stop -n databroker -f -t 5s", "stop -n databroker -s SIGINT"),
+        "stop",
+        "stop -n databroker -f -t 5s",
+        "stop -n databroker -s SIGINT",
         flags=(
-            NAME,
             TIME,
             Flag("force", "f", kind="bool", about="kill all processes of the container if it does not exit in time"),
             Flag("signal", "s", default="SIGTERM", about="signal to send: name or number"),
         ),
-        arguments=1,
     ),
-    "restart": Command(
-        restart,
-        "restart [<container-id>] [flags]",
-        (f"restart {ID}", "restart -n databroker"),
-        flags=(NAME,),
-        arguments=1,
-    ),
-    "pause": Command(
-        pause, "pause [<container-id>] [flags]", (f"pause {ID}", "pause -n databroker"), flags=(NAME,), arguments=1
-    ),
-    "unpause": Command(
-        unpause,
-        "unpause [<container-id>] [flags]",
-        (f"unpause {ID}", "unpause -n databroker"),
-        flags=(NAME,),
-        arguments=1,
-    ),
+    "restart": for_one(restart, "restart"),
+    "pause": for_one(pause, "pause"),
+    "unpause": for_one(unpause, "unpause"),
     "rename": Command(
         rename,
         "rename [<container-id>] <new-name> [flags]",
-        (f"rename {ID} databroker", "rename -n databroker databroker-old"),
+        (f"rename {EXAMPLE_ID} databroker", "rename -n databroker databroker-old"),
         flags=(NAME,),
         arguments=2,
     ),
     "remove": Command(
         remove,
         "remove [<container-id>...] [flags]",
-        (f"remove {ID}", "remove -f -t 5s -n databroker", "remove -f $(kanto-cm list --quiet)"),
+        (f"remove {EXAMPLE_ID}", "remove -f -t 5s -n databroker", "remove -f $(kanto-cm list --quiet)"),
         flags=(NAME, TIME, Flag("force", "f", kind="bool", about="stop a running container first")),
     ),
 }  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal, or the pipes, of whoever runs a command, joined with a process in a container."""
+"""The terminal or the pipes of the command line, joined with a process in a container."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import termios
 import tty
 
+from pycm.api.protocol import RESIZE, STDERR
+from pycm.api.protocol import STDIN as STDIN_FRAME
 from pycm.errors import OperationFailedError
 
 TYPE_CHECKING = False  # not from typing, as everywhere on the command line
@@ -20,9 +22,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from pycm.api.duplex import Duplex
+    from pycm.cli.channel import Channel
 
-#: Ctrl-P Ctrl-Q in a row leave the container to itself.
+#: Ctrl-P Ctrl-Q in a row detach from the container.
 DETACH = b"\x10\x11"
 STDIN = 0
 _CHUNK = 32 * 1024
@@ -46,7 +48,7 @@ def size() -> tuple[int, int]:
 
 
 class Raw:
-    """Every key goes to the container as it is, Ctrl-C too; how ever it ends, the terminal is as it was before.
+    """Forward every key unchanged, Ctrl-C too, and restore the terminal at the end, however that comes.
 
     SIGTERM and SIGHUP end the program by SystemExit, so that it passes through here. With *raw* False nothing is done.
     """
@@ -82,7 +84,7 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 
 class Resizes:
-    """Calls *resized* with columns and rows now and whenever the terminal's size changes; *descriptor* wakes a poll for it."""
+    """Call *resized* with columns and rows now and after each change of the terminal's size; `descriptor` wakes a poll for it."""
 
     def __init__(self, resized: Callable[[int, int], None] | None) -> None:
         self._resized = resized
@@ -93,7 +95,7 @@ class Resizes:
             self.descriptor, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             self._handler = signal.signal(signal.SIGWINCH, lambda _number, _frame: None)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._tell()
+            self._send()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,81 +107,75 @@ class Resizes:
 
     def woken(self) -> None:
         if signal.SIGWINCH in os.read(self.descriptor, 4096):
-            self._tell()
+            self._send()
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         columns, rows = size()
         if columns and rows and self._resized is not None:
             self._resized(columns, rows)
 
 
-def converse(
-    duplex: Duplex,
-    received: Callable[[bytes], None],
-    typed: Callable[[bytes], bytes] | None,
-    *,
-    detachable: bool = False,
-    resized: Callable[[int, int], None] | None = None,
-) -> bool:
-    """Pass messages to *received*, and stdin through *typed* into messages, until the call ends; False if the user detached.
+def converse(channel: Channel, *, stdin: bool, detachable: bool = False, resizes: bool = False) -> bool:
+    """Forward output, and stdin if wanted, until the call ends; return False if the user detached.
 
-    *typed* None: stdin is not touched. *detachable*: DETACH ends it. Errors: CallError.
+    *detachable*: DETACH ends it. *resizes*: the agent gets the size of the terminal, and each change of it. Errors: those of Channel.
     """
-    with Resizes(resized) as resizes:
-        return _Talk(duplex, received, typed, resizes, detachable=detachable).run()
+
+    def resized(columns: int, rows: int) -> None:
+        channel.write(RESIZE, b'{"columns":%d,"rows":%d}' % (columns, rows))
+
+    with Resizes(resized if resizes else None) as watch:
+        return _Talk(channel, watch, stdin=stdin, detachable=detachable).run()
 
 
 class _Talk:
-    def __init__(
-        self,
-        duplex: Duplex,
-        received: Callable[[bytes], None],
-        typed: Callable[[bytes], bytes] | None,
-        resizes: Resizes,
-        *,
-        detachable: bool,
-    ) -> None:
-        self._duplex = duplex
-        self._received = received
-        self._typed = typed
+    def __init__(self, channel: Channel, resizes: Resizes, *, stdin: bool, detachable: bool) -> None:
+        self._channel = channel
         self._resizes = resizes
+        self._stdin = stdin
         self._detachable = detachable
-        self._held = b""  # Ctrl-P, until the next key tells what it was
+        self._held = b""  # Ctrl-P, until the next key shows what it means
 
     def run(self) -> bool:
         while True:
-            for message in self._duplex.take():
-                self._received(message)
-            if self._duplex.done:
+            output = self._channel.take()
+            for kind, data in output:
+                _write(sys.stderr.buffer if kind == STDERR else sys.stdout.buffer, data)
+            if self._channel.done and not output:
                 return True
+            if output:
+                continue
             ready = self._wait()
-            self._duplex.check()
+            self._channel.check()
             if self._resizes.descriptor in ready:
                 self._resizes.woken()
             if STDIN in ready and not self._read():
                 return False
-            if self._duplex.fileno() in ready:
-                self._duplex.receive()
+            events = ready.get(self._channel.fileno(), 0)
+            if events & select.POLLOUT:
+                self._channel.flush()
+            if events & ~select.POLLOUT:
+                self._channel.receive()
 
-    def _wait(self) -> set[int]:
+    def _wait(self) -> dict[int, int]:
         poll = select.poll()
-        poll.register(self._duplex.fileno(), select.POLLIN)
-        if self._typed is not None and self._duplex.hungry:
+        wanted = select.POLLIN | (select.POLLOUT if self._channel.unsent else 0)
+        poll.register(self._channel.fileno(), wanted)
+        if self._stdin and self._channel.hungry:
             poll.register(STDIN, select.POLLIN)
         if self._resizes.descriptor >= 0:
             poll.register(self._resizes.descriptor, select.POLLIN)
-        return {descriptor for descriptor, _ in poll.poll(self._duplex.quiet * 1000 + 1)}
+        return dict(poll.poll(self._channel.quiet * 1000 + 1))
 
     def _read(self) -> bool:
-        """False if the user wants to leave."""
-        assert self._typed is not None
+        """Forward what was typed; return False if the user wants to leave."""
         try:
             data = os.read(STDIN, _CHUNK)
         except OSError:  # closed, or the terminal is gone
             data = b""
         if not data:
-            self._typed = None
-            self._duplex.end()
+            self._stdin = False
+            self._channel.write(STDIN_FRAME)
             return True
         left = False
         if self._detachable:
@@ -187,20 +183,16 @@ class _Talk:
             self._held = data[-1:] if data.endswith(DETACH[:1]) and not left else b""
             data = data[: len(data) - len(self._held)]
         if data:
-            self._duplex.write(self._typed(data))
+            self._channel.write(STDIN_FRAME, data)
         return not left
 
 
 def detached(data: bytes) -> tuple[bytes, bool]:
-    """What stands before the keys that detach, and whether they were there."""
+    """Return what comes before the keys that detach, and whether they were there."""
     before, keys, _ = data.partition(DETACH)
     return before, bool(keys)
 
 
-def write(stream: BinaryIO, data: bytes) -> None:
+def _write(stream: BinaryIO, data: bytes) -> None:
     stream.write(data)
     stream.flush()
-
-
-def stdout() -> BinaryIO:
-    return sys.stdout.buffer

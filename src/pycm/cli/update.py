@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`update`: change restart policy and limits; what is not given stays."""
+"""`update`: change the restart policy and limits of a container; what is not given stays."""
 
 from __future__ import annotations
 
-from pycm.cli.choose import check_choice, chosen
+from pycm.cli.choose import check_choice, find_chosen
 from pycm.cli.line import NAME, Command, Line
 from pycm.errors import InvalidInputError
 from pycm.flags import Flag
-from pycm.model import records
 from pycm.model.container import Container, HostConfig, Resources, RestartPolicy, UpdateOptions
 from pycm.model.frozen import replace
+from pycm.model.records import decode
 from pycm.model.units import NANOSECONDS
 from pycm.model.validation import check_resources, check_restart_policy
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def update(line: Line) -> None:
     check_choice(line.rest, line.values["name"])
-    container = records.from_message(Container, chosen(line))
+    container = decode(Container, find_chosen(line))
     if not line.given & CHANGES.keys():
         raise InvalidInputError(f"nothing to update: give at least one of {', '.join(CHANGES.values())}")
     host = container.host_config or HostConfig()

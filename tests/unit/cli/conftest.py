@@ -2,6 +2,7 @@
 """The command line against a served agent; what a test created is removed after it."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,9 @@ def make(cli: Cli) -> Callable[..., str]:
         return result.out.strip()
 
     return create
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Of a socket to be."""
+    return str(tmp_path / "s")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pycm.api.proto.api.types.containers.types_pb2 import Container as Message
-from pycm.api.proto.api.types.containers.types_pb2 import State
 from pycm.cli import main, state
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.model.container import (
@@ -49,8 +47,8 @@ def test_start_passes_on_what_the_agent_says_if_it_was_started_meanwhile(
 ) -> None:
     identifier = make("--rp", "no")
     cli("start", identifier)
-    stale = Message(id=identifier, state=State(status="Stopped"))
-    monkeypatch.setattr(state, "chosen", lambda _line: stale)
+    stale = {"container_id": identifier, "state": {"status": Status.STOPPED}}
+    monkeypatch.setattr(state, "find_chosen", lambda _line: stale)
     text = f"rpc error: code = Unknown desc = the container with id = {identifier} is already running"
     assert cli("start", identifier) == (1, "", f"Error: {text}\n")
 
@@ -345,7 +343,7 @@ def test_an_agent_that_is_not_there_is_named_with_the_reason(
     assert out == ""
     assert (
         err
-        == f"Error: error while dialing {path}: No such file or directory (waited 0 s); is the agent running?\n"
+        == f"Error: cannot connect to the agent at {path}: No such file or directory (waited 0 s)\nhint: is the agent running?\n"
     )
 
 
@@ -353,12 +351,12 @@ def test_debug_says_what_is_called_on_stderr_only(cli: Cli) -> None:
     result = cli("--debug", "list")
     assert result.out == "No containers found.\n"
     assert 'level=debug msg="start client at debug level"' in result.err
-    assert 'level=debug msg="call List"' in result.err
+    assert 'level=debug msg="call GET /v1/containers"' in result.err
 
 
 def test_an_interrupt_ends_with_the_code_of_a_signal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_line: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(state, "chosen", interrupted)
+    monkeypatch.setattr(state, "find_chosen", interrupted)
     assert cli("start", "x") == (130, "", "")

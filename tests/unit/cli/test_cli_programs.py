@@ -14,20 +14,11 @@ from support.served_agent import ServedAgent
 
 #: Slow to import, or a sign that something slow was.
 HEAVY = {
-    "argparse", "asyncio", "concurrent.futures", "cgroupspy", "grpclib", "h11", "h2", "paho", "psutil", "ssl", "pycm.agent",
-    "pycm.containers", "pycm.containerd",
+    "argparse", "asyncio", "concurrent.futures", "cgroupspy", "google.protobuf", "grpclib", "h11", "h2", "hpack", "http", "paho",
+    "psutil", "socket", "ssl", "pycm.agent", "pycm.containers", "pycm.containerd",
 }  # fmt: skip
 #: Not for help either.
-SLOW = {
-    "dataclasses",
-    "google.protobuf",
-    "hpack",
-    "json",
-    "logging",
-    "socket",
-    "typing",
-    "pycm.model.container",
-}
+SLOW = {"dataclasses", "json", "logging", "typing", "pycm.model.container"}
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +63,7 @@ def test_help_imports_nothing_slow() -> None:
 
 def test_list_imports_no_event_loop_and_no_model(agent: ServedAgent) -> None:
     found = imported("--host", agent.path, "list")
-    assert "pycm.api.client" in found
+    assert "pycm.cli.client" in found
     assert not found & HEAVY
     assert not found & {"dataclasses", "pycm.model.container", "pycm.api.server"}
 
@@ -152,3 +143,38 @@ def test_help_is_the_same_in_byte_code_without_docstrings_and_asserts() -> None:
     )
     assert (plain.returncode, plain.stderr, plain.stdout.count("Usage:")) == (0, "", 36)
     assert (stripped.returncode, stripped.stderr, stripped.stdout) == (0, "", plain.stdout)
+
+
+OLD_AGENT = """
+import asyncio, sys
+from grpclib.server import Server
+async def serve():
+    server = Server([])
+    await server.start(path=sys.argv[1])
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+asyncio.run(serve())
+"""
+
+
+@pytest.fixture
+def old_agent(tmp_path: Path) -> Iterator[str]:
+    """The gRPC library that agents without the JSON API serve with: the original's behaves the same."""
+    path = str(tmp_path / "old")
+    process = subprocess.Popen([sys.executable, "-c", OLD_AGENT, path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield path
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("name", "code"), [("pycm", 3), ("kanto_cm", 1)])
+def test_an_agent_without_json_is_recognised_at_once(old_agent: str, name: str, code: int) -> None:
+    result = program("--host", old_agent, "--timeout", "3600", "list", name=name)
+    error = f"Error: the agent at {old_agent} has no JSON API: it does not speak HTTP/1.1\n"
+    assert (result.returncode, result.stdout) == (code, "")
+    assert result.stderr.startswith(error)
+    assert result.stderr.count("hint: ") == (name == "pycm")

@@ -3,21 +3,29 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pycm.api.proto.api.types.containers.types_pb2 import Container, Image, State
 from pycm.cli import list as command
+from pycm.cli.choose import STATUS_WORDS, status_of
 from pycm.errors import InvalidInputError
+from pycm.model.states import Status
 
 RECORDING = Path(__file__).parents[2] / "vectors" / "recorded" / "kanto-cm.txt"
 
 
 def container(
     identifier="id", name="name", image="image", status="Running", finished="", code=0
-) -> Container:
-    state = State(status=status, finished_at=finished, exit_code=code)
-    return Container(id=identifier, name=name, image=Image(name=image), state=state)
+) -> dict[str, Any]:
+    state = {"status": STATUS_WORDS.index(status), "finished_at": finished, "exit_code": code}
+    return {"container_id": identifier, "container_name": name, "image": {"name": image}, "state": state}
+
+
+def test_status_words_are_those_of_the_model() -> None:
+    assert list(STATUS_WORDS) == [status.word for status in Status]
+    assert status_of({"state": None}) == "Creating"
+    assert status_of({"state": {"status": 99}}) == "Unknown"
 
 
 def test_every_recorded_table_is_reproduced_from_its_own_cells() -> None:
@@ -59,9 +67,9 @@ def test_own_table_tells_a_container_that_never_started_from_a_stopped_one() -> 
         container("d", status="Stopped"),
         container("e", status="Exited"),
     ]
-    stopped[2].state.error = "no such program (never started)"
-    stopped[3].state.error = "no such program (did not start again)"
-    stopped[4].state.error = "no such program (never started)"
+    stopped[2]["state"]["error"] = "no such program (never started)"
+    stopped[3]["state"]["error"] = "no such program (did not start again)"
+    stopped[4]["state"]["error"] = "no such program (never started)"
 
     def shown(text: str) -> list[tuple[str, str]]:
         rows = [line.split("|") for line in text.splitlines()[3:-1]]
@@ -89,7 +97,7 @@ def kept(*filters: str, name: str = "") -> list[str]:
         container("2", "two", status="Exited", image="X:1", code=3),
         container("3", "two", status="Exited", image="y:1"),
     ]
-    return [c.id for c in found if wanted(c)]
+    return [c["container_id"] for c in found if wanted(c)]
 
 
 def test_filters_ignore_case_and_all_must_hold() -> None:
