@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 PAGE = Path(__file__).parents[2] / "docs/api.md"
+SIZES = "for size in '20 70' '33 99'; do until [ \"$(stty size)\" = \"$size\" ]; do sleep 0.05; done; stty size; done; exec sleep 1000"
 FOREVER = "trap 'exit 143' TERM; echo ready; while :; do sleep 0.1; done"
 
 
@@ -145,7 +146,7 @@ def test_life_of_a_container_by_curl(agent: AgentProcess) -> None:
     assert value(agent, path + "/wait?for=running")["status"] == "Running"
     assert curl(agent, path + "/restart", "-X", "POST")[0] == 204
     assert curl(agent, path, "-X", "DELETE")[0] == 409
-    assert curl(agent, path + "/stop", "-d", '{"timeout":5,"signal":"TERM"}')[0] == 204
+    assert curl(agent, path + "/stop", "-d", '{"timeout":5,"signal":"SIGTERM"}')[0] == 204
     assert value(agent, path + "/wait")["exit_code"] == 143
     assert curl(agent, path, "-X", "DELETE")[0] == 204
     assert curl(agent, path)[0] == 404
@@ -205,7 +206,7 @@ def _feed(client: Talk, data: bytes) -> None:
 
 def test_exec_has_a_terminal_with_a_size_and_signals(box: str, talk: Callable[..., Talk]) -> None:
     body = {
-        "command": ["sh", "-c", "stty size; read line; stty size; exec sleep 1000"],
+        "command": ["sh", "-c", SIZES],
         "tty": True,
         "stdin": True,
         "columns": 70,
@@ -214,7 +215,6 @@ def test_exec_has_a_terminal_with_a_size_and_signals(box: str, talk: Callable[..
     client = talk(f"/v1/containers/{box}/exec", body)
     client.until(b"20 70")
     client.send(RESIZE, b'{"columns":99,"rows":33}')
-    client.send(STDIN, b"go\n")
     client.until(b"33 99")
     client.send(SIGNAL, b'{"number":15}')
     assert client.rest()[EXIT] == b'{"exit_code":143}'
@@ -256,7 +256,9 @@ def _sleepers() -> list[str]:
     return done.stdout.split()
 
 
-def test_attach_shows_output_passes_input_on_and_ends_with_the_exit_code(agent: AgentProcess) -> None:
+def test_attach_shows_output_passes_input_on_and_ends_with_the_exit_code(
+    agent: AgentProcess, talk: Callable[..., Talk]
+) -> None:
     box = agent.cm(
         "create",
         "--network",
