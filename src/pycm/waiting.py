@@ -8,9 +8,9 @@ a loop that should end runs for ever.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ async def within(seconds: float | None, work: Awaitable[T]) -> T:
 
 
 async def apart(key: str, work: Callable[[], T], seconds: float = LOOK) -> T:
-    """Return the result of *work* in a thread of its own, which is abandoned after *seconds*. Error:
-    asyncio.TimeoutError.
+    """Return the result of *work* in its own thread, which is abandoned after *seconds*. Error: asyncio.TimeoutError.
 
     For files that may lie on a network file system which hangs: a few of them would occupy all worker threads, which
     every write to the disk needs. There is one thread a *key*; further work with that key waits for it, even if it was
@@ -129,30 +128,23 @@ async def apart(key: str, work: Callable[[], T], seconds: float = LOOK) -> T:
         if loop.time() >= deadline:
             raise asyncio.TimeoutError
         await asyncio.sleep(_STEP)
-    _busy.add(key)
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if done.done():  # the caller has gone
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # from here on it cannot be cancelled, and the thread may always end it
 
     def run() -> None:
-        result, failure = None, None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001  handed to the caller
-            failure = error
-        _busy.discard(key)
-        with contextlib.suppress(RuntimeError):  # the loop has been closed
-            loop.call_soon_threadsafe(settle, result, failure)
+        except BaseException as error:  # noqa: BLE001  raised in the caller
+            _busy.discard(key)
+            done.set_exception(error)
+        else:
+            _busy.discard(key)
+            done.set_result(result)
 
+    _busy.add(key)
     try:
         threading.Thread(target=run, name="apart", daemon=True).start()
     except BaseException:
         _busy.discard(key)
         raise
-    return await within(seconds, done)
+    return await within(seconds, asyncio.wrap_future(done))

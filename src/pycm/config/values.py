@@ -271,35 +271,32 @@ def _check_addresses(bridge: DefaultBridge) -> None:
 
 def bridge_address(text: str) -> IPv4Interface:
     """`ip4`: the bridge's own address with the length of its network's prefix."""
-    from ipaddress import IPv4Interface
+    import ipaddress
 
-    address, slash, _ = text.partition("/")
     try:
-        interface = IPv4Interface(text)
+        interface = ipaddress.IPv4Interface(text)
     except ValueError:
-        slash = ""
-    if not slash:
+        interface = None
+    if interface is None or "/" not in text:
         raise _unusable("ip4", text, "is not an address with a prefix length, as 172.18.0.1/16")
-    network = interface.network
+    network, address = interface.network, interface.ip
     if network.prefixlen > _LONGEST_PREFIX:
-        raise _unusable(
-            "ip4", text, f"leaves no address for a container: the prefix may be {_LONGEST_PREFIX} at most"
-        )
-    if interface.is_loopback or interface.is_multicast or interface.is_unspecified or network.prefixlen < 8:
+        reason = f"leaves no address for a container: the prefix may be {_LONGEST_PREFIX} at most"
+        raise _unusable("ip4", text, reason)
+    if address.is_loopback or address.is_multicast or address.is_unspecified or network.prefixlen < 8:
         raise _unusable("ip4", text, "is not an address that a bridge can have")
-    if interface.ip in (network.network_address, network.broadcast_address):
-        raise _unusable(
-            "ip4", text, f"is the first or last of its network: no machine can have the address {address}"
-        )
+    if address in (network.network_address, network.broadcast_address):
+        reason = f"is the first or last of its network: no machine can have the address {address}"
+        raise _unusable("ip4", text, reason)
     return interface
 
 
 def container_range(text: str) -> IPv4Network:
     """`fcidr4`: the range of the containers' addresses."""
-    from ipaddress import IPv4Network
+    import ipaddress
 
     try:
-        return IPv4Network(text)
+        return ipaddress.IPv4Network(text)
     except ValueError as error:
         more = "; the bits after the prefix must be 0" if "host bits" in str(error) else ""
         raise _unusable("fcidr4", text, f"is not a range of addresses, as 172.18.4.0/24{more}") from None
@@ -307,10 +304,10 @@ def container_range(text: str) -> IPv4Network:
 
 def gateway_address(text: str) -> IPv4Address:
     """`gwip4`: the gateway of the containers."""
-    from ipaddress import IPv4Address
+    import ipaddress
 
     try:
-        return IPv4Address(text)
+        return ipaddress.IPv4Address(text)
     except ValueError:
         raise _unusable("gwip4", text, "is not an address, as 172.18.0.1") from None
 

@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import struct
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pycm.failpoints import fail_point
@@ -160,19 +160,8 @@ def system_call(name: str, *arguments: int | bytes | None) -> None:
 
 
 def in_own_thread(work: Callable[[], None]) -> None:
-    failures: list[Exception] = []
-
-    def body() -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001  handed to the caller
-            failures.append(error)
-
-    thread = threading.Thread(target=body, name="mounts")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    with ThreadPoolExecutor(1, "mounts") as thread:
+        thread.submit(work).result()
 
 
 def unmount_snapshots(home_dir: str) -> None:
