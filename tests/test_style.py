@@ -48,22 +48,14 @@ NOT_YET: set[str] = {
     "api",
     "cli",
     "containerd",
-    "deployment",
     "docs/cli.md",
-    "docs/deployment.md",
     "docs/images.md",
-    "docs/metrics.md",
-    "docs/network.md",
     "docs/promises.md",
     "docs/yocto.md",
     "http",
-    "logs",
-    "metrics",
-    "network",
     "ports",
     "registry",
     "scripts",
-    "systemd",
 }
 """Rooms and pages that are still in the old words. A room that passes has to leave this set: its test fails then."""
 

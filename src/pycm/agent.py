@@ -294,11 +294,10 @@ class Agent:
         with contextlib.suppress(asyncio.TimeoutError, OSError):  # the deployment reports it
             if update and await apart("descriptors", lambda: not (os.path.lexists(top) and os.listdir(top))):
                 return  # only mode init records its first start
-        from pycm.deployment.service import Deployment, Settings  # imported only if there are descriptors
+        from pycm.deployment.service import Deployment  # imported only if there are descriptors
 
-        settings = Settings(self.config.deployment.mode, self.config.deployment.home_dir, top)
         try:
-            await Deployment(self.containers, self.images, settings, self._applied.set).run()
+            await Deployment(self.containers, self.images, self.config.deployment, self._applied.set).run()
         except Exception:
             log.exception("deployment: a bug (the agent continues)")
 

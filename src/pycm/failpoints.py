@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places at which a test lets the process die as if by a power switch.
+"""Places at which a test can kill the process, as a power cut would.
 
-PYCM_FAIL_POINT=logs.after-append:3 kills the process when it comes to the point "logs.after-append" for the third time.
-Without the variable a fail point is an empty function.
+PYCM_FAIL_POINT=logs.after-append:3 kills the process when it reaches the point "logs.after-append" for the third time.
+Without the variable, a fail point is an empty function.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _left = int(_COUNT) if _COUNT.isdigit() else 1
 
 
 def fail_point(name: str) -> None:
-    """Die here if the environment asks for it."""
+    """Kill the process here if the environment says so."""
 
 
 def _armed(name: str) -> None:

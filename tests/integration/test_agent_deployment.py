@@ -163,7 +163,9 @@ def test_dep_recreate_fails_rollback(device: Device, keys: dict[str, str]) -> No
     new = device.wait("seat")
     assert (new["container_id"], new["config"]["cmd"]) == (old["container_id"], FOREVER)
     device.only_one("seat")
-    assert "container seat: the new one does not start; the earlier one runs again" in device.agent.text()
+    assert (
+        "container seat: rolled back: the new one did not start (the earlier one runs)" in device.agent.text()
+    )
 
 
 def test_deployment_replaces_a_container_with_a_fixed_id_and_updates_in_place(device: Device) -> None:

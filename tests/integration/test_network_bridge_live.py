@@ -70,7 +70,7 @@ def test_containers_share_a_range_of_ports_until_it_is_full(world: World) -> Non
     assert world.machine.fetch("http://127.0.0.1:30556/name") == "second-host\n"
     world.create("third", port_mappings=shared)
     done = world.agent.call("start", "third")
-    taken = "host port 30555/tcp is taken by container first, and the others up to 30556 are taken too"
+    taken = "host port 30555/tcp is in use by container first, and the others up to 30556 are in use too"
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert f"port mapping 30555-30556:80/tcp: {taken}" in done.stderr
     world.agent.cm("stop", "-t", "1s", "-f", "first")
@@ -105,7 +105,7 @@ def test_a_port_that_a_program_holds_is_refused_with_its_name_and_nothing_is_lef
         world.create("web", SERVE, port_mappings=[port(30555)])
         done = world.agent.call("start", "web")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert f"host port 30555/tcp is taken by pid {holder.pid} (" in done.stderr
+        assert f"host port 30555/tcp is in use by pid {holder.pid} (" in done.stderr
         world.assert_nothing_left()
         assert holder.stdin
         holder.stdin.close()

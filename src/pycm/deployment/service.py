@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors in a directory: found, read and checked. Whatever lies there, reading it ends, and a bad file spoils no other."""
+"""Containers from descriptors: read a directory of descriptors, compare them with the containers, and make the
+containers follow.
+
+It runs once for each start of the agent, as a background task after the start of the containers that should run.
+Descriptors are applied one after the other. Nothing in the directory, and no container that fails, ends the agent or
+blocks another descriptor.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +16,8 @@ import os
 import stat
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pycm.errors import (
     ConflictError,
@@ -37,35 +42,38 @@ from pycm.model.records import unknown_keys
 from pycm.model.states import ALIVE, Status
 from pycm.model.validation import check_id, check_name, validate
 from pycm.storage.files import discard, make_directory, read_regular, write_atomic
-from pycm.waiting import Backoff, apart
+from pycm.waiting import Backoff, Once, apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
+    from pycm.config.types import Deployment as Settings
     from pycm.model.container import Container
     from pycm.ports import Containers, Images
 
 SUFFIX = ".json"
-#: Directories below each other, entries that are looked at, descriptors, and bytes of all of them together.
+#: Levels of directories, entries, descriptors, and bytes of all descriptors.
 MOST_DEPTH, MOST_ENTRIES, MOST_FILES, MOST_BYTES = 16, 10_000, 512, 16 * 1024 * 1024
-#: Unknown keys of a descriptor, and problems of a directory, that are named.
+#: Unknown keys of a descriptor, and problems of a directory, in the log.
 MOST_KEYS, MOST_PROBLEMS = 10, 100
 
 
-@dataclass(frozen=True)
-class Descriptor:
-    """One container as its file wants it, defaults filled. The id is "" where the file leaves it open; the name is always set."""
+# ── the directory ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Descriptor(NamedTuple):
+    """The container that a file describes, with defaults. Its id is "" if the file has none; its name is always set."""
 
     path: str
     container: Container
 
 
-@dataclass
 class Found:
-    """What a directory holds. `problems`: texts for the log, values of environments left out; each begins with its file."""
+    """The content of a directory. `problems`: texts for the log, each with its file, without values of environments."""
 
-    descriptors: list[Descriptor] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.descriptors: list[Descriptor] = []
+        self.problems: list[str] = []
 
     def problem(self, path: str, text: str) -> None:
         if len(self.problems) < MOST_PROBLEMS:
@@ -73,7 +81,7 @@ class Found:
 
 
 def read_directory(directory: str) -> Found:
-    """Read every `*.json` file in and below *directory*, in lexical order. Blocking. A missing directory holds nothing."""
+    """Read all `*.json` files in and below *directory*, in lexical order. Blocking. A missing directory is empty."""
     found = Found()
     names: dict[str, str] = {}
     ids: dict[str, str] = {}
@@ -106,7 +114,9 @@ def read_directory(directory: str) -> Found:
 
 
 def _files(directory: str, found: Found) -> Iterator[str]:
-    """Paths of the descriptors below *directory*. Links to files count, links to directories do not: they may go in circles."""
+    """Paths of the descriptors below *directory*. Links to files are followed. Links to directories are not: they may
+    form a cycle.
+    """
     entries = 0
     waiting = [(directory, 0)]
     while waiting:
@@ -145,17 +155,17 @@ def _read(path: str) -> bytes:
 
 
 def _container_in(data: bytes, path: str, found: Found) -> Container:
-    """Return the container that the file at *path* wants. Errors: InvalidInputError."""
+    """Return the container that the file at *path* describes. Errors: InvalidInputError."""
     try:
         wanted = read_descriptor(data.decode())
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"not UTF-8 at byte {error.start}") from None
     for number, (key, nearest) in enumerate(unknown_keys(wanted)):
         if number == MOST_KEYS:
-            found.problem(path, "more keys are not known (ignored)")
+            found.problem(path, "further unknown keys (ignored)")
             break
-        meant = f"; {near} may be meant" if (near := nearest()) else ""
-        found.problem(path, f"{shorten(key)} is not known (ignored{meant})")
+        meant = f"; did you mean {near}?" if (near := nearest()) else ""
+        found.problem(path, f"unknown key {shorten(key)} (ignored{meant})")
     if wanted.id:
         check_id(wanted.id)
     container = fill_defaults(_named(wanted, path), new_id=lambda: "")
@@ -164,15 +174,19 @@ def _container_in(data: bytes, path: str, found: Found) -> Container:
 
 
 def _named(wanted: Container, path: str) -> Container:
-    """A descriptor without name and id is known by its file: the same file must mean the same container at the next start."""
+    """A descriptor without name and id gets the name of its file, so that it means the same container at the next
+    start.
+    """
     name = wanted.name or wanted.id or os.path.basename(path)[: -len(SUFFIX)]
     if not wanted.name and not wanted.id:
         try:
             check_name(name)
         except InvalidInputError:
-            raise InvalidInputError(f"has no container_name, and {shorten(name)} cannot be one") from None
+            raise InvalidInputError(
+                f"has no container_name, and its file name {shorten(name)} is not a valid one"
+            ) from None
         if not name:
-            raise InvalidInputError("has no container_name, and neither has the file")
+            raise InvalidInputError("has no container_name, and its file has no name either")
     return replace(wanted, name=name)
 
 
@@ -201,7 +215,9 @@ NEW = frozenset({Step.CREATE, Step.RECREATE})
 
 
 def find(wanted: Container, containers: Sequence[Container]) -> Container | None:
-    """Return the container that *wanted* is about: by name, else by id. Of several, that with the id, then one that runs, then the newest."""
+    """Return the container with the name of *wanted*, else the one with its id. Of several: the one with the id, a
+    running one, the newest.
+    """
     named = [container for container in containers if container.name == wanted.name]
     ranked = sorted(named, key=lambda c: (c.id == wanted.id, c.state.status in ALIVE))
     same_id = (container for container in containers if container.id == wanted.id)
@@ -209,7 +225,9 @@ def find(wanted: Container, containers: Sequence[Container]) -> Container | None
 
 
 def decide(wanted: Container, current: Container | None) -> Step:
-    """Return what makes *current* as *wanted* describes it. Not compared, as in Kanto: see docs/deployment.md."""
+    """Return the step that makes *current* equal to *wanted*. docs/deployment.md lists what is not compared, as in
+    Kanto.
+    """
     if current is None:
         return Step.CREATE
     if _fixed(wanted) != _fixed(current):
@@ -218,7 +236,7 @@ def decide(wanted: Container, current: Container | None) -> Step:
 
 
 def _fixed(container: Container) -> tuple[Any, ...]:
-    """What only a new container can change. The order counts in a command line only."""
+    """What only a new container can change. Order matters only in a command line."""
     host = container.host_config or HostConfig()
     config = container.config or ContainerConfiguration()
     io = container.io_config or IOConfig()
@@ -239,19 +257,11 @@ def _changeable(container: Container) -> tuple[Any, ...]:
 # ── the job ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The configuration's section `deployment`."""
-
-    mode: str
-    home_dir: str
-    ctr_dir: str
-
-
 class Deployment:
-    """`run` once, as a task. Cancelled, it finishes a container that it has begun to change, but waits for no image.
+    """Call `run` once, as a task. When it is cancelled, it finishes the container that it is changing, but waits for no
+    image.
 
-    *applied* is called when the descriptors have been applied whose images are on the device.
+    *applied* is called when all descriptors whose images are on the device are applied.
     """
 
     def __init__(
@@ -268,11 +278,10 @@ class Deployment:
         self._unfinished = os.path.join(settings.home_dir, UNFINISHED)
         #: References of images on the device, as of the last round.
         self._here: set[str] = set()
-        #: Descriptor to the reason that the log has named already.
-        self._told: dict[str, str] = {}
+        self._waiting = Once()
 
     async def run(self) -> None:
-        """Return when every descriptor has been applied or given up."""
+        """Return when every descriptor is applied or has failed."""
         directory = self._settings.ctr_dir
         try:
             if not await asyncio.to_thread(self._begin, empty=not self._containers.list()):
@@ -280,10 +289,10 @@ class Deployment:
                 return
             found = await apart("descriptors", lambda: read_directory(directory), READ)
         except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
-            log.error("deployment: %s does not answer within %g s (nothing is deployed)", directory, READ)
+            log.error("deployment: %s did not answer within %g s (nothing is deployed)", directory, READ)
             return
         except OSError as error:
-            log.error("deployment: cannot keep its mark: %s (nothing is deployed)", error)
+            log.error("deployment: cannot write its marker: %s (nothing is deployed)", error)
             return
         for text in found.problems:
             log.warning("descriptor %s", text)
@@ -291,7 +300,9 @@ class Deployment:
         await asyncio.to_thread(discard, self._unfinished)
 
     def _begin(self, *, empty: bool) -> bool:
-        """Whether this start deploys. OSError where mode init cannot keep its mark: it would deploy at every start."""
+        """Whether this start deploys. OSError if mode init cannot write its marker, because it would deploy at every
+        start.
+        """
         init = self._settings.mode == INIT
         marker = os.path.join(self._settings.home_dir, MARKER)
         try:
@@ -314,7 +325,7 @@ class Deployment:
         log.info("deployment: finished: %d descriptors from %s", len(descriptors), self._settings.ctr_dir)
 
     async def _round(self, descriptors: list[Descriptor]) -> list[Descriptor]:
-        """Apply each in order, those last that need an image from a registry. Return those that have to wait."""
+        """Apply each in order, those that need an image from a registry last. Return those that have to wait."""
         try:
             self._here = {image.reference for image in await self._images.list()}
         except PycmError:
@@ -334,19 +345,20 @@ class Deployment:
         try:
             await self._bring_about(descriptor)
         except UnavailableError as error:
-            if self._told.get(descriptor.path) != error.masked:
-                self._told[descriptor.path] = error.masked
-                log.warning("descriptor %s: container %s: %s (retrying)", where, name, error.masked)
+            if self._waiting.is_new(error.masked, descriptor.path):
+                log.warning("descriptor %s: container %s: %s (retrying)", where, name, error.detail)
             return False
         except PycmError as error:
             text = "descriptor %s: container %s: %s (not retried before the next start of the agent)"
-            log.warning(text, where, name, error.masked)
+            log.warning(text, where, name, error.detail)
         except Exception:
-            log.exception("descriptor %s: container %s: a bug (going on with the next)", where, name)
+            log.exception(
+                "descriptor %s: container %s: unexpected error (continuing with the next)", where, name
+            )
         return True
 
     def _step(self, descriptor: Descriptor) -> tuple[Container | None, Step]:
-        """Mode init only completes what an interrupted first start has begun."""
+        """In mode init, only complete what an interrupted first start began."""
         current = find(descriptor.container, self._containers.list())
         if current is not None and self._settings.mode == INIT:
             return current, Step.CHECK
@@ -357,7 +369,9 @@ class Deployment:
         return step in NEW and not self._here.issuperset(self._needed(descriptor.container, current))
 
     def _needed(self, wanted: Container, current: Container | None) -> tuple[str, ...]:
-        """Images that a new container needs: its own, and the earlier one's as the way back, unless that offers none."""
+        """Images that a new container needs: its own, and that of the earlier one for a rollback, if a rollback is
+        possible.
+        """
         if current is None:
             return (wanted.image.name,)
         old = current.image.name
@@ -384,7 +398,7 @@ class Deployment:
             await held.enter_async_context(self._images.hold(reference))
         except InvalidInputError:
             raise
-        except PycmError as error:  # the network, the registry or room on the disk may come back
+        except PycmError as error:  # network, registry or disk space may come back
             raise UnavailableError(str(error), masked=error.masked) from error
 
     async def _create(self, wanted: Container) -> None:
@@ -408,7 +422,9 @@ class Deployment:
             raise
 
     async def _go_back(self, old: Container, new_id: str) -> None:
-        """The earlier container runs again. *new_id*: of the one that took its place; "" if the earlier one is still there."""
+        """Restore the earlier container. *new_id*: the id of the one that replaced it, "" if the earlier one still
+        exists.
+        """
         try:
             if new_id and self._containers.get(new_id) is not None:
                 await self._containers.remove(new_id, force=True)
@@ -416,9 +432,11 @@ class Deployment:
                 await self._containers.create(_as_stored(old))
             await self._ensure_running(old.id)
         except PycmError as error:
-            log.error("container %s: the earlier one cannot be restored: %s", old.name, error.masked)
+            log.error("container %s: cannot restore the earlier one: %s", old.name, error.masked)
         else:
-            log.warning("container %s: the new one does not start; the earlier one runs again", old.name)
+            log.warning(
+                "container %s: rolled back: the new one did not start (the earlier one runs)", old.name
+            )
 
     async def _adapt(self, current: Container, wanted: Container, step: Step) -> None:
         if current.name != wanted.name:
@@ -440,7 +458,7 @@ class Deployment:
 
 
 def _as_stored(container: Container) -> Container:
-    """For a creation that takes the stored limits as they are: an empty memory_swap would be filled."""
+    """Make a creation keep the stored limits: it would fill an empty memory_swap."""
     host, resources = container.host_config, container.resources
     if host is None or resources is None or not resources.memory or resources.memory_swap:
         return container
@@ -448,12 +466,12 @@ def _as_stored(container: Container) -> Container:
 
 
 async def _uncut(work: Coroutine[Any, Any, None]) -> None:
-    """Run *work* to its end even if the caller is cancelled meanwhile."""
+    """Run *work* to its end, even if the caller is cancelled."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait((task,))
         if not task.cancelled() and (error := task.exception()):
-            log.warning("deployment: failed while the agent ends: %s", error)
+            log.warning("deployment: failed while the agent stops: %s", error)
         raise

@@ -3,7 +3,8 @@
 
     FIFO --splice--> spool --cut, encode--> json.log
 
-`front` is what the event loop uses, `pump` is the thread that serves all containers. `fifos` creates and opens the FIFOs, `spool` keeps
-the bytes that are not in json.log yet, `records` is the form of a line (pure), and `jsonlog` is json.log with its rotated files. `sink`
-joins them so that a kill at any instant neither loses nor repeats a line. `clients` get copies of the output.
+`front` is what the event loop uses, `pump` is the thread that serves all containers. `fifos` creates and opens the
+FIFOs, and `spool` keeps the bytes that are not in json.log yet. `records` is the form of a line (pure), `jsonlog` is
+json.log with its rotated files. `sink` joins them so that a kill at any instant neither loses nor repeats a line.
+`clients` get copies of the output.
 """

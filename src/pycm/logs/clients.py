@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients of a container's streams: attached to its main process, or running a command in it.
 
-An attached client gets a copy of the output: the pump's thread puts it into a Tap, and the event loop takes it out. A client that does
-not keep up is disconnected when LIMIT bytes wait for it, so that neither the container nor its log waits for a client. A command has
-pipes of its own, which only its client reads: while the client does not read, the command waits.
+An attached client gets a copy of the output: the pump's thread puts it into a Tap, and the event loop takes it out. A
+client that does not keep up is disconnected when LIMIT bytes wait for it, so that neither the container nor its log
+waits for a client. A command has pipes of its own, which only its client reads: while the client does not read, the
+command waits.
 """
 
 from __future__ import annotations

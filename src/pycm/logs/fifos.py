@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The FIFOs between containerd's shim and the agent, and the keepers that hold them open while no agent runs.
 
-Each run of a container gets new FIFOs of 1 MiB, which is as much as an unprivileged user may request. So much output is kept while no
-agent runs. The content of a FIFO exists as long as a process has it open. The shim does while the container runs, and closes it when
-the container ends. Without a keeper, the last output of a container that ends while no agent runs would be lost, and a container with
-an open stdin would get end-of-file when the agent stops. A keeper is a sleeping process that holds the descriptors and does nothing
-else (about 100 KiB). It is killed when the output has been read.
+Each run of a container gets new FIFOs of 1 MiB, which is as much as an unprivileged user may request. So much output is
+kept while no agent runs. The content of a FIFO exists as long as a process has it open. The shim does while the
+container runs, and closes it when the container ends. A keeper prevents two losses while no
+agent runs: the last output of a container that ends, and the open stdin of a container that continues. It is a
+sleeping process that holds the descriptors and does nothing else (about 100 KiB). It is killed when the output has
+been read.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def find(directory: str, *, terminal: bool = False) -> TaskIO:
 
 
 class Opened:
-    """Descriptors of a task's FIFOs: outputs by stream number, and a held stdin. `error` says what could not be opened."""
+    """Descriptors of a task's FIFOs: outputs by stream number, and a held stdin. `error`: what could not be opened."""
 
     def __init__(self, io: TaskIO) -> None:
         self.io = io
@@ -88,7 +89,8 @@ def open_output(path: str) -> int:
         log.warning(
             "%s: cannot get 1 MiB: %s (less output is kept while no agent runs)", path, error.strerror
         )
-    # A pipe reports a hang-up only to a reader that has seen a writer. After one writer, poll always tells whether there are any.
+    # A pipe reports a hang-up only to a reader that has seen a writer. After one writer, poll always knows whether
+    # there are any.
     os.close(_open(path, os.O_WRONLY))
     return descriptor
 
@@ -138,7 +140,9 @@ _FIRST, _ABOVE = 3, 64
 
 
 def start_keeper(directory: str, descriptors: Collection[int]) -> None:
-    """Start the keeper of the FIFOs in *directory*. Failures are only logged: without it, a container's last output is at risk."""
+    """Start the keeper of the FIFOs in *directory*. Failures are only logged: without it, a container's last output is
+    at risk.
+    """
     program = shutil.which(_SLEEP[0], path="/usr/bin:/bin")
     if program is None:
         log.warning(
@@ -167,9 +171,11 @@ def renew_keeper(directory: str, descriptors: Collection[int]) -> None:
 
 
 def _spawn(program: str, descriptors: list[int]) -> int:
-    """Start the process in its own session, so that Ctrl-C in the agent's terminal does not reach it. It inherits nothing else.
+    """Start the process in its own session, so that Ctrl-C in the agent's terminal does not reach it. It inherits
+    nothing else.
 
-    Only SIGTERM ends it, which a shutdown sends to all processes. Others may reach all processes of a unit (`systemctl kill`).
+    Only SIGTERM ends it, which a shutdown sends to all processes. Others may reach all processes of a unit (`systemctl
+    kill`).
     """
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(_FIRST)

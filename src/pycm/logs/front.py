@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 #: As the defaults of the model, for records without them.
 DEFAULT_FILES, DEFAULT_SIZE = 2, 100 * 1024 * 1024
-#: A rotation renames all files of a log while the logs of all containers wait: the number of files and their size have limits.
+#: A rotation renames all files of a log while the logs of all containers wait: the number of files and their size have
+# limits.
 MOST_FILES, LEAST_SIZE = 1000, 1024
-#: Of the non-blocking mode. A smaller buffer cannot hold the parts of a long line; a larger one fills the memory, where it lies.
+#: Of the non-blocking mode. A smaller buffer cannot hold the parts of a long line; a larger one fills the memory, where
+# it lies.
 DEFAULT_BUFFER, LEAST_BUFFER, MOST_BUFFER = 1024 * 1024, 64 * 1024, 64 * 1024 * 1024
 log = logging.getLogger("pycm.logs")
 
@@ -342,7 +344,7 @@ def _try_log(root: str, path: str) -> None:
             return
         raise OperationFailedError(
             f"log root directory {shorten(root)} cannot be used: {error.strerror}",
-            hint="Choose a directory that the agent may write to. A systemd unit lists such directories in ReadWritePaths.",
+            hint="Choose a directory that the agent may write to. A systemd unit lists these in ReadWritePaths.",
         ) from None
 
 

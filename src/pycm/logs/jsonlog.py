@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""json.log and its rotated files json.log.1, json.log.2, …: appended to and rotated, bounded together, and read back."""
+"""json.log and its rotated files json.log.1, json.log.2, …: appended and rotated, bounded together, read back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("pycm.logs")
 
 
 class Target(NamedTuple):
-    """Where a container's output goes: the live file, the size at which it is rotated, and the number of all its files."""
+    """A container's log: the live file, the size at which it is rotated, and the number of all its files."""
 
     path: str
     max_size: int
@@ -35,7 +35,9 @@ class Target(NamedTuple):
 
 
 class LogFile:
-    """json.log, open for appending. `size` is its valid part: `open` truncates what a killed or failed append left beyond it."""
+    """json.log, open for appending. `size` is its valid part: `open` truncates what a killed or failed append left
+    beyond it.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -44,7 +46,9 @@ class LogFile:
         self._early = False
 
     def open(self, device: int = 0, inode: int = 0, size: int = 0) -> None:
-        """Create or open the file. Truncate it to *size* if *device* and *inode* are its own, else after its last newline."""
+        """Create or open the file. Truncate it to *size* if *device* and *inode* are its own, else after its last
+        newline.
+        """
         self.close()
         directory = os.path.dirname(self._target.path)
         if not os.path.isdir(directory):
@@ -119,14 +123,16 @@ class Found(NamedTuple):
 
 
 class Quota:
-    """A limit for the logs of all containers together, because the limits of each may add up to more than a device's flash.
+    """A limit for the logs of all containers together, because the limits of each may add up to more than a device's
+    flash.
 
-    At the limit, files are removed in this order until the rest fits: rotated files, the oldest first, then logs of containers that
-    do not run, the oldest first. Then the live files of running containers are rotated early, the biggest first, if they are above
-    the minimum (a fair share of the limit). Nothing here wakes up by itself: writes are counted, and the files are scanned when the
-    count says that the limit may be reached.
+    At the limit, files are removed in this order until the rest fits: rotated files, the oldest first, then logs of
+    containers that do not run, the oldest first. Then the live files of running containers are rotated early, the
+    biggest first, if they are above the minimum (a fair share of the limit). Nothing here wakes up by itself: writes
+    are counted, and the files are scanned when the count says that the limit may be reached.
 
-    *containers*: the directory with a directory for each container. *limit*: bytes, 0 for none. Only one thread may use it.
+    *containers*: the directory with a directory for each container. *limit*: bytes, 0 for none. Only one thread may use
+    it.
     """
 
     def __init__(self, containers: str, limit: int) -> None:
@@ -167,7 +173,7 @@ class Quota:
         over = sum(file.size for file in files) - self._limit
         if over > 0 and not self._reached:
             self._reached = True
-            text = "logs of all containers: limit of %d bytes reached (the oldest rotated files are removed from now on)"
+            text = "logs of all containers: limit of %d bytes reached (the oldest rotated files are removed)"
             log.warning(text, self._limit)
         for file in self._removable(files):
             if over <= 0:
@@ -220,10 +226,11 @@ RECORD_BYTES = 512 * 1024
 
 
 class LogReader:
-    """The last *tail* records of a log of at most *files* files; with a negative *tail* all of it, in big messages. Blocking.
+    """The last *tail* records of a log of at most *files* files; with a negative *tail* all of it, in big messages.
+    Blocking.
 
-    It reads blocks, never a whole file. What follows the last newline is a record that is being written or that a power cut tore;
-    it is left out.
+    It reads blocks, never a whole file. What follows the last newline is a record that is being written or that a power
+    cut tore; it is left out.
     """
 
     def __init__(self, path: str, files: int, tail: int) -> None:
@@ -234,7 +241,9 @@ class LogReader:
         self._batch = RECORDS_A_CALL if tail >= 0 else 1
 
     def batch(self) -> list[str]:
-        """The next messages, oldest first, none at the end. A message is one record without its newline, or many with theirs."""
+        """The next messages, oldest first, none at the end. A message is one record without its newline, or many with
+        theirs.
+        """
         try:
             return list(itertools.islice(self._messages, self._batch))
         except OSError as error:
@@ -245,7 +254,7 @@ class LogReader:
             os.close(descriptor)
 
     def _descriptors(self, files: int) -> Iterator[int]:
-        """The live file, then older ones as long as the caller continues. A file that is renamed meanwhile comes once."""
+        """The live file, then older ones while the caller continues. A file that is renamed meanwhile comes once."""
         yield self._opened[0]
         seen = {_identity(self._opened[0])}
         for number in range(1, files):
@@ -321,7 +330,9 @@ def _tail_range(descriptor: int, count: int) -> tuple[int, int, int]:
 
 
 def _records(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
-    """Records from *begin* to *end*, each with its newline, overlong ones in pieces. Ends early if the file was truncated."""
+    """Records from *begin* to *end*, each with its newline, overlong ones in pieces. Ends early if the file was
+    truncated.
+    """
     rest = b""
     while begin < end:
         block = os.pread(descriptor, min(BLOCK, end - begin), begin)

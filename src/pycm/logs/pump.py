@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The thread that moves the output of all containers.
 
-It sleeps in epoll until a FIFO has output or another thread posts a command. There is no periodic wake-up. FIFOs are watched
-edge-triggered: after an edge, a container gets turns of a bounded size, alternating with the others, until its FIFOs are empty.
+It sleeps in epoll until a FIFO has output or another thread posts a command. There is no periodic wake-up. FIFOs are
+watched edge-triggered: after an edge, a container gets turns of a bounded size, alternating with the others, until its
+FIFOs are empty.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds that the agent waits for the end of the output after the task was deleted.
 FINISH_LIMIT = 10.0
-#: Output that comes line by line would cost a wake-up for each line. If a turn found less than LITTLE bytes, and so did the turn less
+#: Output that comes line by line would cost a wake-up for each line. If a turn found less than LITTLE bytes, and so did
+# the turn less
 #: than CHATTY seconds before, the thread rests for REST seconds. The FIFOs hold what comes meanwhile.
 LITTLE = 8 * 1024
 CHATTY = 0.008
@@ -302,7 +304,7 @@ class Pump:
 
     @staticmethod
     def _guarded(function: Callable[[], object], what: str) -> bool:
-        """Call *function* and log any error: the thread serves all containers, and one must not end it for the others."""
+        """Call *function* and log any error: one container must not end the thread, which serves all of them."""
         try:
             function()
         except Exception as error:  # noqa: BLE001  see above

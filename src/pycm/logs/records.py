@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The form of json.log: raw output is cut into lines, and each line is encoded as one JSON object (pure).
 
-A whole batch is encoded at once. Its lines share one time, so that the text between two lines is a constant, and one bytes.replace
-makes a hundred records. A line of more than LINE_LIMIT bytes becomes several records that share a time. Only the last of them ends
-with a newline.
+A whole batch is encoded at once. Its lines share one time, so that the text between two lines is a constant, and one
+bytes.replace makes a hundred records. A line of more than LINE_LIMIT bytes becomes several records that share a time.
+Only the last of them ends with a newline.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ _INVALID = dict.fromkeys(range(0xDC80, 0xDD00), r"\ufffd")
 
 
 def escape(raw: bytes) -> bytes:
-    """*raw* as the inside of a JSON string, except newlines, which stay. It uses memchr, because most output needs no escape."""
+    """*raw* as the inside of a JSON string, except newlines, which stay. It uses memchr, because most output needs no
+    escape.
+    """
     text = raw
     for character, replacement in _SHORT:
         text = text.replace(character, replacement)
@@ -119,7 +121,9 @@ def escape(raw: bytes) -> bytes:
 
 
 def _has_controls(text: bytes) -> bool:
-    """Whether *text* has control characters: by 29 searches with memchr, or in a short text by one pass, whichever costs less."""
+    """Whether *text* has control characters: by 29 searches with memchr, or in a short text by one pass, whichever
+    costs less.
+    """
     if len(text) > 2048:
         return any(map(text.__contains__, _CONTROLS))
     return len(text.translate(None, _ALL_CONTROLS)) != len(text)

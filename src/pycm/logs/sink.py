@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a container's output goes: FIFO, spool and json.log, joined so that a kill at any instant neither loses nor repeats a line.
+"""The sink of a container's output: FIFO, spool and json.log, joined so that a kill at any instant neither loses nor
+repeats a line.
 
 The order of the steps is what makes this safe (`spool` explains it):
   1. splice: FIFO to spool             (killed after it: the spool is replayed)
-  2. append to json.log                (killed after it: json.log is truncated to the recorded size, and the spool is replayed)
+  2. append to json.log                (killed after it: json.log is truncated, and the spool is replayed)
   3. checkpoint: size of json.log and used bytes of the spool, in one write
-A rotation is recorded before anything is appended to the new file. While json.log cannot be written, the spool keeps up to
-BACKLOG_LIMIT bytes of each stream. Output beyond this is dropped by whole lines, counted and logged.
+A rotation is recorded before anything is appended to the new file. While json.log cannot be written, the spool keeps up
+to BACKLOG_LIMIT bytes of each stream. Output beyond this is dropped by whole lines, counted and logged.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
     from pycm.logs.jsonlog import Quota
 
-#: Bytes that one turn takes from a FIFO, so that a noisy container does not starve the others. More would cost more: the kernel
+#: Bytes that one turn takes from a FIFO, so that a noisy container does not starve the others. More would cost more:
+# the kernel
 #: hands over bigger blocks page by page.
 TURN_BYTES = 32 * 1024
 #: Bytes of a stream that are kept until json.log is writable again.
@@ -48,9 +50,9 @@ class Sink:
 
     def __init__(self) -> None:
         self.retry_at: float | None = None
-        #: More has been taken than stored, and could be stored now: another turn is needed.
+        #: The spool has output that could be stored now: another turn is needed.
         self.behind = False
-        #: Gets a copy of everything that is taken. None while no client is attached.
+        #: Gets a copy of the whole output. None while no client is attached.
         self.tee: Callable[[bytes], None] | None = None
 
     def take(self, stream: int, fifo: int, waiting: int) -> None:  # noqa: ARG002  for subclasses
@@ -64,7 +66,7 @@ class Sink:
         return data
 
     def store(self, *, final: bool = False) -> bool:  # noqa: ARG002  for subclasses
-        """Write what was taken; *final*: nothing follows. False if this is impossible now, see `retry_at`."""
+        """Write the spool to json.log; *final*: nothing follows. False if this is impossible now, see `retry_at`."""
         return True
 
     def close(self, *, final: bool) -> None: ...
@@ -82,8 +84,9 @@ class _Stream:
 class JsonSink(Sink):
     """*directory*: the container's spool. *target* None: continue as an earlier process left it there.
 
-    *buffer*: for a container that must not wait for its log, the bytes of each stream that wait for json.log. Each turn takes
-    everything from the FIFO, and drops what is beyond the buffer. 0: the container waits while json.log is written.
+    *buffer*: for a container that must not wait for its log, the bytes of each stream that wait for json.log. Each turn
+    takes everything from the FIFO, and drops what is beyond the buffer. 0: the container waits while json.log is
+    written.
     """
 
     def __init__(
@@ -238,7 +241,7 @@ class JsonSink(Sink):
         return True
 
     def _store(self, stream: int, *, final: bool) -> None:
-        """Write a stream's spool. Of a container that does not wait only a part: its FIFO must not fill up meanwhile."""
+        """Write a stream's spool. If the container does not wait, only a part: its FIFO must not fill up meanwhile."""
         place, mark = self._streams[stream], self._state.marks[stream]
         part = bool(self._buffer) and not final
         while mark.used < place.spool.size:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Output that has left the FIFO and is not in json.log yet, and the checkpoint that says how far json.log is.
 
-splice(2) moves bytes from the FIFO into the spool file in one system call, so that a kill leaves each byte in exactly one place. After
-an append to json.log, one small write records the size of json.log together with the position in each spool up to which everything
-is in it. If a process finds json.log longer than the checkpoint says, it truncates json.log and continues from the spool.
+splice(2) moves bytes from the FIFO into the spool file in one system call, so that a kill leaves each byte in exactly
+one place. After an append to json.log, one small write records the size of json.log together with the position in each
+spool up to which everything is in it. If a process finds json.log longer than the checkpoint says, it truncates
+json.log and continues from the spool.
 
-A spool file grows only at its end, and its size is its write position. When enough of it is used, its rest moves to a file of the next
-generation. That file is complete before the checkpoint names it; the old one is removed afterwards. A missing spool file is empty.
+A spool file grows only at its end, and its size is its write position. When enough of it is used, its rest moves to a
+file of the next generation. That file is complete before the checkpoint names it; the old one is removed afterwards. A
+missing spool file is empty.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ STATE_BYTES = _HEAD.size + len(STREAMS) * _STREAM.size + _SUM.size
 
 
 class Mark:
-    """How far json.log is with one stream: *used* bytes of the spool of *generation*. *line_time* (ns) is not 0 within a long line."""
+    """How far json.log is with one stream: *used* bytes of the spool of *generation*. *line_time* (ns) is not 0 within
+    a long line.
+    """
 
     __slots__ = ("generation", "line_time", "used")
 
@@ -102,7 +106,8 @@ class Checkpoint:
 class Spool:
     """Bytes of one stream, in the file `<directory>/<stream>.<generation>`. `size` is where the next bytes come.
 
-    Without a *directory* it is a file in memory: it works where the file system is full or cannot splice, but a kill loses its content.
+    Without a *directory* it is a file in memory: it works where the file system is full or cannot splice, but a kill
+    loses its content.
     """
 
     def __init__(self, directory: str, stream: str, generation: int = 0) -> None:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cgroups: which file holds which figure, and which directories belong to a container.
 
-Three kinds of host exist: cgroup v2 alone; v1 alone, with one mount point for each controller; and hybrid, where v1 has some
-controllers and a v2 tree beside it has the others and the pressure figures. Everywhere here a hierarchy is known by the name of its
-v1 controller. The v2 tree has the name "" (`V2`), as in /proc/PID/cgroup.
+Three kinds of host exist: cgroup v2 alone; v1 alone, with one mount point for each controller; and hybrid, where v1 has
+some controllers and a v2 tree beside it has the others and the pressure figures. Everywhere here a hierarchy is known
+by the name of its v1 controller. The v2 tree has the name "" (`V2`), as in /proc/PID/cgroup.
 
-Whether a v1 controller is alive and what its limit is, is asked once for each start through cgroupspy, whose descriptors know the
-files of v1. They are used on a Node for the one cgroup: the trees of cgroupspy scan the whole hierarchy, and can create cgroups while
-they read. What every sweep reads goes through kept descriptors.
+Whether a v1 controller is alive and what its limit is, is asked once for each start through cgroupspy, whose
+descriptors know the files of v1. They are used on a Node for the one cgroup: the trees of cgroupspy scan the whole
+hierarchy, and can create cgroups while they read. Every sweep reads through kept descriptors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 V2 = ""
 # fmt: off
-#: Figure, hierarchy, file and parser. Of several rows for a figure, the first one whose file this machine has is used: v1 before
+#: Figure, hierarchy, file and parser. Of several rows for a figure, the first one whose file this machine has is used:
+# v1 before
 #: v2, because on a hybrid host a controller is in one of them only. CPU time is in nanoseconds in both.
 FILES: tuple[tuple[str, str, str, Callable[[bytes], Any]], ...] = (
     ("cpu",                "cpuacct", "cpuacct.usage",    int),
@@ -55,7 +56,9 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def find_sources(directories: dict[str, str], figure: str) -> list[Source[Any]]:
-    """The files that may hold *figure* for the container with these *directories* (hierarchy to path), in order of preference."""
+    """The files that may hold *figure* for the container with these *directories* (hierarchy to path), in order of
+    preference.
+    """
     return [
         Source(f"{directories[hierarchy]}/{name}", parser)
         for wanted, hierarchy, name, parser in FILES
@@ -107,7 +110,7 @@ class Mount(NamedTuple):
     root: str
 
     def directory(self, path: str) -> str | None:
-        """The directory of cgroup *path*. None for the top, which counts the whole machine, and for what lies outside."""
+        """The directory of cgroup *path*. None for the top, which is the whole machine, and outside of the mount."""
         if self.root != "/" and (path == self.root or path.startswith(f"{self.root}/")):
             path = path[len(self.root) :]
         parts = path.split("/")

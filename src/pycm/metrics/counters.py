@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The texts of cgroup and /proc files as counters, and counters as the values that are reported (pure).
 
-The parsers run once for each container and sweep: they search in the bytes of the kernel instead of splitting whole files. A parser
-returns None where the file does not contain the figure, and raises ValueError or IndexError (`MALFORMED`) for a text that the
-kernel does not write. A formula returns None where the value has to be left out.
+The parsers run once for each container and sweep: they search in the bytes of the kernel instead of splitting whole
+files. A parser returns None where the file does not contain the figure, and raises ValueError or IndexError
+(`MALFORMED`) for a text that the kernel does not write. A formula returns None where the value has to be left out.
 """
 
 from __future__ import annotations
@@ -154,7 +154,9 @@ def memory_total(limit: int | None, machine: int) -> int:
 
 
 def memory_used(usage: int, inactive_file: int) -> int:
-    """Usage without the file cache that the kernel reclaims first. The two are read one after the other, so the minimum is 0."""
+    """Usage without the file cache that the kernel reclaims first. The two are read one after the other, so the minimum
+    is 0.
+    """
     return max(usage - inactive_file, 0)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of the kernel that are opened once and read with pread at every sample.
 
-This makes a sample cheap: opening and closing a kernel file costs more than twice as much as reading it. If the process has no free
-descriptor, a file is opened for each read instead.
+This makes a sample cheap: opening and closing a kernel file costs more than twice as much as reading it. If the process
+has no free descriptor, a file is opened for each read instead.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Probe(Generic[T]):
         return self._descriptor
 
     def value(self) -> T:
-        """The current figure. Errors: OSError (with an errno in GONE if the cgroup or process has ended), ValueError."""
+        """The current figure. Errors: ValueError, OSError (errno in GONE: the cgroup or process has ended)."""
         if self._descriptor < 0:
             return self._parse(read_once(self._path))
         return self._parse(os.pread(self._descriptor, READ_SIZE, 0))
@@ -116,7 +116,7 @@ class Descriptors:
         if not self._logged:
             self._logged = True
             LOG.warning(
-                "metrics: no free file descriptor (files of further containers are opened for each sample, at twice the cost;"
+                "metrics: no free file descriptor (new containers' files are opened at each sample, at twice the cost;"
                 " raise LimitNOFILE of the agent's unit)"
             )
 

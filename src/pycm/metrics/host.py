@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of the machine and its processes, as Kanto's system-metrics measures them. Imported with psutil by the first request.
+"""Figures of the machine and its processes, as Kanto's system-metrics measures them. Imported with psutil by the first
+request.
 
-The machine's CPU utilization covers the time since the last sample of the same reader, so that two requests do not disturb each other.
+The machine's CPU utilization covers the time since the last sample of the same reader, so that two requests do not
+disturb each other.
 """
 
 from __future__ import annotations

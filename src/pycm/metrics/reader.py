@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running container: its open files, and a sample of them.
 
-A sample is a list of steps, one for each group of files. The list is made once for the predicate that selects the measurements, so
-that files with no wanted figure are not read. Each step appends its measurements. A step that fails is dropped; the others continue.
+A sample is a list of steps, one for each group of files. The list is made once for the predicate that selects the
+measurements, so that files with no wanted figure are not read. Each step appends its measurements. A step that fails is
+dropped; the others continue.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Reader:
     # ── the plan ──
 
     def plan(self, predicate: Callable[[str], bool] | None) -> bool:
-        """Prepare `sample` for *predicate*, which is asked once for each id. Return whether the sample needs the system time."""
+        """Prepare `sample` for *predicate*, which is asked once for each id. Return whether the sample needs the system
+        time.
+        """
         if predicate != self._predicate:  # not "is not": a bound method is a new object each time
             self._make_steps(predicate)
         return self._needs_cpu
@@ -127,7 +130,7 @@ class Reader:
         return out if only is None else [item for item in out if item.id in only]
 
     def _drop(self, name: str, error: Exception) -> None:
-        """Stop measuring *name*. Where the cgroup is gone, the container has ended: stop everything without a warning."""
+        """Stop measuring *name*. If the cgroup is gone, the container has ended: stop everything without a warning."""
         gone = isinstance(error, OSError) and error.errno in GONE
         if gone and not any(map(os.path.isdir, self._directories.values())):
             LOG.debug("container %s: cgroup is gone", self._id)

@@ -36,7 +36,7 @@ class Proc:
         self._mounts: dict[str, cgroups.Mount] | None = None
 
     def system_time(self) -> int:
-        """CPU time of all cores since the machine's start in nanoseconds, idle time included. 0 if it cannot be read."""
+        """CPU time of all cores since the machine's start in ns, idle time included. 0 if it cannot be read."""
         if self._stat is None:
             source = Source(f"{self._root}/stat", counters.system_ticks)
             self._stat = open_probe([source], self._descriptors)
@@ -59,7 +59,9 @@ class Proc:
         return self._memory
 
     def find_cgroups(self, container_id: str, pid: int) -> dict[str, str]:
-        """The container's cgroup directories, by hierarchy. OSError if the process has ended, ValueError for malformed files."""
+        """The container's cgroup directories, by hierarchy. OSError if the process has ended, ValueError for malformed
+        files.
+        """
         if self._mounts is None:
             self._mounts = cgroups.parse_mounts(os.fsdecode(read_once(f"{self._root}/self/mountinfo")))
         text = os.fsdecode(read_once(f"{self._root}/{pid}/cgroup"))
@@ -82,7 +84,8 @@ class Proc:
 
 
 class Sampler:
-    """Implements `pycm.ports.Metrics`. *proc* is where the machine's /proc is; its mountinfo says where the cgroups are.
+    """Implements `pycm.ports.Metrics`. *proc* is where the machine's /proc is; its mountinfo says where the cgroups
+    are.
 
     Only the loop's thread uses it. Six or seven descriptors for each container stay open from `open` to `close`.
     """
@@ -120,7 +123,9 @@ class Sampler:
         return reader
 
     def close(self, container_id: str) -> int:
-        """Release the container's files, and with them its network namespace. Return the OOM kills in its cgroup, 0 if unknown."""
+        """Release the container's files, and with them its network namespace. Return the OOM kills in its cgroup, 0 if
+        unknown.
+        """
         reader = self._readers.pop(container_id, None)
         if reader is None:
             return 0
@@ -150,8 +155,9 @@ class Sampler:
     def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
         """Sweep once over *wanted*, in its order. Containers that are not open or give nothing are left out.
 
-        A predicate is called once for each of `pycm.model.measurements.ALL_IDS`. Its answers are kept for as long as the same object
-        comes with the container, so use a new predicate for each request. None selects Kanto's measurements.
+        A predicate is called once for each of `pycm.model.measurements.ALL_IDS`. Its answers are kept for as long as
+        the same object comes with the container, so use a new predicate for each request. None selects Kanto's
+        measurements.
         """
         readers = [
             (name, self._readers[name], test) for name, test in wanted.items() if name in self._readers
@@ -192,7 +198,9 @@ class Sampler:
 
 
 class Meter:
-    """Implements `pycm.ports.Meter`. It keeps CPU times of its own, so that consumers do not shorten each other's intervals."""
+    """Implements `pycm.ports.Meter`. It keeps CPU times of its own, so that consumers do not shorten each other's
+    intervals.
+    """
 
     def __init__(self, readers: Mapping[str, Reader], proc: Proc) -> None:
         self._readers = readers

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network mode "bridge": each container is in a network namespace of its own, connected by CNI plugins.
 
-To connect is: record, namespace, plugins, record of their result, files. Each step is recorded before it is done, and disconnecting
-undoes the steps in reverse: what an agent leaves that dies between two steps, the next one finds and removes.
+To connect is: record, namespace, plugins, record of their result, files. Each step is recorded before it is done, and
+disconnecting undoes the steps in reverse: what an agent leaves that dies between two steps, the next one finds and
+removes.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ class BridgeNetwork:
         return addressing
 
     async def _set_separation(self) -> None:
-        """Without `icc`, drop packets that go from the bridge through the machine back to the bridge, also to published ports.
+        """Without `icc`, drop packets that go from the bridge through the machine back to the bridge, also to published
+        ports.
 
         The rule is in the chain that is evaluated before the own rules of the firewall plugin, which accept everything.
         """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure rules of the bridge network: which addresses it has, the CNI configuration of a container, and what plugins answer.
+"""Pure rules of the bridge network: which addresses it has, the CNI configuration of a container, and what plugins
+answer.
 
 The forms of configurations and results are those of the CNI specification. What the machine has comes in as arguments.
 """
@@ -40,7 +41,9 @@ class Range(NamedTuple):
 
 
 class Addressing(NamedTuple):
-    """bridge: the bridge's own address with its prefix. gateway: the containers' gateway. ranges: addresses for containers."""
+    """bridge: the bridge's own address with its prefix. gateway: the containers' gateway. ranges: addresses for
+    containers.
+    """
 
     bridge: IPv4Interface
     gateway: IPv4Address
@@ -50,13 +53,14 @@ class Addressing(NamedTuple):
 def choose_network(
     options: DefaultBridge, current: IPv4Interface | None, taken: Sequence[Taken], *, in_use: bool
 ) -> Addressing:
-    """The bridge's network: the one that is in use, else the configured one, else the present one, else the first free range.
+    """The bridge's network: the one that is in use, else the configured one, else the present one, else the first free
+    range.
 
-    *current*: the bridge's present address. *in_use*: containers are connected to it. Errors: ConflictError if the configured network
-    is taken, OperationFailedError if no range is free.
+    *current*: the bridge's present address. *in_use*: containers are connected to it. Errors: ConflictError if the
+    configured network is occupied, OperationFailedError if no range is free.
 
-    A range that is part of a wider route, such as that of a VPN, works because the bridge's own route is more specific. It is chosen
-    only if every range is part of some route.
+    A range that is part of a wider route, such as that of a VPN, works because the bridge's own route is more specific.
+    It is chosen only if every range is part of some route.
     """
     if in_use and current is not None:
         return _addressing(options, current, keep=True)
@@ -91,12 +95,16 @@ def _overlap(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
 
 
 def _conflict(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
-    """An overlap that is at least as specific as *network*: it would take the packets of containers, or they would take its own."""
+    """An overlap that is at least as specific as *network*: it would take the packets of containers, or they would take
+    its own.
+    """
     return _overlap(network, (other for other in taken if other.network.prefixlen >= network.prefixlen))
 
 
 def _addressing(options: DefaultBridge, bridge: IPv4Interface, *, keep: bool = False) -> Addressing:
-    """*keep*: the address is in use and may differ from the configured one; options that do not fit it are ignored until then."""
+    """*keep*: the address is in use and may differ from the configured one; options that do not fit it are ignored
+    until then.
+    """
     network = bridge.network
     pool = container_range(options.fcidr4) if options.fcidr4 else network
     gateway = gateway_address(options.gwip4) if options.gwip4 else bridge.ip
@@ -156,8 +164,8 @@ def conf_list(
 ) -> list[dict[str, Any]]:
     """The plugins in the order of ADD, each with its configuration.
 
-    The agent itself gives the bridge its address and enables forwarding (`isGateway` is false). The plugin would enable forwarding
-    unasked, and would use the containers' gateway as the bridge's own address.
+    The agent itself gives the bridge its address and enables forwarding (`isGateway` is false). The plugin would enable
+    forwarding unasked, and would use the containers' gateway as the bridge's own address.
     """
     bridge = {
         "type": BRIDGE,
@@ -180,7 +188,8 @@ def conf_list(
 def guess(
     options: DefaultBridge, data_dir: str, address: str
 ) -> tuple[tuple[dict[str, Any], ...], dict[str, Any] | None]:
-    """Plugins and result that undo the network of a container of which only the id and the address ("" for none) are known.
+    """Plugins and result that undo the network of a container of which only the id and the address ("" for none) are
+    known.
 
     The plugins find what they undo by the id. They need some range and some port to do anything.
     """
@@ -237,7 +246,9 @@ def parse_result(plugin: str, output: bytes) -> dict[str, Any]:
 
 
 def parse_endpoint(result: Mapping[str, Any]) -> Endpoint:
-    """Address, gateway and interfaces of a result in the form of 0.3.0 to 1.1.0. OperationFailedError without an address."""
+    """Address, gateway and interfaces of a result in the form of 0.3.0 to 1.1.0. OperationFailedError without an
+    address.
+    """
     interfaces = [entry for entry in _list(result, "interfaces") if isinstance(entry, dict)]
     inside = next((entry for entry in interfaces if entry.get("sandbox")), {})
     outside = (str(entry.get("name", "")) for entry in interfaces if not entry.get("sandbox"))

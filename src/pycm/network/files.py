@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a container's network (hosts, hostname, resolv.conf): their contents, and network mode "host", which has nothing else.
+"""The files of a container's network (hosts, hostname, resolv.conf): their contents, and network mode "host", which has
+nothing else.
 
-An entry of `extra_hosts` is `name:value`. The value is an address or a token: `host_ip` (the bridge), `host_ip_<interface>` (an
-interface of the machine), `container_<host name>` (a container on the bridge). An entry whose token is not resolvable now is left out.
+An entry of `extra_hosts` is `name:value`. The value is an address or a token: `host_ip` (the bridge),
+`host_ip_<interface>` (an interface of the machine), `container_<host name>` (a container on the bridge). An entry whose
+token is not resolvable now is left out.
 
-The files are in `<home>/containers/<id>/`, as Kanto's. The container may write to them: so that it cannot fill the disk, files of a
-small tmpfs are mounted over them while it runs.
+The files are in `<home>/containers/<id>/`, as Kanto's. The container may write to them: so that it cannot fill the
+disk, files of a small tmpfs are mounted over them while it runs.
 """
 
 from __future__ import annotations
@@ -124,7 +126,8 @@ def hosts_lines(entries: Iterable[str], peers: Sequence[Peer], interface: Callab
 def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
     """The file of a running container with the lines of tokens as in *wanted*. Everything else stays where it is.
 
-    *before* itself, if those lines are up to date, or if the container has turned the file into something else than lines.
+    *before* itself, if those lines are up to date, or if the container has turned the file into something else than
+    lines.
     """
     if len(before) > _LONGEST or b"\0" in before:
         return before
@@ -143,7 +146,9 @@ def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
 
 
 def _place(old: Sequence[bytes], names: Collection[bytes], above: Collection[bytes]) -> int:
-    """Index in *old* for the lines of tokens: of the first present one, else behind the last line of *above*, else the end."""
+    """Index in *old* for the lines of tokens: of the first present one, else behind the last line of *above*, else the
+    end.
+    """
     found = next((number for number, line in enumerate(old) if _name_on(line) in names), None)
     if found is not None:
         return found
@@ -152,7 +157,9 @@ def _place(old: Sequence[bytes], names: Collection[bytes], above: Collection[byt
 
 
 def _name_on(line: bytes) -> bytes:
-    """The name on a line as this module writes it, with a tab. For other lines and comments, nothing that could be a name."""
+    """The name on a line as this module writes it, with a tab. For other lines and comments, nothing that could be a
+    name.
+    """
     return b"" if line.startswith(b"#") else line.rstrip(b"\r\n").partition(b"\t")[2]
 
 
@@ -191,7 +198,8 @@ _STUB = b"nameserver 127.0.0.53"
 _READ_LIMIT = 1024 * 1024
 #: Size of the tmpfs for the files of one container: the largest that are written, and some reserve.
 _SIZE = "4m"
-#: Errors of a mount without the right to do it, or with an unusable directory in /run. The container then gets the files on the disk.
+#: Errors of a mount without the right to do it, or with an unusable directory in /run. The container then gets the
+# files on the disk.
 _NO_PLACE = {
     errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
@@ -292,7 +300,9 @@ class ContainerFiles:
 
 
 class HostNetwork:
-    """The part of ports.Network for mode "host": the container has the machine's network, its name and copies of its files."""
+    """The part of ports.Network for mode "host": the container has the machine's network, its name and copies of its
+    files.
+    """
 
     def __init__(self, files: ContainerFiles, etc: str = "/etc") -> None:
         self._files = files
@@ -327,7 +337,9 @@ def read_resolv_conf(etc: str) -> bytes:
 
 
 def read(path: str, *, follow: bool = False) -> bytes:
-    """The content, empty if it cannot be read. *follow* links only for files of the machine, not for those of a container."""
+    """The content, empty if it cannot be read. *follow* links only for files of the machine, not for those of a
+    container.
+    """
     try:
         return read_regular(path, _READ_LIMIT, follow=follow)
     except OSError:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine's network has, and the little that the agent itself changes in it: the bridge, forwarding, network namespaces.
+"""What the machine's network has, and the little that the agent itself changes in it: the bridge, forwarding, network
+namespaces.
 
-It needs no program: ioctl, one netlink message, and the system calls of `ip netns` do it. All of this is quick, but must not run on
-the event loop. A namespace lives without a process: it is bound to a file, where process 1 and so containerd see it (`storage.mounts`).
+It needs no program: ioctl, one netlink message, and the system calls of `ip netns` do it. All of this is quick, but
+must not run on the event loop. A namespace lives without a process: it is bound to a file, where process 1 and so
+containerd see it (`storage.mounts`).
 """
 
 from __future__ import annotations
@@ -81,7 +83,9 @@ def interface_address(name: str) -> IPv4Interface | None:
 
 
 def addresses(room: int = 64) -> list[tuple[str, IPv4Address]]:
-    """All IPv4 addresses with their interfaces, which may have several. *room*: number of addresses in the first attempt."""
+    """All IPv4 addresses with their interfaces, which may have several. *room*: number of addresses in the first
+    attempt.
+    """
     entry = struct.calcsize("16sP") + struct.calcsize("P") * 2  # struct ifreq
     while True:
         buffer = array.array("B", bytes(entry * room))
@@ -112,7 +116,9 @@ def taken(bridge: str) -> list[Taken]:
 
 
 def parse_routes(table: str, bridge: str) -> list[Taken]:
-    """The lines of /proc/net/route: name, destination, gateway, flags, …, mask. Numbers are in the byte order of the machine."""
+    """The lines of /proc/net/route: name, destination, gateway, flags, …, mask. Numbers are in the byte order of the
+    machine.
+    """
     found = []
     for line in table.splitlines()[1:]:
         words = line.split()
@@ -132,7 +138,9 @@ def parse_routes(table: str, bridge: str) -> list[Taken]:
 
 
 def ensure_bridge(name: str, address: IPv4Interface, mtu: int) -> None:
-    """Make the bridge exist and be up with exactly this address. ConflictError if the name belongs to another kind of interface."""
+    """Make the bridge exist and be up with exactly this address. ConflictError if the name belongs to another kind of
+    interface.
+    """
     try:
         _make_bridge(name)
         if mtu:
@@ -153,7 +161,8 @@ def _make_bridge(name: str) -> None:
             raise
         check_name(name)
         return
-    # Fix its hardware address. Otherwise it takes the smallest one of its ports at each change, and containers' ARP entries are stale.
+    # Fix its hardware address. Otherwise it takes the smallest one of its ports at each change, and containers' ARP
+    # entries are stale.
     _ioctl(_SIOCSIFHWADDR, name, _ioctl(_SIOCGIFHWADDR, name))
 
 
@@ -216,7 +225,9 @@ def isolation(index: int) -> bytes:
 
 
 def make_namespace(path: str) -> None:
-    """Create a network namespace with a loopback that is up, bound to *path*. OperationFailedError leaves nothing behind."""
+    """Create a network namespace with a loopback that is up, bound to *path*. OperationFailedError leaves nothing
+    behind.
+    """
 
     def make() -> None:
         see_as_init(os.path.dirname(path))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CNI plugins, which are programs, and the record of what they made for each container on the bridge.
 
-The record is written before anything is made, so that it can be removed after any crash. Records are below exec_root_dir, with the
-addresses that host-local gave away: both mean nothing after a reboot, and /run is empty then.
+The record is written before anything is made, so that it can be removed after any crash. Records are below
+exec_root_dir, with the addresses that host-local gave away: both mean nothing after a reboot, and /run is empty then.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class Records:
 
 
 def find_address(directory: str, container_id: str) -> str:
-    """The address that host-local gave to a container, "" for none: the name of a file that begins with the container's id."""
+    """The address that host-local gave to a container, "" for none: the name of a file that begins with the container's
+    id.
+    """
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             with contextlib.suppress(ValueError, OSError):
@@ -154,7 +156,7 @@ class Plugins:
     """CNI plugins are called one after the other, and undone in the opposite order."""
 
     def __init__(self, directories: Sequence[str], lock: str) -> None:
-        """*lock*: a file that each plugin holds while it runs, so that the next agent sees those that outlive this one."""
+        """*lock*: a file that plugins hold while they run, so that the next agent sees those that outlive this one."""
         self._directories = tuple(directories)
         self._lock = lock
         self._waiting = asyncio.Lock()
@@ -168,22 +170,26 @@ class Plugins:
         return None
 
     def check(self, names: Iterable[str], *, packet_filter: bool) -> None:
-        """ConflictError that names the missing plugins or programs. *packet_filter*: the plugins will set rules, with iptables."""
+        """ConflictError that names the missing plugins or programs. *packet_filter*: the plugins will set rules, with
+        iptables.
+        """
         missing = [name for name in names if self.find(name) is None]
         if missing:
             raise ConflictError(
-                f"the bridge network needs the CNI plugins {', '.join(missing)}, which are not in {', '.join(self._directories)}",
+                f"the bridge network needs the CNI plugins {', '.join(missing)}, which are not in"
+                f" {', '.join(self._directories)}",
                 hint=f"{INSTALL}, or use network mode host.",
             )
         for program in _PROGRAMS if packet_filter else ():
             if shutil.which(program, path=_PATH) is None:
                 raise ConflictError(
                     f"the bridge network needs the program {program}",
-                    hint="Install the package iptables, use network mode host, or set network.default_bridge.ip_tables = false.",
+                    hint="Install the package iptables, use network mode host, or set"
+                    " network.default_bridge.ip_tables = false.",
                 )
 
     async def add(self, sandbox: Sandbox, keep: Callable[[Sandbox], Awaitable[None]]) -> Sandbox:
-        """Call ADD of all plugins. After each, *keep* gets the result so far, without which a later DEL is incomplete."""
+        """Call ADD of all plugins. After each, *keep* gets the result so far, which a complete DEL needs."""
         sandbox = sandbox._replace(result=None)
         for plugin in sandbox.chain:
             name = str(plugin["type"])
@@ -194,7 +200,9 @@ class Plugins:
         return sandbox
 
     async def delete(self, sandbox: Sandbox) -> None:
-        """Call DEL of all plugins, the last first. Each is called even if another failed; then the first failure is raised."""
+        """Call DEL of all plugins, the last first. Each is called even if another failed; then the first failure is
+        raised.
+        """
         failures: list[OperationFailedError] = []
         for plugin in reversed(sandbox.chain):
             try:
@@ -245,7 +253,9 @@ class Plugins:
 
 @contextlib.contextmanager
 def _held(path: str, kind: int) -> Iterator[int]:
-    """Hold a lock on *path*. Processes that inherit the descriptor hold it too. BlockingIOError if another process has it."""
+    """Hold a lock on *path*. Processes that inherit the descriptor hold it too. BlockingIOError if another process has
+    it.
+    """
     try:
         make_directory(os.path.dirname(path), 0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

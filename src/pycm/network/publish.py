@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ports of containers on the machine: which mappings are valid, which port of a range is free, and who has a taken one."""
+"""Ports of containers on the machine: which mappings are valid, which port of a range is free, who has the others."""
 
 from __future__ import annotations
 
@@ -79,22 +79,26 @@ def _host_ip(text: str) -> str:
 def choose(
     asked: Sequence[Wanted], others: Mapping[str, Sequence[Published]], container_id: str
 ) -> tuple[Published, ...]:
-    """For each mapping, the first port of its range that is free on the machine. *others*: ports of containers, by their id.
+    """For each mapping, the first port of its range that is free on the machine. *others*: ports of containers, by
+    their id.
 
-    Opens sockets and may search all processes, so do not call it on the event loop. ConflictError names the port and its holder.
+    Opens sockets and may search all processes, so do not call it on the event loop. ConflictError names the port and
+    its holder.
     """
     search = _PortSearch(others, container_id)
     return tuple(map(search.first_free, asked))
 
 
 class _PortSearch:
-    """The search for one container. It probes a port once for each protocol and address, however many ranges contain it."""
+    """The search for one container. It probes a port once for each protocol and address, however many ranges contain
+    it.
+    """
 
     def __init__(self, others: Mapping[str, Sequence[Published]], container_id: str) -> None:
         self._id = container_id
         #: (protocol, port) -> address -> holder.
         self._holders: dict[tuple[str, int], dict[str, str]] = {}
-        #: (protocol, address) -> taken port -> a later port, which may be free.
+        #: (protocol, address) -> port in use -> a later port, which may be free.
         self._next: dict[tuple[str, str], dict[int, int]] = {}
         self._probes = 0
         for name, ports in others.items():
@@ -108,12 +112,10 @@ class _PortSearch:
         later = self._next.setdefault((want.proto, want.host_ip), {})
         port = want.first
         while True:
-            while (
-                port in later
-            ):  # skip what earlier mappings found taken, and shorten the path for the next one
+            while port in later:  # skip what is in use, and shorten the path for the next mapping
                 later[port] = port = later.get(later[port], later[port])
             if port > want.last:
-                raise self._taken(want)
+                raise self._in_use(want)
             candidate = Published(want.proto, want.host_ip, port, want.container_port)
             later[port] = port + 1
             if self._is_free(candidate, want):
@@ -135,14 +137,14 @@ class _PortSearch:
             return next(iter(holders.values()), "")
         return holders.get(port.host_ip) or holders.get("", "")
 
-    def _taken(self, want: Wanted) -> ConflictError:
+    def _in_use(self, want: Wanted) -> ConflictError:
         """The error, with the holder of the range's first port: searching all processes for every port takes long."""
         first = Published(want.proto, want.host_ip, want.first, want.container_port)
         container = self._container(first)
         holder = f"container {container}" if container else _program(first)
-        more = "" if want.first == want.last else f", and the others up to {want.last} are taken too"
+        more = "" if want.first == want.last else f", and the others up to {want.last} are in use too"
         return ConflictError(
-            f"port mapping {want}: host port {want.first}/{want.proto} is taken by {holder}{more}"
+            f"port mapping {want}: host port {want.first}/{want.proto} is in use by {holder}{more}"
         )
 
 

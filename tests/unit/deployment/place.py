@@ -8,7 +8,8 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from pycm.deployment.service import Deployment, Settings
+from pycm.config.types import Deployment as Settings
+from pycm.deployment.service import Deployment
 from pycm.model import units
 from pycm.ports import ImageInfo
 from support.fakes import IMAGE, FakeImages, FakeRuntime
@@ -62,7 +63,9 @@ class Place:
         (self.directory / f"{name}.json").write_text(text)
 
     def deployment(self, w: World, mode: str = "update") -> Deployment:
-        return Deployment(w.manager, self.images, Settings(mode, str(self.home), str(self.directory)))
+        return Deployment(
+            w.manager, self.images, Settings(mode=mode, home_dir=str(self.home), ctr_dir=str(self.directory))
+        )
 
     async def run(self, w: World, mode: str = "update") -> None:
         await self.deployment(w, mode).run()

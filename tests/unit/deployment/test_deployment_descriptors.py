@@ -65,7 +65,8 @@ def test_descriptors_are_read_below_the_directory_in_lexical_order(tmp_path: Pat
 
 
 def test_descriptors_of_a_missing_directory_are_none_and_no_problem(tmp_path: Path) -> None:
-    assert read_directory(str(tmp_path / "none")) == Found()
+    found = read_directory(str(tmp_path / "none"))
+    assert found.descriptors == found.problems == []
 
 
 def test_descriptors_may_use_both_spellings_of_keys(tmp_path: Path) -> None:
@@ -214,9 +215,9 @@ def test_file_name_that_cannot_be_a_container_name_is_refused(tmp_path: Path) ->
     found = read_directory(str(tmp_path))
     assert names(found) == ["fine"]
     assert [problem.partition("': ")[2] for problem in found.problems] == [
-        "has no container_name, and neither has the file (skipped)",
-        "has no container_name, and 'a b' cannot be one (skipped)",
-        r"has no container_name, and '\udcff' cannot be one (skipped)",
+        "has no container_name, and its file has no name either (skipped)",
+        "has no container_name, and its file name 'a b' is not a valid one (skipped)",
+        r"has no container_name, and its file name '\udcff' is not a valid one (skipped)",
     ]
 
 
@@ -229,10 +230,10 @@ def test_unknown_keys_are_named_up_to_a_bound(tmp_path: Path) -> None:
     found = read_directory(str(tmp_path))
     assert names(found) == ["a"]
     assert len(found.problems) == service.MOST_KEYS + 1
-    assert found.problems[-1].endswith("more keys are not known (ignored)")
+    assert found.problems[-1].endswith("further unknown keys (ignored)")
     write(tmp_path / "a.json", host_config={"privilegd": True})
     assert read_directory(str(tmp_path)).problems == [
-        f"'{tmp_path}/a.json': 'host_config.privilegd' is not known (ignored; privileged may be meant)"
+        f"'{tmp_path}/a.json': unknown key 'host_config.privilegd' (ignored; did you mean privileged?)"
     ]
 
 

@@ -96,4 +96,4 @@ async def test_deployment_without_a_place_for_its_mark_deploys_in_mode_update_on
     async with world(runtime=runtime()) as w:
         await place.run(w, mode)
         assert set(by_name(w)) == names
-    assert ("cannot keep its mark" in logged()[0]) == (mode == "init")
+    assert ("cannot write its marker" in logged()[0]) == (mode == "init")

@@ -157,7 +157,7 @@ async def test_deployment_goes_back_to_the_earlier_container_where_the_new_one_f
         assert id_of(w, "c1") == "c1"
         assert w.runtime.snapshots == {"c1", id_of(w, "d")}
         first, second = logged()[:2]
-        assert first == "container c1: the new one does not start; the earlier one runs again"
+        assert first == "container c1: rolled back: the new one did not start (the earlier one runs)"
         assert second.startswith(f"descriptor '{place.directory}/c1.json': container c1: no such program")
         assert second.endswith("(not retried before the next start of the agent)")
 
@@ -183,7 +183,7 @@ async def test_deployment_says_when_the_earlier_container_cannot_be_restored(
         w.runtime.fail["prepare"] = OperationFailedError("no room")
         await place.run(w)
         assert by_name(w) == {}
-        assert logged()[0] == "container c1: the earlier one cannot be restored: no room"
+        assert logged()[0] == "container c1: cannot restore the earlier one: no room"
         del w.runtime.fail["prepare"]
         await place.run(w)
         assert by_name(w) == {"c1": (Status.RUNNING, OTHER)}
@@ -318,7 +318,7 @@ async def test_deployment_goes_on_after_a_bug(
         monkeypatch.setattr(w.manager, "create", broken)
         await place.run(w)
         assert set(by_name(w)) == {"b"}
-        assert "a bug (going on with the next)" in logged()[0]
+        assert "unexpected error (continuing with the next)" in logged()[0]
 
 
 async def test_deployment_names_bad_files_and_applies_the_others(
@@ -344,7 +344,7 @@ async def test_deployment_gives_up_a_directory_that_does_not_answer(
         await place.run(w)
         assert by_name(w) == {}
         assert logged() == [
-            f"deployment: {place.directory} does not answer within 0.01 s (nothing is deployed)"
+            f"deployment: {place.directory} did not answer within 0.01 s (nothing is deployed)"
         ]
     fifo.write_bytes(b"")  # ends the thread
 

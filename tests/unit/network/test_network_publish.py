@@ -81,7 +81,7 @@ def test_a_port_that_a_program_has_is_refused_with_its_name(listener: socket.soc
     for host_ip in ("127.0.0.1", ""):
         with pytest.raises(ConflictError) as caught:
             choose([want(port, host_ip=host_ip)], {}, "c1")
-        assert f"host port {port}/tcp is taken by {own}" in str(caught.value)
+        assert f"host port {port}/tcp is in use by {own}" in str(caught.value)
 
 
 def test_another_protocol_has_ports_of_its_own(listener: socket.socket) -> None:
@@ -93,7 +93,7 @@ def test_another_protocol_has_ports_of_its_own(listener: socket.socket) -> None:
 def test_a_udp_port_that_is_bound_is_taken() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        with pytest.raises(ConflictError, match=r"/udp is taken by pid "):
+        with pytest.raises(ConflictError, match=r"/udp is in use by pid "):
             choose([want(server.getsockname()[1], proto="udp")], {}, "c1")
 
 
@@ -107,7 +107,7 @@ def test_the_first_free_port_of_a_range_is_taken(listener: socket.socket) -> Non
 def test_a_range_that_is_full_is_an_error() -> None:
     others = {"c2": [Published("tcp", "", port, 80) for port in (30555, 30556)]}
     with pytest.raises(
-        ConflictError, match="30555/tcp is taken by container c2, and the others up to 30556 are taken too"
+        ConflictError, match="30555/tcp is in use by container c2, and the others up to 30556 are in use too"
     ):
         choose([want(30555, 30556)], others, "c1")
 
@@ -118,13 +118,13 @@ def test_who_has_the_ports_of_a_full_range_is_searched_once(
     asked: list[Published] = []
     monkeypatch.setattr(publish, "_bound", lambda _port: True)
     monkeypatch.setattr(publish, "_program", lambda port: asked.append(port) or "pid 7 (other)")
-    with pytest.raises(ConflictError, match=r"30000/tcp is taken by pid 7 \(other\), and the others"):
+    with pytest.raises(ConflictError, match=r"30000/tcp is in use by pid 7 \(other\), and the others"):
         choose([want(30000, 39999)], {}, "c1")
     assert len(asked) == 1
 
 
 def test_the_same_port_twice_in_one_container_is_an_error() -> None:
-    with pytest.raises(ConflictError, match="taken by container c1"):
+    with pytest.raises(ConflictError, match="in use by container c1"):
         choose([want(30555), want(30555)], {}, "c1")
 
 
@@ -150,7 +150,7 @@ def test_ports_of_two_addresses_do_not_overlap(
     if free:
         assert choose([asked], {"c2": [held]}, "c1")[0].host_port == 30555
     else:
-        with pytest.raises(ConflictError, match="taken by container c2"):
+        with pytest.raises(ConflictError, match="in use by container c2"):
             choose([asked], {"c2": [held]}, "c1")
 
 
