@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draw the rooms of src/pycm and who imports whom: scripts/architecture [--print]
 
-Rows come from the contracts in pyproject.toml, arrows from the import statements, lazy ones too. Imports of the ground are words in
-a box, because each room has many. The picture is written to docs/architecture.svg; a test compares it with the code.
+Rows come from the contracts in pyproject.toml, arrows from the import statements, lazy ones too. Imports of the ground
+are words in a box, because each room has many. The picture is written to docs/architecture.svg; a test compares it with
+the code.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ COLOURS = ("#e8eef7", "#dbe9d8", "#f7ead2", "#f3dede", "#ececec")
 
 
 def contracts() -> dict[str, list[str]]:
-    """Return the modules of each import-linter contract by its type; of the layers one string for each layer, from the top."""
+    """Return the modules of each import-linter contract by its type; of the layers one string for each layer, from the
+    top.
+    """
     listed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     found = {entry["type"]: entry.get("layers") or entry.get("modules", []) for entry in reversed(listed)}
     return {kind: [name.replace("pycm.", "") for name in names] for kind, names in found.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a block device is and whether it may be overwritten, from /sys and /proc. Looks only, changes nothing."""
+"""Find out from /sys and /proc what a block device is and whether it may be overwritten. Changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class FlashError(Exception):
-    """Why nothing is written, or why what was written cannot be trusted: one line for the user."""
+    """The reason for writing nothing, or for not trusting what was written: one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Device:
 
 
 class Machine:
-    """The kernel's view of the disks; *root* is for tests."""
+    """The kernel's view of the disks. Tests set *root*."""
 
     def __init__(self, root: str = "/") -> None:
         self.block = Path(root, "sys/class/block")
@@ -32,7 +32,7 @@ class Machine:
         self.swaps = Path(root, "proc/swaps")
 
     def whole_disk(self, path: str) -> Device:
-        """The disk at *path*, if it is one that may be overwritten."""
+        """Return the disk at *path*; raise FlashError unless it may be overwritten."""
         try:
             status = os.stat(path)
         except OSError as error:
@@ -58,7 +58,7 @@ class Machine:
         return Device(path, size, model or name)
 
     def replaceable(self, name: str) -> bool:
-        """Removable media say so; an SD slot of the machine's own does not, but tells the card's type (an eMMC chip says MMC)."""
+        """Return whether it is removable. A built-in SD slot is not marked so; its card's type is SD."""
         disk = self.block / name
         return (
             self.text(disk / "removable") == "1"
@@ -67,7 +67,7 @@ class Machine:
         )
 
     def refuse_used(self, path: str, name: str) -> None:
-        """Nothing that is mounted, swapped to, or part of a larger device is overwritten."""
+        """Raise FlashError if the disk is mounted, used for swap, or part of a larger device."""
         parts = [name, *sorted(self.partitions(name))]
         numbers = {self.text(self.block / part / "dev"): part for part in parts}
         for line in self.lines(self.mounts):

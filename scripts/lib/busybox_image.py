@@ -40,7 +40,7 @@ def add(
     kind: bytes = tarfile.REGTYPE,
     link: str = "",
 ) -> None:
-    """One member without owner and time: the same input always makes the same image."""
+    """Add a member without owner and time: the same input makes the same image."""
     member = tarfile.TarInfo(name)
     member.mode, member.type, member.linkname, member.size = mode, kind, link, len(data)
     tar.addfile(member, io.BytesIO(data))

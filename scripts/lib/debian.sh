@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# What the scripts here share: errors in one line, and installing what is missing from Debian without starting any service.
+# Shared by the scripts: errors in one line; installing missing Debian packages without starting their services.
 
 fail() {
     echo "error: $*" >&2
     exit 1
 }
 
-# Debian's packages start their services unless /usr/sbin/policy-rc.d says no (101). One that is there already is put aside and back.
+# Debian's packages start their services unless /usr/sbin/policy-rc.d exits with 101. An existing one is renamed and
+# restored.
 policy=/usr/sbin/policy-rc.d
 policy_saved=$policy.before-pycm
 policy_mark='# for the time of one apt-get run of pycm'
@@ -43,7 +44,7 @@ install_missing() {
 
 apt_wait=300    # seconds for which another program may hold one of apt's locks
 
-# apt_get LOG WORD...: waits for whoever holds a lock. apt's own DPkg::Lock::Timeout knows dpkg's locks only, not those of `update`.
+# apt_get LOG WORD...: waits for the locks of apt. Its own DPkg::Lock::Timeout does not cover those of `update`.
 apt_get() {
     local log=$1 held said='' end=$((SECONDS + apt_wait))
     shift

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""containerd of another Debian release, for tests: downloaded with apt's checks of signatures, unpacked into the cache, not installed.
+"""containerd of another Debian release, for tests: downloaded with apt's checks of signatures, unpacked into the cache,
+not installed.
 
-    debian_containerd.py SUITE...    prints for each suite (trixie, testing) the directory that has containerd, its shim and ctr
+debian_containerd.py SUITE...    prints for each suite (trixie, testing) the directory that has containerd, its shim and
+ctr
 
-What is in the cache is used as it is. apt works in a directory of its own, so neither the machine's sources nor its lists change.
+What is in the cache is used as it is. apt works in a directory of its own, so neither the machine's sources nor its
+lists change.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ Signed-By: {keyring}
 
 
 def containerd(suite: str) -> Path:
-    """The directory of the programs, `<cache>/containerd/<suite>-<version>`; they are fetched unless they are there."""
+    """Return `<cache>/containerd/<suite>-<version>` with the programs; fetch them unless they are cached."""
     base = environment.cache_dir() / "containerd"
     base.mkdir(parents=True, exist_ok=True)
     ready = sorted(base.glob(f"{suite}-*"))
@@ -60,7 +63,7 @@ def fetch(suite: str, work: Path, base: Path) -> Path:
 
 
 def mirror() -> str:
-    """The one that this machine takes its own packages from."""
+    """Return the mirror that this machine's own apt uses."""
     format_ = "$(REPO_URI)"
     listed = run(["apt-get", "indextargets", "--format", format_, "Created-By: Packages"]).split()
     found = [uri for uri in listed if uri.rstrip("/").endswith("/debian")]

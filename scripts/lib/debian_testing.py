@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chroot of Debian testing: the unit tests with the newest Python and libraries that a distribution packages.
 
-mmdebstrap makes it, as root, from the mirror of this machine, into the cache. pip is not used in it: a library that Debian does not
-package and that is pure Python comes from an environment of this machine.
+mmdebstrap makes it, as root, from the mirror of this machine, into the cache. pip is not used in it: a library that
+Debian does not package and that is pure Python comes from an environment of this machine.
 """
 
 from __future__ import annotations

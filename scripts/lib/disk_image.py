@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk image in a file, perhaps packed, perhaps with a block map beside it: read it through and check that it is whole."""
+"""A disk image in a file, perhaps packed, perhaps with a block map beside it: read it through and check that it is
+whole.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ PACKED = (".bz2", ".gz", ".xz", ".zst")
 PROGRESS_TTY, PROGRESS_LOG = 0.2, 5.0
 """Seconds between two lines of progress, on a terminal and elsewhere."""
 DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError)
-"""What reading a packed file raises where it is damaged."""
+"""Exceptions that a damaged packed file causes."""
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Image:
 
 
 class Progress:
-    """How far a pass is: one line that is overwritten on a terminal, a line now and then elsewhere."""
+    """The progress of a pass: one line that is overwritten on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, what: str, total: int, out: IO[str] = sys.stderr) -> None:
         self.what, self.total, self.out = what, total, out
@@ -80,7 +82,7 @@ def size(number: float) -> str:
 
 @contextlib.contextmanager
 def unpacked(path: str) -> Iterator[IO[bytes]]:
-    """The image's bytes as they go onto the card."""
+    """Yield the unpacked image as a stream."""
     opener: dict[str, Callable[[str], IO[bytes]]] = {
         ".bz2": bz2.open,
         ".gz": gzip.open,  # type: ignore[dict-item]
@@ -113,7 +115,7 @@ def zstd(path: str) -> Iterator[IO[bytes]]:
 
 
 def chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    """Always whole chunks but for the last: a decompressor returns less than it is asked for."""
+    """Yield whole chunks, except for the last. A decompressor may return less than requested."""
     rest = bytearray()
     while data := stream.read(CHUNK):
         rest += data
@@ -125,13 +127,13 @@ def chunks(stream: IO[bytes]) -> Iterator[bytes]:
 
 
 def find_bmap(path: str) -> Path | None:
-    """The block map beside an image: Yocto names it without the suffix of the compressor."""
+    """Return the block map beside an image, if any. Yocto names it without the compressor's suffix."""
     names = [path, os.path.splitext(path)[0]] if path.endswith(PACKED) else [path]
     return next((Path(f"{name}.bmap") for name in names if os.path.isfile(f"{name}.bmap")), None)
 
 
 class ChecksumError(OSError):
-    """Data that a checksum does not fit, or what else bmaptool says in its last line."""
+    """A checksum differs, or bmaptool failed; the text is its last line."""
 
 
 def bmaptool(bmap: Path, source: str, target: str) -> None:
@@ -245,7 +247,7 @@ def read_through(path: str, bmap: Path | None, total: int) -> tuple[int, list[st
 
 
 def unchecked(_data: bytes) -> None:
-    """Stand for bmaptool where there is no map."""
+    """Accept data in place of bmaptool if there is no map."""
 
 
 def check_length(table: partition_table.Table | None, length: int, backup: bytes) -> None:
@@ -265,6 +267,6 @@ def describe(error: Exception) -> str:
 
 
 def last_line(output: str) -> str:
-    """What a program printed last, without colours."""
+    """Return the last line that a program printed, without colours."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines()]
     return next((line for line in reversed(lines) if line), "")

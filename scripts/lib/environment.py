@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual environments for the scripts, in the user's cache, named by what they are made of: a second run finds them ready.
+"""Virtual environments for the scripts, in the user's cache, named by what they are made of: a second run finds them
+ready.
 
-    environment.py [EXTRA]    prints the path of an environment with this package, made with the newest Python there is
+environment.py [EXTRA]    prints the path of an environment with this package, made with the newest Python there is
 
 Needs nothing but a Python; runs before anything is installed.
 """
@@ -22,11 +23,11 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 MINORS = (10, 11, 12, 13, 14)
 KEEP_DAYS = 30
-"""What was not used for so long is removed from the cache."""
+"""Entries of the cache that were unused for so long are removed."""
 
 
 class SetupError(Exception):
-    """Something that the scripts need cannot be had; the text is for the user."""
+    """Something that the scripts need is unavailable; the text is for the user."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def cache_dir() -> Path:
 
 
 def candidates(minor: int) -> list[str]:
-    """Where a Python 3.*minor* may be: pyenv's, newest patch first, then the system's."""
+    """Return paths at which Python 3.*minor* may be: pyenv's, newest patch first, then the system's."""
     root = Path(os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv"))
     try:
         built = list(root.glob(f"versions/3.{minor}.*/bin/python3.{minor}"))
@@ -59,7 +60,7 @@ def candidates(minor: int) -> list[str]:
 
 
 def usable(path: str) -> bool:
-    """There, and able to make environments (Debian's needs python3-venv)."""
+    """Return whether it exists and can make environments (Debian's needs python3-venv)."""
     if not os.access(path, os.X_OK):
         return False
     return (
@@ -69,7 +70,7 @@ def usable(path: str) -> bool:
 
 
 def pythons() -> list[Python]:
-    """One interpreter for each supported version that the machine has, oldest first."""
+    """Return one interpreter for each supported version that the machine has, oldest first."""
     found = []
     for minor in MINORS:
         path = next(filter(usable, candidates(minor)), None)
@@ -88,7 +89,8 @@ def newest() -> Python:
 
 
 def environment(python: Python, extra: str = "", pins: str = "") -> Path:
-    """An environment with this package (editable) and its *extra*; *pins* names one of the pins-*.txt files beside this one.
+    """An environment with this package (editable) and its *extra*; *pins* names one of the pins-*.txt files beside this
+    one.
 
     The place of the repository is part of the name: an editable install belongs to one checkout.
     """
@@ -115,7 +117,7 @@ def environment(python: Python, extra: str = "", pins: str = "") -> Path:
 
 
 def packaging() -> bytes:
-    """The part of pyproject.toml that decides what is installed: all before the settings of tools."""
+    """Return the part of pyproject.toml that decides what is installed: everything before the settings of tools."""
     return (REPOSITORY / "pyproject.toml").read_bytes().partition(b"\n[tool.")[0]
 
 
@@ -148,7 +150,7 @@ def run(command: list[str]) -> None:
 
 
 def prune() -> None:
-    """Remove from the cache what was not used for long."""
+    """Remove unused entries from the cache."""
     limit = time.time() - KEEP_DAYS * 86400
     for path in cache_dir().glob("*/*"):
         if path.is_dir() and path.stat().st_mtime < limit:

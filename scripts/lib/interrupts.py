@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C in the moment in which a child is started: the child runs already, and the code that would end it is not reached yet."""
+"""Ctrl-C in the moment in which a child is started: the child runs already, and the code that would end it is not
+reached yet.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def interrupt_held() -> Iterator[Callable[[], None]]:
-    """Keep SIGINT back until the yielded function is called, which raises what came meanwhile: inside the `try` that ends the child.
+    """Keep SIGINT back until the yielded function is called, which raises what came meanwhile: inside the `try` that
+    ends the child.
 
     The signal is not blocked: a child would inherit that. Main thread only.
     """

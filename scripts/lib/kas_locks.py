@@ -3,9 +3,9 @@
 
 Usage: scripts/kas-locks [KAS_FILE...]
 
-Without arguments: all kas files of this repository that have a lock file. Repositories are cloned to build/yocto/locks, or to
-$KAS_WORK_DIR. kas lists the new commits of each repository; a summary of what moved in each lock file follows. Nothing is committed:
-build an image, then commit the lock files.
+Without arguments: all kas files of this repository that have a lock file. Repositories are cloned to build/yocto/locks,
+or to $KAS_WORK_DIR. kas lists the new commits of each repository; a summary of what moved in each lock file follows.
+Nothing is committed: build an image, then commit the lock files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Remove everything that a demo made: processes, mounts, control groups, runtime state, its directory.
 
-One random name is the demo's directory, its containerd namespace, and a word on the command line of each of its processes. So a demo
-can be cleaned from its name alone, by itself as well as by the next one if it was killed. What is gone already is no error.
+One random name is the demo's directory, its containerd namespace, and a word on the command line of each of its
+processes. The name is enough to clean up, for the demo itself and, if it was killed, for the next one. Things that are
+already gone are not an error.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PROGRAMS = ("containerd", "containerd-shim-runc-v2", "mosquitto", "runc", "pytho
 SHIM_SOCKETS = Path("/run/containerd/s")
 RUNC_STATE = Path("/run/containerd/runc")
 END_LIMIT = 5.0
-"""Seconds that a process has to end by itself."""
+"""Seconds until a process that does not end is killed."""
 
 
 def make() -> tuple[Path, IO[bytes]]:
@@ -41,7 +42,7 @@ def make() -> tuple[Path, IO[bytes]]:
 
 
 def clean_dead() -> list[str]:
-    """Clean what killed demos of this user left; returns their names."""
+    """Clean up after killed demos of this user, and return their names."""
     dead = []
     for place in sorted(Path(tempfile.gettempdir()).glob(PREFIX + "*")):
         with contextlib.suppress(OSError), (place / "lock").open("rb") as lock:
@@ -54,7 +55,7 @@ def clean_dead() -> list[str]:
 
 
 def clean(place: Path) -> None:
-    """Remove everything of the demo with this directory. In this order: who could make new things first."""
+    """Remove everything of the demo with this directory, beginning with programs that could make new things."""
     name = place.name
     for programs in (("python",), ("containerd", "mosquitto")):
         end(
@@ -77,7 +78,7 @@ def clean(place: Path) -> None:
 
 
 def keepers(place: Path) -> list[int]:
-    """Processes that hold the demo's FIFOs open (src/pycm/logs/keeper.py): the third descriptor of each leads below *place*."""
+    """Return the processes that hold the demo's FIFOs open (src/pycm/logs/fifos.py): descriptor 3 is below *place*."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/fd/3"):
         with contextlib.suppress(OSError):
@@ -87,7 +88,7 @@ def keepers(place: Path) -> list[int]:
 
 
 def processes(name: str) -> list[int]:
-    """Processes of ours that carry the demo's name on their command line."""
+    """Return our processes with the demo's name on their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -97,7 +98,7 @@ def processes(name: str) -> list[int]:
 
 
 def program(pid: int) -> str:
-    """Name of the program that a process runs, "" if it has ended."""
+    """Return the name of a process's program, "" if it has ended."""
     try:
         return os.path.basename(
             Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
@@ -107,7 +108,7 @@ def program(pid: int) -> str:
 
 
 def contained(name: str) -> list[int]:
-    """Processes in the demo's containers: their control group lies below the one named as the namespace."""
+    """Return the processes in the demo's containers: their control group is below the namespace's."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -117,7 +118,7 @@ def contained(name: str) -> list[int]:
 
 
 def end(pids: list[int], number: int = signal.SIGTERM) -> None:
-    """Signal processes and wait until they are gone, by force at last."""
+    """Signal processes and wait until they end; kill them after the limit."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -132,7 +133,7 @@ def end(pids: list[int], number: int = signal.SIGTERM) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Running; a zombie that waits for its parent counts as gone."""
+    """Return whether it runs. A zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
     except OSError:
@@ -140,7 +141,9 @@ def is_alive(pid: int) -> bool:
 
 
 def shim_sockets(place: Path) -> list[Path]:
-    """Sockets of the demo's shims, which containerd puts into a directory shared by all: their addresses are in its state."""
+    """Sockets of the demo's shims, which containerd puts into a directory shared by all: their addresses are in its
+    state.
+    """
     found = []
     for file in place.glob("containerd/state/io.containerd.runtime.v2.task/*/*/address"):
         with contextlib.suppress(OSError):
@@ -158,7 +161,9 @@ def unmount(place: Path) -> None:
 
 
 def remove_cgroups(name: str) -> None:
-    """Remove the namespace's empty control groups: at the top of the tree (v2), of each controller's (v1), of the hybrid's v2 tree."""
+    """Remove the namespace's empty control groups: at the top of the tree (v2), of each controller's (v1), of the
+    hybrid's v2 tree.
+    """
     root = Path("/sys/fs/cgroup")
     for top in (root / name, *root.glob(f"*/{name}")):
         for directory in sorted((path for path in top.glob("**/") if path.is_dir()), reverse=True):

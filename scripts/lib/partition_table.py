@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a disk's partition table, MBR or GPT, to learn how large the disk must be: a truncated image looks whole to all other checks."""
+"""Read a disk's partition table, MBR or GPT, to learn how large the disk must be: a truncated image looks whole to all
+other checks.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from block_device import FlashError
 
 SECTOR = 512
 PROTECTIVE = 0xEE
-"""Type of the MBR entry that says: the table is a GPT."""
+"""Type of the MBR entry of a disk with a GPT."""
 UNUSED = bytes(16)
 """Type of a GPT entry without a partition."""
 MAX_ENTRIES_SIZE = 1 << 20
@@ -19,16 +21,16 @@ MAX_ENTRIES_SIZE = 1 << 20
 
 @dataclass(frozen=True)
 class Table:
-    """What a partition table promises, in bytes from the start of the disk."""
+    """What a partition table requires, in bytes from the start of the disk."""
 
     end: int
-    """Size that the disk has at least: the end of the last partition, or of the backup GPT header."""
+    """Least size of the disk: the end of the last partition, or of the backup GPT header."""
     backup: int | None = None
     """Place of the backup GPT header."""
 
 
 def parse(start: bytes) -> Table:
-    """Read the table at the start of a disk; raises FlashError where there is none, or a damaged one."""
+    """Read the table at the start of a disk. Raises FlashError if it is missing or damaged."""
     if start[510:512] != b"\x55\xaa" or any(start[446 + 16 * n] & 0x7F for n in range(4)):
         raise FlashError("it begins without a partition table")
     entries = [struct.unpack_from("<4xB3xLL", start, 446 + 16 * n) for n in range(4)]
@@ -65,7 +67,7 @@ def check_backup(sector: bytes, table: Table) -> None:
 
 
 def header(sector: bytes, own: int) -> tuple[int, int, int, int, int]:
-    """Place of the other header, place, number and size of the entries, their checksum. *own*: where this header lies."""
+    """Return the other header's place; place, number, size and checksum of the entries. *own*: this header's place."""
     name = "GPT header" if own == 1 else "backup GPT header"
     signature, length, checksum, place, other = struct.unpack_from("<8s4xLL4xQQ", sector.ljust(SECTOR, b"\0"))
     if signature != b"EFI PART":

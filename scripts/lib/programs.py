@@ -25,7 +25,9 @@ class Programs:
         self.place = place
 
     def spawn(self, log: str, ready: Callable[[], bool], *command: str) -> None:
-        """Start a program and wait until it is ready. In a session of its own: on Ctrl-C the demo ends all in the right order."""
+        """Start a program and wait until it is ready. In a session of its own: on Ctrl-C the demo ends all in the right
+        order.
+        """
         with (self.place / f"{log}.log").open("ab") as file:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)  # fmt: skip
         limit = time.monotonic() + START_LIMIT

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boot an arm64 image under QEMU (emulated, never KVM), with its console here and MQTT and ssh forwarded to loop-back ports.
+"""Boot an arm64 image under QEMU (emulated, never KVM), with its console here and MQTT and ssh forwarded to loop-back
+ports.
 
-The image is a directory: what Yocto leaves in tmp/deploy/images/MACHINE, or what scripts/qemu-image makes; or one disk of several in
-there. Without one the test image is made and booted. QEMU takes this program's place, so whoever has its process id can cut the power.
+The image is a directory: what Yocto leaves in tmp/deploy/images/MACHINE, or what scripts/qemu-image makes; or one disk
+of several in there. Without one the test image is made and booted. QEMU takes this program's place, so whoever has its
+process id can cut the power.
 """
 
 from __future__ import annotations
@@ -33,18 +35,18 @@ CONSOLE = "console=ttyAMA0 panic=-1 psi=1"
 TEST_IMAGE = "quiet mitigations=off rw init=/lib/systemd/systemd systemd.show_status=0 systemd.unified_cgroup_hierarchy=1"
 YOCTO = "root=/dev/vda rw"
 TIMESTAMP = re.compile(r"-\d{14}\b")
-"""In the name of a build of Yocto's; the newest has a link without it."""
+"""Date in the name of a Yocto build; the newest build also has a link without it."""
 STOPPED = 130
-"""As the shell says that Ctrl-C ended something."""
+"""A shell's exit code for a program that Ctrl-C ended."""
 
 
 class RunError(Exception):
-    """Why nothing is booted, in one line."""
+    """The reason for booting nothing, in one line."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """What was found in a directory."""
+    """The parts of an image, found in a directory."""
 
     disk: Path
     kernel: Path | None = None
@@ -57,13 +59,13 @@ class Image:
 
     @property
     def is_bare(self) -> bool:
-        """Yocto's root file system alone, with none of the other partitions of a disk."""
+        """Yocto's root file system alone, without the other partitions of a disk."""
         return self.firmware is None and not self.is_test_image
 
 
 def find(place: Path) -> Image:
-    """The image at *place*, a directory or a disk in one. A disk with partitions (wic) brings its own kernel, which U-Boot loads; all else
-    needs one beside it.
+    """The image at *place*, a directory or a disk in one. A disk with partitions (wic) brings its own kernel, which
+    U-Boot loads; all else needs one beside it.
     """
     directory = place
     if place.is_file():
@@ -84,7 +86,7 @@ def find(place: Path) -> Image:
 
 
 def root_disk(directory: Path) -> Path:
-    """The one disk there: of the first pattern that something matches, without the older builds of the same."""
+    """Return the only disk that the first matching pattern finds, without older builds of it."""
     for pattern in DISKS:
         found = sorted(directory.glob(pattern))
         newest = [path for path in found if not TIMESTAMP.search(path.name)] or found
@@ -101,7 +103,7 @@ def first(directory: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def check_kept(kept: Path) -> None:
-    """Said before an image is made for it, which takes minutes."""
+    """Raise before an image is made, which takes minutes."""
     if kept.is_dir():
         raise RunError(f"--disk {kept} is a directory: name a file")
     if not kept.parent.is_dir():
@@ -109,13 +111,13 @@ def check_kept(kept: Path) -> None:
 
 
 def prepare_disk(image: Image, kept: Path | None) -> tuple[Path, bool]:
-    """The disk to boot and whether to keep what is written: the image's own is never changed."""
+    """Return the disk to boot, and whether writes are kept. The image's own disk is never changed."""
     if kept is None:
         return image.disk, False
     if not kept.exists():
         part = kept.with_name(kept.name + ".part")
         try:
-            # holes stay holes; a copy that is cut short is never taken for a disk
+            # holes stay holes; a copy that is cut short is never used as a disk
             done = subprocess.run(
                 ["cp", "--sparse=always", "--reflink=auto", str(image.disk.resolve()), str(part)],
                 stderr=subprocess.PIPE, text=True, check=False,
@@ -129,7 +131,7 @@ def prepare_disk(image: Image, kept: Path | None) -> tuple[Path, bool]:
 
 
 def free_port(wanted: int) -> int:
-    """*wanted*, or where that is taken any other; 0 asks for any."""
+    """Return *wanted*, or any other port if it is in use or 0."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -142,13 +144,13 @@ def free_port(wanted: int) -> int:
 
 
 def quoted(path: Path) -> str:
-    """A file's name inside a QEMU option, where a comma ends it."""
+    """Quote a file's name for a QEMU option, in which a comma separates values."""
     return str(path).replace(",", ",,")
 
 
 def command(image: Image, disk: Path, *, keep: bool, ports: tuple[int, int], options: argparse.Namespace) -> list[str]:  # fmt: skip
     kind = "qcow2" if image.disk.name.endswith(".qcow2") else "raw"
-    # A disk without a cache: what the guest was told is written has been written, as with the power cut that a test plays.
+    # No cache: what the guest's disk has confirmed is in the file, whenever a test kills QEMU.
     mode = "cache=writethrough" if keep else "snapshot=on,cache=unsafe"
     mqtt, ssh = ports
     forward = f"hostfwd=tcp:127.0.0.1:{mqtt}-:1883,hostfwd=tcp:127.0.0.1:{ssh}-:22"
@@ -174,7 +176,7 @@ def command(image: Image, disk: Path, *, keep: bool, ports: tuple[int, int], opt
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def number(low: int, high: int) -> Callable[[str], int]:
@@ -182,7 +184,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
     def parsed(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number from {low} to {high}")
         return int(text)
 
     return parsed
@@ -211,7 +213,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--append", default="", metavar="WORDS", help="more words for the kernel's command line"
     )
-    parser.add_argument("--steady", action="store_true", help="a clock that counts instructions: to the guest a busy host is no slower")  # fmt: skip
+    parser.add_argument("--steady", action="store_true", help="use a clock that counts instructions: a busy host does not slow the guest's time")  # fmt: skip
     parser.add_argument(
         "--reboot", action="store_true", help="boot again when the guest resets itself; default: QEMU ends"
     )
@@ -220,8 +222,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def test_image() -> Path:
-    """Made by the script of its own, which installs what it needs."""
-    # Ctrl-C at the terminal would come to all programs at once; like this it goes from each to the one that it waits for.
+    """Make it with scripts/qemu-image, which installs what it needs."""
+    # In a session of its own: Ctrl-C reaches each program from the one that waits for it, in order.
     command = [REPOSITORY / "scripts/qemu-image"]
     with (
         interrupt_held() as release,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check a board with pycm: boot, agent, containers, metrics, power cut. Prints a table and writes a report in Markdown.
 
-The board is reached by ssh, without a password prompt (a key, or an image that asks for none). A container named rpi-check is made from
---image, which the board pulls if it does not have it, and removed at the end. For the power cut a person pulls the plug when asked;
-without a terminal, --power-command names a program that cuts the power and restores it. What could not be tried is "not done".
+The board is reached by ssh, without a password prompt (a key, or an image that asks for none). A container named
+rpi-check is made from --image, which the board pulls if it does not have it, and removed at the end. For the power cut
+a person pulls the plug when asked; without a terminal, --power-command names a program that cuts the power and restores
+it. What could not be tried is "not done".
 
 Exit codes: 0 nothing failed, 1 something failed, 2 usage error.
 """
@@ -37,11 +38,11 @@ STATE = "/var/lib/container-management"
 COMMAND_LIMIT = 300
 """Seconds for one command on the board, a pull included."""
 WAIT_LIMIT = 180
-"""Seconds that the board has for something to become true; an emulated one is slow."""
+"""Seconds within which a condition must hold on the board; an emulated one is slow."""
 BOOT_LIMIT = 600
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 CONNECTOR_LIMIT, REPEAT = 3, 5
-"""Seconds that a connector has to answer; between two requests for metrics."""
+"""Seconds within which a connector must answer, and between two requests for metrics."""
 PASSED, FAILED, NOT_DONE, NOT_RUN = "passed", "FAILED", "not done", "not yet run"
 
 
@@ -50,7 +51,7 @@ class CheckError(Exception):
 
 
 class NotDoneError(Exception):
-    """A check could not be tried; the text says why."""
+    """A check could not be run; the text says why."""
 
 
 ANSWERED_WRONGLY = (
@@ -62,7 +63,7 @@ ANSWERED_WRONGLY = (
     OSError,
     subprocess.SubprocessError,
 )
-"""What a check raises on an answer that it did not expect; it costs neither the other checks nor the report."""
+"""Exceptions of a check on an unexpected answer. The other checks and the report follow all the same."""
 
 
 class Board:
@@ -109,7 +110,7 @@ class Board:
 
     @contextlib.contextmanager
     def broker(self) -> Iterator[int]:
-        """A port of this machine that leads to the board's broker on its loop-back address."""
+        """Yield a port of this machine that is forwarded to the broker on the board's loopback."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = int(free.getsockname()[1])
@@ -217,7 +218,7 @@ def output(board: Board) -> str:
 
 
 def killed_agent(board: Board) -> str:
-    """A container must not notice that the agent is killed."""
+    """Kill the agent: a container must keep running."""
     pid, before = task(board), properties(board)["MainPID"]
     board.ask(f"kill -9 {before}")
     restarted = f"[ $(systemctl show {UNIT} -p MainPID --value) != {before} ] && systemctl is-active {UNIT} && pycm list"
@@ -226,7 +227,7 @@ def killed_agent(board: Board) -> str:
 
 
 def task(board: Board) -> str:
-    """The process of the container."""
+    """Return the container's process."""
     seen = board.until(f"pycm get -n {NAME}", "the container")
     return str(json.loads(seen)["state"]["pid"])
 
@@ -247,7 +248,7 @@ def stats(board: Board) -> str:
 
 
 def cloud_metrics(board: Board) -> str:
-    """Ask as a cloud does: who the device is, then metrics until they come. The last request ends them."""
+    """Play the cloud: name the device, request metrics until they arrive, then stop them."""
     with board.broker() as port:
         topics = ("-t", "e/#", "-t", "edge/thing/response")
         command = ["mosquitto_sub", "-p", str(port), "-q", "1", *topics, "-F", "%t %p"]
@@ -456,7 +457,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--ssh-option", action="append", default=[], metavar="NAME=VALUE", help="as ssh -o")
     parser.add_argument("--image", default=IMAGE, help=f"image with a shell ({IMAGE})")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="where the report goes (rpi-check-DATE.md)"
+        "--report", type=Path, metavar="FILE", help="file for the report, by default named after the date"
     )
     parser.add_argument(
         "--power-command", metavar="COMMAND", help="shell command that cuts and restores the power"

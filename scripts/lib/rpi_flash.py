@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a disk image to an SD card, carefully.
 
-    scripts/rpi-flash IMAGE DEVICE [--yes] [--force-file]
+scripts/rpi-flash IMAGE DEVICE [--yes] [--force-file]
 
-IMAGE: .wic or .img, also packed as .bz2, .gz, .xz or .zst. It is read through once before anything is written: a damaged image, or one
-that is shorter than its partition table says, costs no card. With a block map beside it (IMAGE.bmap, or without the packer's suffix),
-bmaptool writes only what the map names. DEVICE: a whole disk (/dev/sdX, /dev/mmcblkX) that is removable and not in use. After writing,
-the card is read back and compared.
+IMAGE: .wic or .img, also packed as .bz2, .gz, .xz or .zst. It is read through once before anything is written: a
+damaged image, or one that is shorter than its partition table says, costs no card. With a block map beside it
+(IMAGE.bmap, or without the packer's suffix), bmaptool writes only what the map names. DEVICE: a whole disk (/dev/sdX,
+/dev/mmcblkX) that is removable and not in use. After writing, the card is read back and compared.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def failure(error: Exception, device: Device, find: Callable[[str], Device]) -> 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help tells more\n")
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the tests of this repository: scripts/test [--all | --power] [PART | FILE]... [-- PYTEST ARGUMENT...]
 
-  scripts/test                       first tier, which CI runs: all parts, and a sample of the other two tiers
-  scripts/test PART...               some parts of it
-  scripts/test FILE...               test files, directories or node ids, with the newest Python
-  scripts/test PART -- ARGUMENT...   with arguments for pytest, each part once, with the newest Python
-  scripts/test --all                 second tier: the first with every Python, all pinned versions and a chroot of Debian testing
-  scripts/test --power               third tier: power cuts at each step of the agent's writes, in a guest; a soak
+- scripts/test: first tier, which CI runs: all parts, and a sample of the other two tiers.
+- scripts/test PART...: some parts of it.
+- scripts/test FILE...: test files, directories or node ids, with the newest Python.
+- scripts/test PART -- ARGUMENT...: with arguments for pytest, each part once, with the newest Python.
+- scripts/test --all: second tier: also every Python, all pins, a chroot of Debian testing.
+- scripts/test --power: third tier: power cuts at each step of the agent's writes, in a guest; a soak.
 
 Parts:
-  lint         ruff, mypy, import-linter, shellcheck, style of prose and commits
-  unit         kirkstone's versions (Python 3.10), scarthgap's (3.12), the newest Python with the newest libraries
-  yocto        the layer: its recipes read and run by BitBake's library, oelint-adv, kas, in an environment of its own
-  integration  against a real containerd, mosquitto and registry, which the tests start themselves
-  vm           in an arm64 guest under QEMU, with real cgroup v2; the first time also builds the guest
 
-Each run prints one line. The output of a run follows if it failed, or if there are files or pytest arguments. The last line
-is the sum of all runs.
+- lint: ruff, mypy, import-linter, shellcheck, style of prose and commits.
+- unit: kirkstone's versions (Python 3.10), scarthgap's (3.12), the newest Python with the newest libraries.
+- yocto: the layer, by BitBake's library, oelint-adv and kas.
+- integration: against a real containerd, mosquitto and registry, which the tests start themselves.
+- vm: in an arm64 guest under QEMU, with real cgroup v2; the first time also builds the guest.
+
+Each run prints one line. The output of a run follows if it failed, or if there are files or pytest arguments. The last
+line is the sum of all runs.
 """
 
 from __future__ import annotations
@@ -219,7 +220,9 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def count(code: int, output: str, *, chosen: bool, pytest: bool = True) -> Counter[str]:
-    """Read the counts in pytest's last line. A run that failed without a failed test, or that is empty, counts as one failure."""
+    """Read the counts in pytest's last line. A run that failed without a failed test, or that is empty, counts as one
+    failure.
+    """
     counts: Counter[str] = Counter()
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output).rstrip()
     last = plain.rpartition("\n")[2] if pytest else ""

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What pycm adds to an image that has Python and containerd, in a table: scripts/size [kirkstone | scarthgap | wrynose]
 
-pycm and the libraries that it imports are installed for arm64, in the versions of the release (pins-*.txt), as the recipes do it: byte
-code without source, without tests or tools of libraries. Sizes are of files, rounded up to blocks of 4 KiB. Each package of the recipe
-has a limit of its own; the command ends with 1 if one is exceeded.
+pycm and the libraries that it imports are installed for arm64, in the versions of the release (pins-*.txt), as the
+recipes do it: byte code without source, without tests or tools of libraries. Sizes are of files, rounded up to blocks
+of 4 KiB. Each package of the recipe has a limit of its own; the command ends with 1 if one is exceeded.
 
 Byte code differs in size between versions of Python: it is made with that of the release, if this machine has it.
 
-Beside the sums: the four CNI plugins that are used, Go programs of virtualization-layer, in Debian's build for this machine; and for
-kirkstone libprotobuf, which python3-protobuf is linked with there (Debian's build): the wheel that stands for it here has the part of
-that library that it uses inside, so the truth lies between the sum and the sum with that line.
+Beside the sums: the four CNI plugins that are used, Go programs of virtualization-layer, in Debian's build for this
+machine; and for kirkstone libprotobuf, which python3-protobuf is linked with there (Debian's build): the wheel that
+stands for it here has the part of that library that it uses inside, so the truth lies between the sum and the sum with
+that line.
 """
 
 from __future__ import annotations
@@ -138,7 +139,9 @@ def compiler(release: str) -> str:
 
 
 def stripped(path: Path) -> int:
-    """The size that a shared object has without symbols and debugging, which packages of an image never have (ELF, 64 bit)."""
+    """The size that a shared object has without symbols and debugging, which packages of an image never have (ELF, 64
+    bit).
+    """
     content = path.read_bytes()
     if content[:5] != b"\x7fELF\x02":
         return len(content)

@@ -211,9 +211,9 @@ def test_a_comma_in_a_files_name_does_not_end_qemus_option(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (("--mqtt", "x"), "'x' is no number from 0 to 65535"),
-        (("--ssh", "65536"), "'65536' is no number"),
-        (("--memory", "-5"), "'-5' is no number from 256"),
+        (("--mqtt", "x"), "'x' must be a number from 0 to 65535"),
+        (("--ssh", "65536"), "'65536' must be a number"),
+        (("--memory", "-5"), "'-5' must be a number from 256"),
         (("--what",), "--what"),
     ],
 )
