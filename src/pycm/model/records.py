@@ -131,17 +131,6 @@ def excess(record: Record, path: str = "") -> Iterator[str]:
                 yield from _too_long(form, item, place) if isinstance(item, str) else excess(item, place)
 
 
-def unclaimed(record: Record) -> Iterator[dict[str, Any]]:
-    """The keys of *record*, and of each record in it, that no field claims."""
-    if record.extra:
-        yield dict(record.extra)
-    for attribute, _ in record.FORMS:
-        value = getattr(record, attribute)
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, Record):
-                yield from unclaimed(item)
-
-
 def _too_long(form: Form, value: str, where: str) -> Iterator[str]:
     # a character has at most 4 bytes: most texts need not be encoded
     if form.longest and len(value) * 4 > form.longest:
@@ -333,15 +322,21 @@ def _wire_value(form: Form, message: Any, path: str) -> Any:
 _LONGEST = 100
 
 
-def unknown_keys(record: Record, path: str = "") -> Iterator[tuple[str, Callable[[], str]]]:
+def walk(record: Record, path: str = "") -> Iterator[tuple[str, Record]]:
+    """Yield *record* and each record in it, with their paths."""
+    yield path, record
+    for attribute, form in record.FORMS:
+        for where, child in _children(form, getattr(record, attribute)):
+            yield from walk(child, f"{path}.{where}" if path else where)
+
+
+def unknown_keys(record: Record) -> Iterator[tuple[str, Callable[[], str]]]:
     """Yield the path of each unknown key in *record* and the records in it, and a function for the nearest known key,
     or "".
     """
-    for key in record.extra:
-        yield f"{path}.{key}" if path else key, partial(_nearest, key, record)
-    for attribute, form in record.FORMS:
-        for where, child in _children(form, getattr(record, attribute)):
-            yield from unknown_keys(child, f"{path}.{where}" if path else where)
+    for path, part in walk(record):
+        for key in part.extra:
+            yield f"{path}.{key}" if path else key, partial(_nearest, key, part)
 
 
 def _children(form: Form, value: object) -> Iterator[tuple[str, Record]]:

@@ -30,7 +30,7 @@ from pycm.model.container import (
 from pycm.model.defaults import BRIDGE, HOST
 from pycm.model.durations import SECOND, format_duration, parse_duration
 from pycm.model.gojson import dumps
-from pycm.model.records import excess, stored, unclaimed
+from pycm.model.records import excess, stored, walk
 from pycm.model.units import cpu_quota, cpus_of, size_to_bytes
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def check_bounds(record: Record) -> None:
     if isinstance(record, Container):
         size = len(stored(record))
         _require(size <= LARGEST, f"the description has {size} bytes; at most {LARGEST} are allowed")
-        unknown = sum(len(dumps(extra).encode()) for extra in unclaimed(record))
+        unknown = sum(len(dumps(dict(part.extra)).encode()) for _, part in walk(record) if part.extra)
         _require(
             unknown <= MOST_UNKNOWN, f"unknown keys have {unknown} bytes; at most {MOST_UNKNOWN} are allowed"
         )
