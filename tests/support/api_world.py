@@ -15,9 +15,9 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived
 
-from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import Server
+from pycm.api.server.grpc import CONTAINERS
 from pycm.api.server.operations import EncodedContainers, Rooms
 from pycm.errors import PycmError
 from pycm.model.container import (

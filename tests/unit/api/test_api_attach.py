@@ -12,9 +12,9 @@ from grpclib.client import Stream, StreamStreamMethod
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
-from pycm.api.methods import CONTAINERS, EXIT_CODE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import grpc
+from pycm.api.server.grpc import CONTAINERS, EXIT_CODE
 from pycm.errors import OperationFailedError
 from pycm.model.container import IOConfig, State
 from pycm.model.states import Status as ContainerStatus

@@ -11,19 +11,17 @@ import weakref
 from typing import Any
 
 import pytest
-from grpclib.client import Channel, UnaryStreamMethod
+from grpclib.client import Channel, StreamStreamMethod
 from h2.events import ConnectionTerminated, StreamReset
 from h2.settings import SettingCodes
 
 from pycm.api import server
-from pycm.api.methods import AGENT, CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
-from pycm.api.proto.pycm.v1 import agent_pb2 as own
-from pycm.api.server import clients, frame_guard, grpc
+from pycm.api.server import clients, grpc
 from pycm.api.server import grpc_connection as module
 from pycm.api.server.clients import Clients
+from pycm.api.server.grpc import CONTAINERS
 from pycm.api.server.grpc_connection import Connection
-from pycm.ports import Action
 from support.api_world import WAIT, Raw, World, eventually, running, served
 
 CANCEL = (8).to_bytes(4, "big")
@@ -134,7 +132,7 @@ async def test_connection_cuts_off_a_flood_of_frames_without_use(
     client, _ = await opened(world)
     begin(client, 0)
     await client.flush()
-    client.writer.write(frame * frame_guard.ALLOWANCE * 2)
+    client.writer.write(frame * module.ALLOWANCE * 2)
     with contextlib.suppress(ConnectionError):
         await client.closed()
     (line,) = complaints(caplog)
@@ -146,7 +144,7 @@ async def test_connection_cuts_off_a_flood_of_frames_without_use(
 
 async def test_connection_cuts_off_rapid_resets(world: World, caplog: pytest.LogCaptureFixture) -> None:
     client, _ = await opened(world)
-    begin_and_reset(client, range(frame_guard.ALLOWANCE))
+    begin_and_reset(client, range(module.ALLOWANCE))
     client.writer.write(client.h2.data_to_send())
     with contextlib.suppress(ConnectionError):
         await client.closed()
@@ -160,8 +158,8 @@ async def test_connection_cuts_off_rapid_resets(world: World, caplog: pytest.Log
 async def test_connection_gives_credit_for_calls_that_are_answered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frame_guard, "ALLOWANCE", 20)
-    monkeypatch.setattr(frame_guard, "PER_SECOND", 0)
+    monkeypatch.setattr(module, "ALLOWANCE", 20)
+    monkeypatch.setattr(module, "PER_SECOND", 0)
     for _ in range(100):
         await world.is_well()
     assert len(clients_of(world).connections) == 1
@@ -173,9 +171,7 @@ async def test_connection_bounds_the_list_of_headers(
 ) -> None:
     client, _ = await opened(world)
     plain = sum(len(name) + len(value) + 32 for name, value in HEADERS)
-    value = "x" * (
-        frame_guard.MAX_HEADERS - plain - len("long") - 32 + size
-    )  # Huffman: on the wire it is shorter
+    value = "x" * (module.MAX_HEADERS - plain - len("long") - 32 + size)  # Huffman: on the wire it is shorter
     client.h2.send_data(begin(client, 0, ("long", value)), bytes(5), end_stream=True)
     if taken:
         assert (await client.status())[0] == "0"
@@ -193,7 +189,7 @@ async def test_connection_keeps_no_larger_table_or_frames_than_it_wants(world: W
     client.h2.send_data(begin(client, 0), bytes(5), end_stream=True)
     assert (await client.status())[0] == "0"
     assert connection._h2.encoder.header_table_size == module.MAX_TABLE
-    assert connection._h2.max_outbound_frame_size == frame_guard.MAX_FRAME
+    assert connection._h2.max_outbound_frame_size == module.MAX_FRAME
     client.close()
 
 
@@ -311,9 +307,12 @@ async def test_connection_without_a_call_is_told_to_leave_and_one_with_a_call_st
 ) -> None:
     monkeypatch.setattr(module, "IDLE_TIMEOUT", 0.2)
     busy = Channel(path=world.path)
-    method = UnaryStreamMethod(busy, AGENT + "Events", own.EventsRequest, own.Event)
+    world.containers.present["a"] = running("a")
+    method = StreamStreamMethod(
+        busy, CONTAINERS + "Attach", m.AttachContainerRequest, m.AttachContainerResponse
+    )
     async with method.open() as stream:
-        await stream.send_message(own.EventsRequest(), end=True)
+        await stream.send_message(m.AttachContainerRequest(id="a"))
         await stream.recv_initial_metadata()
         for _ in range(3):
             client = await Raw.connect(world.path)
@@ -322,10 +321,10 @@ async def test_connection_without_a_call_is_told_to_leave_and_one_with_a_call_st
             assert left.error_code == 0
             await client.closed()
             client.close()
-        world.containers.tell(Action.CREATED, running("a"))
-        event = await asyncio.wait_for(stream.recv_message(), WAIT)
-        assert event is not None
-        assert event.container_id == "a"
+        world.sessions.attachments[0].out.put_nowait(b"still there")
+        answer = await asyncio.wait_for(stream.recv_message(), WAIT)
+        assert answer is not None
+        assert answer.read_data == b"still there"
         await stream.cancel()
     await eventually(lambda: not clients_of(world).connections)
     busy.close()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pycm.api.server.frame_guard import (
+from pycm.api.server.grpc_connection import (
     ALLOWANCE,
     MAX_FRAME,
     MAX_HEADERS,

@@ -9,10 +9,10 @@ from grpclib.client import UnaryStreamMethod
 from grpclib.const import Status
 
 from pycm import __version__
-from pycm.api.methods import CONTAINERS, PROJECT_INFO
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo.system_info_pb2 import ProjectInfoResponse
 from pycm.api.proto.api.types.containers import types_pb2 as types
+from pycm.api.server.grpc import CONTAINERS, PROJECT_INFO
 from pycm.errors import ConflictError, NotFoundError
 from pycm.model.container import (
     Container,

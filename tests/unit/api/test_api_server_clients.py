@@ -7,10 +7,10 @@ import struct
 
 import pytest
 
-from pycm.api.methods import CONTAINERS, MAX_MESSAGE
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import clients, grpc
 from pycm.api.server import grpc_connection as module
+from pycm.api.server.grpc import CONTAINERS, MAX_MESSAGE
 from support.api_world import WAIT, Raw, World, eventually
 
 

@@ -13,8 +13,8 @@ import pytest
 from grpclib.client import Channel, UnaryUnaryMethod
 
 from pycm.api import server as module
-from pycm.api.methods import CONTAINERS
 from pycm.api.proto.api.services.containers import containers_pb2 as m
+from pycm.api.server.grpc import CONTAINERS
 from pycm.errors import ConfigError
 from support.api_world import WAIT, Raw, World, served
 

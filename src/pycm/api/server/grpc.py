@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import struct
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
@@ -22,36 +22,19 @@ from grpclib.exceptions import GRPCError
 from h2.errors import ErrorCodes
 
 from pycm import __version__
-from pycm.api.methods import (
-    AGENT,
-    CONTAINERS,
-    EXIT_CODE,
-    MAX_MESSAGE,
-    PREFIX,
-    PREFIX_SIZE,
-    PROJECT_INFO,
-)
 from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.proto.api.services.sysinfo import system_info_pb2 as sysinfo
 from pycm.api.proto.api.types.sysinfo.types_pb2 import ProjectInfo
 from pycm.api.protocol import API_VERSION, UNKNOWN_BUILD
 from pycm.api.server.clients import SMALL
 from pycm.api.server.operations import EncodedContainers, Operations, beside, message_of
-from pycm.errors import (
-    BusyError,
-    ConflictError,
-    InvalidInputError,
-    NotFoundError,
-    OperationFailedError,
-    PycmError,
-    UnavailableError,
-)
+from pycm.errors import PycmError
 from pycm.model import records
 from pycm.model.container import Container, StopOptions, UpdateOptions
 from pycm.waiting import within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from grpclib.server import Stream
 
@@ -59,26 +42,19 @@ if TYPE_CHECKING:
 
     Unary = Callable[[Any], Awaitable[Any]]
     Streaming = Callable[[Any], AsyncGenerator[Any, None]]
-    Call = Callable[[Stream[Any, Any]], Awaitable[None]]
 
 log = logging.getLogger("pycm.api")
 
-#: The calls of pycm's own service, and what its failures are there. Kanto's clients know UNKNOWN only.
-OWN_CALLS = (
-    "Exec", "Resize", "Events", "Stats", "Wait", "ListImages", "PullImage", "RemoveImage", "PruneImages",
-)  # fmt: skip
-#: Calls that have their answer at once: it is made when the client takes it, so that no more than one waits.
+_SERVICES = "github.com.eclipse_kanto.container_management.containerm.api.services"
+CONTAINERS = f"/{_SERVICES}.containers.Containers/"
+PROJECT_INFO = f"/{_SERVICES}.sysinfo.SystemInfo/ProjectInfo"
+#: Trailing metadata of Attach with the exit code of a container that has ended: an addition to Kanto's API.
+EXIT_CODE = "pycm-exit-code"
+#: Longest message in bytes (the default of gRPC in Go), and what precedes each: a flag (not compressed) and the length.
+MAX_MESSAGE = 4 * 1024 * 1024
+PREFIX, PREFIX_SIZE = ">?I", 5
+#: Calls whose answer is encoded when the client reads it, so that a connection holds one such answer at a time.
 FROM_MEMORY = ("Get", "List", "ProjectInfo")
-STATUS = {
-    InvalidInputError: Status.INVALID_ARGUMENT,
-    NotFoundError: Status.NOT_FOUND,
-    ConflictError: Status.FAILED_PRECONDITION,
-    BusyError: Status.RESOURCE_EXHAUSTED,
-    OperationFailedError: Status.ABORTED,
-    UnavailableError: Status.UNAVAILABLE,
-}
-
-
 #: Seconds for a request once its call, or its first bytes, have come, and for a client to take one message.
 TIMEOUT, STALLED = 30.0, 30.0
 CUT_SHORT = "the request ended before its message was complete"
@@ -105,7 +81,6 @@ class Service:
         self.operations = Operations(rooms)
         self._containers = rooms.containers
         self._encoded = EncodedContainers(rooms.containers, answer_of)
-        self._own: dict[str, Call] | None = None
 
     def closing(self) -> None:
         """The calls that end from now on are not ended by their clients."""
@@ -136,7 +111,6 @@ class Service:
             **{CONTAINERS + name: self._unary(name, *row) for name, *row in unary},
             **{CONTAINERS + name: self._streaming(name, *row) for name, *row in streaming},
             CONTAINERS + "Attach": attach,
-            **{AGENT + name: self._own_call(name) for name in OWN_CALLS},
             PROJECT_INFO: self._unary("ProjectInfo", project_info, Empty, sysinfo.ProjectInfoResponse),
         }
 
@@ -163,17 +137,6 @@ class Service:
                         await stream.send_message(message)  # waits while the client does not read
 
         return Handler(handle, Cardinality.UNARY_STREAM, request_type, reply_type)
-
-    def _own_call(self, name: str) -> Handler:
-        async def handle(stream: Stream[Any, Any]) -> None:
-            if self._own is None:
-                from pycm.api.server.own import calls
-
-                self._own = calls(self.operations.rooms)
-            with _failures_as_status(name, STATUS):
-                await self._own[name](stream)
-
-        return Handler(handle, Cardinality.STREAM_STREAM, cast("Any", None), cast("Any", None))
 
     # ── reading ──
 
@@ -307,11 +270,11 @@ def _varint(number: int) -> bytes:
 
 
 @contextlib.contextmanager
-def _failures_as_status(method: str, codes: Mapping[type[PycmError], Status] = {}) -> Iterator[None]:
+def _failures_as_status(method: str) -> Iterator[None]:
     try:
         yield
     except PycmError as error:
-        raise GRPCError(codes.get(type(error), Status.UNKNOWN), str(error)) from None
+        raise GRPCError(Status.UNKNOWN, str(error)) from None
     except GRPCError:
         raise
     except Exception as error:
