@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pycm.errors import InvalidInputError, OperationFailedError, PycmError, UnavailableError, shorten
 from pycm.mqtt import paho
 from pycm.tls import fingerprint, make_context
-from pycm.waiting import within
+from pycm.waiting import apart, within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,13 +141,12 @@ class Link:
 
     async def open(self) -> None:
         """Return when the broker has accepted. Raises UnavailableError with the reason."""
-        done: asyncio.Future[None] = self._loop.create_future()
+        limit = self._settings.connect_timeout
         try:
-            # daemon: an attempt that hangs in name resolution must not delay the end of the agent
-            threading.Thread(target=self._connect, args=(done,), name="mqtt-connect", daemon=True).start()
-            await done
+            # an attempt that hangs in name resolution is left behind: it must not delay the end of the agent
+            await apart(f"MQTT {id(self)}", self._connect, limit)
             self._attach()
-            await within(self._settings.connect_timeout, self._accepted)
+            await within(limit, self._accepted)
         except Exception as error:
             self.discard()
             raise UnavailableError(reason_of(error)) from error
@@ -155,9 +154,8 @@ class Link:
             self.discard()
             raise
 
-    def _connect(self, done: asyncio.Future[None]) -> None:
-        """In the thread."""
-        error: UnavailableError | None = None
+    def _connect(self) -> None:
+        """In a thread. Whatever fails, the loop gets an UnavailableError."""
         context: Context | None = None
         try:
             self._log_in()
@@ -167,14 +165,10 @@ class Link:
                 context = self._make_context()
                 self._client.tls_set_context(context)
             self._client.connect(self._address.host, self._address.port, self._keep_alive)
-        except BaseException as caught:  # noqa: BLE001  the loop waits for it, whatever it is
-            error = UnavailableError(reason_of(caught))
+        except BaseException as error:
             if context and context.made:
                 context.made.close()
-        try:
-            self._loop.call_soon_threadsafe(self._connected, done, error)
-        except RuntimeError:  # the loop has been closed
-            self._close_socket()
+            raise UnavailableError(reason_of(error)) from error
 
     def _log_in(self) -> None:
         settings, address = self._settings, self._address
@@ -193,18 +187,6 @@ class Link:
         except InvalidInputError as error:
             raise UnavailableError(f"connection.transport.{error}") from None
         return context  # type: ignore[return-value]
-
-    def _connected(self, done: asyncio.Future[None], error: UnavailableError | None) -> None:
-        if done.done():  # nobody waits any more
-            self._close_socket()
-        elif error:
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    def _close_socket(self) -> None:
-        if (sock := self._client.socket()) is not None:
-            sock.close()
 
     def _callbacks(self) -> dict[str, Callable[..., None]]:
         return {

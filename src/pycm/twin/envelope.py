@@ -95,37 +95,25 @@ def members(value: Any) -> dict[str, Any]:
     return {key.lower(): item for key, item in value.items()}
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+_MEMBERS: tuple[tuple[str, type, str], ...] = (
+    ("topic", str, "a string"),
+    ("path", str, "a string"),
+    ("timestamp", str, "a string"),
+    ("headers", dict, "an object"),
+    ("status", int, "a whole number"),
+    ("revision", int, "a whole number"),
+)
 
 
 def decode(payload: bytes) -> Envelope:
     """Raises InvalidInputError."""
     found = {name: item for name, item in members(parse(payload)).items() if item is not None}
-    for name, kind, fits in _MEMBERS:
-        if name in found and not fits(found[name]):
-            raise InvalidInputError(f"{name} is not {kind}")
+    for name, kind, text in _MEMBERS:
+        if name in found and (not isinstance(found[name], kind) or isinstance(found[name], bool)):
+            raise InvalidInputError(f"{name} is not {text}")
     return Envelope(
         found.get("topic", ""), found.get("path", ""), found.get("headers", {}), found.get("value")
     )
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-_MEMBERS = (
-    ("topic", "a string", _is_text),
-    ("path", "a string", _is_text),
-    ("timestamp", "a string", _is_text),
-    ("headers", "an object", _is_object),
-    ("status", "a whole number", _is_int),
-    ("revision", "a whole number", _is_int),
-)
 
 
 # ── writing ──

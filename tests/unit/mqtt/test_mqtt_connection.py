@@ -33,7 +33,7 @@ async def test_no_thread_is_left_while_it_is_connected(connect):
     async with RudeBroker() as broker:
         client, _ = await connect(broker)
         await until(lambda: client.connected)
-        await until(lambda: not [t for t in threading.enumerate() if t.name == "mqtt-connect"])
+        await until(lambda: not [t for t in threading.enumerate() if t.name == "apart"])
 
 
 async def test_a_message_reaches_the_listeners_whole(connect):
