@@ -44,3 +44,11 @@ def test_each_hop_of_the_walks_exists() -> None:
         or name not in definitions(REPOSITORY / "src/pycm" / file)
     ]
     assert missing == []
+    titles = re.findall(r"(?m)^### (.+)$", PAGE.read_text())
+    counts = [
+        len(re.findall(r"(?m)^\| \d+ \|", part)) for part in re.split(r"(?m)^### ", PAGE.read_text())[1:]
+    ]
+    walks = dict(zip(titles, counts, strict=True))
+    assert walks["A request for metrics, to its first data message"] <= 24
+    assert walks["A dying container, to its restart"] <= 18
+    assert len(walks) == 4
