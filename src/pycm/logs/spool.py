@@ -73,15 +73,31 @@ class State:
         return cls(device, inode, size, tuple(Mark(*_STREAM.unpack_from(body, at)) for at in offsets))
 
 
-class Checkpoint:
-    """The State of a container on disk. It is shorter than a page, so that a kill leaves the old or the new one.
-
-    Before `open` and after `close` nothing is stored: a kill of the agent then may lose or repeat lines.
-    """
+class _File:
+    """A file that may be closed: `_descriptor` is -1 then. Without a *path* it is in memory."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor = -1
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def discard(self) -> None:
+        """Close and remove it."""
+        self.close()
+        if self._path:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+
+class Checkpoint(_File):
+    """The State of a container on disk. It is shorter than a page, so that a kill leaves the old or the new one.
+
+    Before `open` and after `close` nothing is stored: a kill of the agent then may lose or repeat lines.
+    """
 
     def open(self) -> State | None:
         """Return the State that the file has. Errors: OSError."""
@@ -92,18 +108,8 @@ class Checkpoint:
         if self._descriptor >= 0:
             os.pwrite(self._descriptor, state.pack(), 0)
 
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
-    def discard(self) -> None:
-        self.close()
-        with suppress(OSError):
-            os.unlink(self._path)
-
-
-class Spool:
+class Spool(_File):
     """Bytes of one stream, in the file `<directory>/<stream>.<generation>`. `size` is where the next bytes come.
 
     Without a *directory* it is a file in memory: it works where the file system is full or cannot splice, but a kill
@@ -111,9 +117,8 @@ class Spool:
     """
 
     def __init__(self, directory: str, stream: str, generation: int = 0) -> None:
+        super().__init__(os.path.join(directory, f"{stream}.{generation}") if directory else "")
         self._place = (directory, stream, generation)
-        self._path = os.path.join(directory, f"{stream}.{generation}") if directory else ""
-        self._descriptor = -1
         self.size = 0
         if directory:
             with suppress(FileNotFoundError):
@@ -161,15 +166,3 @@ class Spool:
             successor.discard()
             raise
         return successor
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def discard(self) -> None:
-        """Close and remove it."""
-        self.close()
-        if self._path:
-            with suppress(OSError):
-                os.unlink(self._path)

@@ -56,6 +56,7 @@ class Reader:
         self._directories = directories
         self._descriptors = descriptors
         self._probes: dict[str, Probe[Any] | None] = {}
+        self._read: dict[str, Callable[[], Any]] = {}  # the values of the probes
         self._network = network
         self._host_network = host_network
         self._memory_bytes = 0
@@ -111,7 +112,10 @@ class Reader:
     def _probe(self, figure: str) -> Probe[Any] | None:
         """The open file of *figure*, opened on first use. None if this machine does not have it."""
         if figure not in self._probes:
-            self._probes[figure] = open_probe(find_sources(self._directories, figure), self._descriptors)
+            probe = open_probe(find_sources(self._directories, figure), self._descriptors)
+            self._probes[figure] = probe
+            if probe:
+                self._read[figure] = probe.value
         return self._probes[figure]
 
     # ── the sample ──
@@ -148,29 +152,23 @@ class Reader:
 
     def cpu_times(self, system_time: int) -> counters.CpuTimes | None:
         """For a consumer that compares by itself. None if they cannot be read."""
-        probe = self._probes.get("cpu")
-        if probe is None or not system_time or not self._is_available("cpu"):
+        if not system_time or not self._is_available("cpu"):
             return None
         try:
-            return counters.CpuTimes(probe.value(), system_time)
+            return counters.CpuTimes(self._read["cpu"](), system_time)
         except (OSError, *MALFORMED) as error:
             self._drop("cpu", error)
             return None
 
     def _cpu(self, out: list[Measurement], system_time: int) -> None:
-        probe = self._probes["cpu"]
-        assert probe
         if system_time:
-            before, self._times = self._times, counters.CpuTimes(probe.value(), system_time)
+            before, self._times = self._times, counters.CpuTimes(self._read["cpu"](), system_time)
             value = counters.cpu_utilization(before, self._times)
             if value is not None:
                 out.append(Measurement(ids.CPU_UTILIZATION, value))
 
     def _memory(self, out: list[Measurement], _: int) -> None:
-        usage, cache = self._probes["memory"], self._probes["cache"]
-        assert usage
-        assert cache
-        used = counters.memory_used(usage.value(), cache.value() or 0)
+        used = counters.memory_used(self._read["memory"](), self._read["cache"]() or 0)
         out.append(self._memory_total)
         out.append(Measurement(ids.MEMORY_USED, used))
         share = counters.memory_utilization(used, self._memory_bytes)
@@ -178,9 +176,7 @@ class Reader:
             out.append(Measurement(ids.MEMORY_UTILIZATION, share))
 
     def _io(self, out: list[Measurement], _: int) -> None:
-        probe = self._probes["io"]
-        assert probe
-        sums = probe.value()
+        sums = self._read["io"]()
         if sums is not None:
             out.append(Measurement(ids.IO_READ_BYTES, sums[0]))
             out.append(Measurement(ids.IO_WRITE_BYTES, sums[1]))
@@ -191,16 +187,12 @@ class Reader:
         out.append(Measurement(ids.NET_WRITE_BYTES, sent))
 
     def _pids(self, out: list[Measurement], _: int) -> None:
-        probe = self._probes["pids"]
-        assert probe
-        count = probe.value()
+        count = self._read["pids"]()
         if count:
             out.append(Measurement(ids.PIDS, count))
 
     def _extra(self, name: str, out: list[Measurement], _: int) -> None:
-        probe = self._probes[name]
-        assert probe
-        value = probe.value()
+        value = self._read[name]()
         if value is not None:
             out.append(Measurement(name, value))
 
