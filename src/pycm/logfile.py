@@ -223,11 +223,8 @@ def _free_name(path: str) -> str:
     stem, suffix = os.path.splitext(path)
     base = f"{stem}-{time.strftime('%Y-%m-%dT%H-%M-%S')}"
     names = (f"{base}{'.' + str(i) if i else ''}{suffix}" for i in range(MOST_FILES))
-    return next((name for name in names if not _is_taken(name)), base + suffix)
-
-
-def _is_taken(name: str) -> bool:
-    return os.path.exists(name) or os.path.exists(name + ".gz")
+    free = (name for name in names if not os.path.exists(name) and not os.path.exists(name + ".gz"))
+    return next(free, base + suffix)
 
 
 def tidy(path: str, count: int, age: float) -> None:

@@ -328,8 +328,10 @@ class _FileReader:
             return
         from difflib import get_close_matches  # slow to import, and only needed here
 
-        near = get_close_matches(path[-1].casefold()[:100], known, 1)
-        guess = ".".join((*path[:-1], known[near[0]])) if near else _elsewhere(path[-1])
+        word = path[-1].casefold()
+        near = get_close_matches(word[:100], known, 1)
+        elsewhere = next((key.name for key in keys() if key.path[-1] == word), "")
+        guess = ".".join((*path[:-1], known[near[0]])) if near else elsewhere
         self.warn(path, "this key is not known" + (f"; is {printable(guess)} meant?" if guess else ""))
 
     def warn(self, path: Path, reason: str) -> None:
@@ -348,11 +350,6 @@ class _FileReader:
     def located(self, path: Path, reason: str) -> str:
         name = printable(".".join(path))
         return str(located(self.document.name, self.document.line(path), f"{name}: {reason}"))
-
-
-def _elsewhere(word: str) -> str:
-    """The key of this name in any section; "" if there is none."""
-    return next((key.name for key in keys() if key.path[-1] == word.casefold()), "")
 
 
 # ── what this version cannot do yet ─────────────────────────────────────────────────────────────────────────────────

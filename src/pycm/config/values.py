@@ -40,27 +40,18 @@ def read(key: Key, raw: Any) -> tuple[Any, str]:
         if key.kind == "milliseconds":
             return None, f"{value}; the value of [connection] is used"
         return key.default, f"{value}; the default {plain(key, key.default)!r} is used"
-    if not key.choices:
-        return value, ""
-    return _known(key, value) if key.kind == "strings" else _chosen(key, value)
+    return _chosen(key, value) if key.choices else (value, "")
 
 
-def _chosen(key: Key, value: str) -> tuple[str, str]:
-    wanted = value.upper() if key.upper else value
-    if wanted in key.choices:
-        return wanted, ""
-    return key.default, f"{_not_known(key, value)}; the default {key.default!r} is used"
-
-
-def _known(key: Key, values: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """The known words of a list; the warning names the first unknown one."""
-    unknown = [value for value in values if value not in key.choices]
-    kept = tuple(value for value in values if value in key.choices)
-    return kept, f"{_not_known(key, unknown[0])}; it is ignored" if unknown else ""
-
-
-def _not_known(key: Key, value: str) -> str:
-    return f"{shorten(value)} is not known ({', '.join(key.choices)})"
+def _chosen(key: Key, value: Any) -> tuple[Any, str]:
+    """The word, or the words of a list, that are among the choices; the warning names the first that is not."""
+    words = value if key.kind == "strings" else (value,)
+    kept = tuple(word for word in (map(str.upper, words) if key.upper else words) if word in key.choices)
+    unknown = next((word for word in words if (word.upper() if key.upper else word) not in key.choices), None)
+    warning = "" if unknown is None else f"{shorten(unknown)} is not known ({', '.join(key.choices)})"
+    if key.kind == "strings":
+        return kept, warning and f"{warning}; it is ignored"
+    return (kept[0], "") if kept else (key.default, f"{warning}; the default {key.default!r} is used")
 
 
 def _wrong(key: Key, raw: Any, wanted: str) -> InvalidInputError:

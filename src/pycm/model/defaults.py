@@ -15,7 +15,6 @@ from pycm.model.container import (
     LogConfiguration,
     LogDriverConfiguration,
     LogModeConfiguration,
-    MountPoint,
     PortMapping,
     Resources,
     RestartPolicy,
@@ -53,7 +52,10 @@ def fill_defaults(container: Container, new_id: Callable[[], str] = new_id) -> C
         host_name=container.host_name or f"{name}-host",
         host_config=_host_config(container.host_config or HostConfig()),
         io_config=container.io_config or IOConfig(),
-        mount_points=tuple(map(_mount, container.mount_points)),
+        mount_points=tuple(
+            replace(mount, propagation_mode=mount.propagation_mode or "rprivate")
+            for mount in container.mount_points
+        ),
         config=_config(container.config),
     )
     return container if filled == container else filled
@@ -102,10 +104,6 @@ def _port(port: PortMapping) -> PortMapping:
         host_port_end=port.host_port_end or port.host_port,
         proto=(port.proto or "tcp").lower(),
     )
-
-
-def _mount(mount: MountPoint) -> MountPoint:
-    return replace(mount, propagation_mode=mount.propagation_mode or "rprivate")
 
 
 def _config(config: ContainerConfiguration | None) -> ContainerConfiguration | None:

@@ -18,7 +18,7 @@ from pycm.model.validation import CAPABILITIES, UNCONFINED
 from pycm.oci import seccomp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from pycm.oci.machine import Device
     from pycm.oci.user import ProcessUser
@@ -111,7 +111,7 @@ def _process(
         "args": arguments(container, image),
         "env": environment(container, image, tty=tty),
         "cwd": (container.config or ContainerConfiguration()).working_dir or image.working_dir or "/",
-        "capabilities": _capabilities(host, facts),
+        "capabilities": {kind: _granted(host, facts) for kind in ("bounding", "effective", "permitted")},
         "rlimits": rlimits(host),
         "noNewPrivileges": True,
     }
@@ -142,7 +142,8 @@ def arguments(container: Container, image: ImageConfig) -> list[str]:
 
 def environment(container: Container, image: ImageConfig, *, tty: bool) -> list[str]:
     """The image's variables, HOSTNAME, TERM, then the container's own: "A=1" sets a variable, "A" removes it."""
-    names = dict(_split(image.env or (f"PATH={DEFAULT_PATH}",)))
+    parts = (entry.partition("=") for entry in image.env or (f"PATH={DEFAULT_PATH}",))
+    names = {name: value for name, _, value in parts}
     names["HOSTNAME"] = container.host_name
     if tty:
         names["TERM"] = "xterm"
@@ -153,16 +154,6 @@ def environment(container: Container, image: ImageConfig, *, tty: bool) -> list[
         else:
             names.pop(name, None)
     return [f"{name}={value}" for name, value in names.items()]
-
-
-def _split(entries: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for entry in entries:
-        name, _, value = entry.partition("=")
-        yield name, value
-
-
-def _capabilities(host: HostConfig, facts: HostFacts) -> dict[str, list[str]]:
-    return {kind: _granted(host, facts) for kind in ("bounding", "effective", "permitted")}
 
 
 def _granted(host: HostConfig, facts: HostFacts) -> list[str]:
