@@ -2,11 +2,11 @@
 """Flags as Kanto's command line takes them: a table of Flags in, values out.
 
 The rules and error texts are those of the flag package that the original was built with, since scripts rely on them: no
-abbreviations, `--flag value` and `--flag=value`, `-n value`, `-nvalue` and `-n=value`, bundled shorts, bools without a value word,
-comma-separated lists whose first use replaces the default. A long flag may have a single letter.
+abbreviations, `--flag value` and `--flag=value`, `-n value`, `-nvalue` and `-n=value`, bundled shorts, bools without a
+value word, comma-separated lists whose first use replaces the default. A long flag may have a single letter.
 
-Every start of the command line passes through here: this module imports nothing but two small modules of this package (plain
-classes instead of dataclasses spare the import of inspect and all that comes with it).
+Every start of the command line passes through here: this module imports nothing but two small modules of this package
+(plain classes instead of dataclasses spare the import of inspect and all that comes with it).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Flag:
 
 
 class Parsed:
-    """values: of every flag in the table, given or default; given: names that were on the line; rest: the other words."""
+    """values: of every flag in the table; given: names of the flags on the line; rest: the other words."""
 
     __slots__ = ("given", "rest", "values")
 
@@ -88,7 +88,7 @@ HELP = Flag("help", "h", "bool", about="print this help")
 def parse(flags: Sequence[Flag], argv: Sequence[str], *, interspersed: bool = True) -> Parsed:
     """Read *argv* (without the program's name) by the table *flags*. Errors: InvalidInputError, one line.
 
-    Without *interspersed* the first word that is no flag ends the flags.
+    Without *interspersed* the first word that is not a flag ends the flags.
     """
     return _Parser(flags, argv).run(interspersed=interspersed)
 
@@ -177,10 +177,10 @@ def _joined(kind: str, earlier: Any, later: Any) -> Any:
 
 
 def command_index(flags: Sequence[Flag], argv: Sequence[str]) -> int | None:
-    """Where the first word that is no flag or flag value stands; None if there is none.
+    """Return the index of the first word that is neither a flag nor the value of one; None if all are.
 
-    *flags* are the global ones. An unknown flag is taken to have a value unless written with "=", as the original does, so that
-    `--name x logs` finds `logs`.
+    *flags* are the global ones. An unknown flag counts as one with a value unless it is written with "=", as the original does,
+    so that `--name x logs` finds `logs`.
     """
     bools = {f"--{flag.name}" for flag in flags if flag.kind == "bool"}
     bools |= {f"-{flag.short}" for flag in flags if flag.kind == "bool" and flag.short}
@@ -211,7 +211,7 @@ def read_bool(text: str) -> bool:
 
 
 def read_int(text: str, bits: int = 64) -> int:
-    """Decimal, or hexadecimal, octal, binary with the prefix 0x, 0o or 0, 0b; "_" may stand between digits."""
+    """Decimal, or hexadecimal, octal, binary with the prefix 0x, 0o or 0, 0b; "_" may separate digits."""
     digits = text[1:] if text[:1] in ("-", "+") else text
     if not digits[:1].isdigit() or not digits.isascii() or not digits.replace("_", "").isalnum():
         raise _no_integer(text, "invalid syntax")
@@ -311,7 +311,7 @@ def _escape(char: str) -> str:
     code = ord(char)
     if code < 0x80:
         return f"\\x{code:02x}"
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

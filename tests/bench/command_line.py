@@ -21,11 +21,11 @@ PYCM = [sys.executable, "-c", "import sys; from pycm.cli.main import pycm; sys.e
 
 
 def run(_: argparse.Namespace) -> list[Figure]:
-    figures = [compare("cli-help", [*PYCM, "--help"], "pycm --help, CPU against python3 -c pass", 3)]
+    figures = [compare("cli-help", [*PYCM, "--help"], "pycm --help, CPU against python3 -c pass", 1.5)]
     with running_agent() as (agent, _broker):
         agent.run_container(IMAGE.name, "/bin/sleep", "86400", name="one")
         command = [*PYCM, "--host", str(agent.socket), "list"]
-        figures.append(compare("cli-list", command, "pycm list, CPU against python3 -c pass", 8))
+        figures.append(compare("cli-list", command, "pycm list, CPU against python3 -c pass", 2.5))
     return figures
 
 

@@ -21,7 +21,7 @@ MAX_ID = 1024
 
 
 class Agent:
-    """A running agent. Errors of every call: those of Client. *trace* hears each call before it is made."""
+    """A running agent. Errors of every call: those of Client. *trace* receives each call in advance."""
 
     def __init__(
         self,

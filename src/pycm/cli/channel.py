@@ -21,7 +21,8 @@ ENOUGH = 64 * 1024
 class Channel:
     """For a caller that polls several descriptors, `fileno` among them. Leave it by `close`.
 
-    `exit`: the content of the exit frame. `unsent`: what the agent did not take yet; `flush` sends it once `fileno` is writable.
+    `exit`: the content of the exit frame. `unsent`: what the agent did not take yet; `flush` sends it once `fileno` is
+    writable.
     """
 
     def __init__(self, client: Client, wire: Wire, answer: Answer) -> None:
@@ -80,7 +81,7 @@ class Channel:
             self._fail(self._client.explain(error))
 
     def take(self) -> list[tuple[int, bytes]]:
-        """Return the output that has come: kind of frame, bytes. The error of the call is raised after the last of it."""
+        """Return the output that has come: kind of frame, bytes. Raise the error of the call after the last of it."""
         output, self._output = self._output, []
         if self._failure is not None and not output:
             raise self._failure

@@ -26,7 +26,8 @@ def name_of(container: Any) -> str:
     return str(container.get("container_name") or "")
 
 
-#: The words for the numbers of `state.status`, as gRPC clients get them (pycm.model.states.Status, which is slow to import).
+#: The words for the numbers of `state.status`, as gRPC clients get them (pycm.model.states.Status, which is slow to
+# import).
 STATUS_WORDS = ("Creating", "Created", "Running", "Stopped", "Paused", "Exited", "Dead", "Unknown")
 
 
@@ -80,14 +81,18 @@ def find_by_name(agent: Agent, name: str) -> Any:
 
 
 def find_one(line: Line) -> Any:
-    """Return the container of a command that Kanto lacks: by an ID, the unique beginning of one, or a name; or by --name."""
+    """Return the container of a command that Kanto lacks: by an ID, the unique beginning of one, or a name; or by
+    --name.
+    """
     check_choice(line.rest[:1], line.values["name"])
     name = line.values["name"]
     return find_by_name(line.agent, name) if name else find_by_word(line.agent, line.rest[0])
 
 
 def find_by_word(agent: Agent, word: str) -> Any:
-    """Find by ID, by name, or by the beginning of an ID, whichever fits first. Errors: NotFoundError, InvalidInputError."""
+    """Find by ID, by name, or by the beginning of an ID, whichever fits first. Errors: NotFoundError,
+    InvalidInputError.
+    """
     containers = agent.list_containers()
     for fits in (_has_id, _has_name, _begins):
         found = [container for container in containers if fits(container, word)]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line's client of the agent's JSON API: one request a connection, errors, time-outs and notices (docs/api.md)."""
+"""The command line's client of the agent's JSON API: one request a connection, errors, time-outs and notices
+(docs/api.md).
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ STILL_WAITING = 30.0
 #: Seconds for the agent to begin an exec or attach.
 BEGIN = 60.0
 
-NO_JSON = "it is Kanto's container management or an older pycm: after an upgrade restart the agent (systemctl restart pycm)"
-NO_TCP = "run the command on the device, or forward the socket: ssh -L /tmp/pycm.sock:{} <device>, then --host /tmp/pycm.sock"
+NO_JSON = "it is Kanto's, or an older pycm: after an upgrade restart the agent (systemctl restart pycm)"
+NO_TCP = "run it on the device, or forward the socket: ssh -L /tmp/pycm.sock:{} <device>, then --host /tmp/pycm.sock"
 _RIGHTS = "run it as root or as a member of the socket's group"
 _HINTS = {
     errno.ENOENT: "is the agent running?",
@@ -78,8 +80,9 @@ def parse_host(text: str) -> str:
 class Client:
     """Calls of one agent. Connecting waits up to *timeout* seconds for the agent to answer.
 
-    Errors of all calls: UnavailableError if it does not answer or the connection ends, TimeExpiredError, and the error of the problem
-    that the agent reports. *waiting* hears the seconds so far of a call that takes long. *rpc*: texts begin as those of Kanto's client.
+    Errors of all calls: UnavailableError if it does not answer or the connection ends, TimeExpiredError, and the error
+    of the problem that the agent reports. *waiting* is called with the seconds so far of a long call. *rpc*: texts
+    begin as those of Kanto's client.
     """
 
     def __init__(
@@ -94,7 +97,9 @@ class Client:
     def call(
         self, method: str, target: str, body: Any = None, *, deadline: float | None = None, patient: bool = False
     ) -> Any:  # fmt: skip
-        """Return the JSON of the answer. *deadline*: seconds for all; None: as long as the agent lives. *patient*: no notices."""
+        """Return the JSON of the answer. *deadline*: seconds for all; None: as long as the agent lives. *patient*: no
+        notices.
+        """
         answer = Answer()
         for part in self._receive(encode_request(method, target, body), deadline, patient=patient):
             answer = part
@@ -169,7 +174,7 @@ class Client:
         return self._failure(_KINDS.get(code, OperationFailedError), text, hint=hint)
 
     def explain(self, error: Exception, seconds: float = 0) -> PycmError:
-        """Return what the end of a connection means for the caller. *seconds*: the time that TimeoutError stands for."""
+        """Return what the end of a connection means for the caller. *seconds*: what TimeoutError waited for."""
         if isinstance(error, TimeoutError):
             return self._failure(TimeExpiredError, f"no answer within {seconds:g} s", "DeadlineExceeded")
         text = str(error) if isinstance(error, ClosedError) else f"the agent sent a malformed answer: {error}"
@@ -183,7 +188,9 @@ class Client:
     # ── connecting ──
 
     def _connect(self) -> Wire:
-        """Return a connection; the first one has shown that an agent with the JSON API answers. Error: UnavailableError."""
+        """Return a connection; the first one has shown that an agent with the JSON API answers. Error:
+        UnavailableError.
+        """
         began, pause = time.monotonic(), FIRST_PAUSE
         until = began + self._timeout
         while True:
@@ -226,7 +233,7 @@ class Client:
 
 
 class _Notice:
-    """When the caller is to hear that it still waits."""
+    """When to notify the caller that it still waits."""
 
     def __init__(self, tell: Callable[[float], None] | None) -> None:
         self._tell = tell

@@ -109,7 +109,9 @@ def _any_id() -> str:
 
 
 def _pull(agent: Agent, reference: str) -> None:
-    """Fetch an image that is missing and show how far it is. If that fails, the create says why, as it does without a terminal."""
+    """Fetch an image that is missing and show how far it is. If that fails, the create says why, as it does without a
+    terminal.
+    """
     from pycm.cli.image import follow
 
     try:
@@ -244,7 +246,7 @@ def _log(values: dict[str, Any]) -> LogConfiguration:
         mode=values["log-mode"], max_buffer_size=values["log-max-buffer-size"] if buffered else ""
     )
     log = LogConfiguration(driver_config=driver, mode_config=mode)
-    check_log(log)  # here, where 0 files are told from none given
+    check_log(log)  # here, where 0 files and no number differ
     return log
 
 
@@ -280,7 +282,7 @@ COMMANDS = {
         "create [flags] <image> [command] [argument]...",
         (
             "create --network host -n databroker --rp on-failure --rp-cnt 3 -m 64M registry.test/demo/app:1.0",
-            "create -n seat --ports 30051:50051 --mp /srv:/data --e LEVEL=info registry.test/demo/app:1.0 /bin/app --verbose",
+            "create -n seat --ports 30051:50051 --mp /srv:/data --e LEVEL=info registry.test/demo/app:1.0 /bin/app -v",
             "create --file /etc/container-management/seat.json",
         ),
         flags=FLAGS,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`container-management`, `pycmd` or `pycm daemon`: reads line and configuration, then hands over to the agent.
+"""`container-management`, `pycmd` or `pycm daemon`: read the command line and the configuration, then run the agent.
 
-The agent is imported last: `--help`, `--version` and what is wrong with the configuration's file need nothing of it.
+The agent is imported last: `--help`, `--version` and errors of the configuration file do not need it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 _USAGE = "container-management [flags]"
 _ABOUT = f"""\
-The container manager of this device: keeps its containers as they should be, measures them, and talks to the cloud through the
-local MQTT broker.
+The container manager of this device: it keeps containers in their desired state, measures them, and talks to the cloud
+through the local MQTT broker.
 
-Without --cfg-file the configuration is read from {ETC}/config.toml or, if that is not there, config.json.
-Flags win over the file. No key has to be set."""
+Without --cfg-file it reads the configuration from {ETC}/config.toml or, if that does not exist, config.json.
+Flags override the file. All keys are optional."""
 
 
 def main(argv: Sequence[str], *, etc: str = ETC) -> int:
@@ -74,10 +74,24 @@ def _check(loaded: Loaded) -> int:
     return int(failed)
 
 
-#: What ends the agent in order, what reports a fault of the process (SIGABRT is systemd's watchdog), and what does nothing by default.
-# fmt: off
+#: What ends the agent in order, what reports a fault of the process (SIGABRT is systemd's watchdog), and what does
+# nothing by default. fmt: off
 _HEEDED = (
-    "INT", "TERM", "QUIT", "HUP", "ABRT", "SEGV", "BUS", "FPE", "ILL", "KILL", "STOP", "CONT", "CHLD", "URG", "WINCH",
+    "INT",
+    "TERM",
+    "QUIT",
+    "HUP",
+    "ABRT",
+    "SEGV",
+    "BUS",
+    "FPE",
+    "ILL",
+    "KILL",
+    "STOP",
+    "CONT",
+    "CHLD",
+    "URG",
+    "WINCH",
 )
 # fmt: on
 

@@ -40,7 +40,8 @@ def attach(line: Line) -> int:
 
 
 def join(line: Line, container: Any, *, stdin: bool, then: Callable[[], None] | None = None) -> int:
-    """Attach, do *then* (start the container), and forward until its output ends; return the exit code of the container.
+    """Attach, do *then* (start the container), and forward until its output ends; return the exit code of the
+    container.
 
     Detaching is exit code 0. Errors: those of Client, OperationFailedError.
     """

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One command line as a command sees it: flag values, the other words, and the agent, which is connected when first used."""
+"""One command line as a command sees it: flag values, the other words, and the agent, which is connected when first
+used.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ DEFAULT_HOST = "/run/container-management/container-management.sock"
 GLOBAL_FLAGS = (
     Flag("debug", kind="bool", about="log each call to the agent on stderr"),
     Flag("host", default=DEFAULT_HOST, about="socket of the agent: a path or unix://path"),
-    Flag("timeout", kind="int", default=30, about="seconds to wait for the agent to accept the connection; commands may take longer"),
+    Flag("timeout", kind="int", default=30, about="seconds to wait for the agent to appear; commands may take longer"),
 )  # fmt: skip
 _GLOBAL_NAMES = frozenset(flag.name for flag in GLOBAL_FLAGS)
 
@@ -37,8 +39,8 @@ EXAMPLE_ID = "1d1e3210-cc1b-4355-b3a6-7578ead14dab"
 class Command:
     """What one command accepts, and its code: `run` returns the exit code, or None for 0.
 
-    arguments: the maximum, None for any number. interspersed: flags may follow the first argument. usage_code: the exit code of a
-    command line that cannot be parsed, 0 for the general one.
+    arguments: the maximum, None for any number. interspersed: flags may follow the first argument. usage_code: the exit
+    code of a command line that cannot be parsed, 0 for the general one.
     """
 
     __slots__ = ("arguments", "examples", "flags", "interspersed", "run", "usage", "usage_code")
@@ -74,7 +76,9 @@ def for_one(
 
 
 class Line:
-    """program: `pycm` or `kanto-cm`; values: of all flags; given: the command's own flags on the line; rest: the other words."""
+    """program: `pycm` or `kanto-cm`; values: of all flags; given: the command's own flags on the line; rest: the other
+    words.
+    """
 
     def __init__(self, program: str, parsed: Parsed) -> None:
         self.program = program

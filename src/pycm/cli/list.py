@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`list`: the table that sdv-health and others take apart, or the ids alone.
 
-Every cell is padded with blanks to its minimum, then with tabs to the width of the column: that is what Go's tabwriter made of the
-original's cells, and scripts split the lines at the bars.
+Every cell is padded with blanks to its minimum, then with tabs to the width of the column: that is what Go's tabwriter
+made of the original's cells, and scripts split the lines at the bars.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def ids(containers: Iterable[Any]) -> str:
 
 
 def table(containers: Sequence[Any], *, own: bool = False) -> str:
-    """*own*: that of `pycm`, which tells a container that did not start from one that was stopped. Else the original's."""
+    """Format the table. *own*: as `pycm` does, which marks failed starts; else as Kanto's program does."""
     if not containers:
         return "No containers found.\n"
     rows = [

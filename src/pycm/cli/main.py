@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three programs: `pycm`, `kanto-cm` (the same commands under the name that scripts know) and the agent, which pip installs as
-`container-management` and the Yocto recipe as `pycmd`.
+"""The three programs: `pycm`, `kanto-cm` (the same commands under the name that scripts know) and the agent, which pip
+installs as `container-management` and the Yocto recipe as `pycmd`.
 
-Every start passes through here, so nothing slow is imported: a command's file is imported when it is the one to run, and the
-protocol when a call is made. Errors are one line on stderr and exit code 1.
+Every start passes through here, so nothing slow is imported: a command's file is imported when it is the one to run,
+and the protocol when a call is made. Errors are one line on stderr and exit code 1.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from pycm.errors import ConflictError, InvalidInputError, OperationFailedError, 
 from pycm.flags import Flag
 from pycm.model.durations import SECOND, parse_duration
 
-TIME = Flag("time", "t", about="how long to wait for the exit: 15s, 1m15s (default: the agent's)", word="duration")  # fmt: skip
+TIME = Flag(
+    "time", "t", about="time to wait for the exit: 15s, 1m15s (default: the agent's)", word="duration"
+)
 
 # compat
 _START_REFUSALS = {
@@ -111,7 +113,7 @@ COMMANDS = {
         "start",
         "start --a --i -n shell",
         flags=(
-            Flag("a", kind="bool", about="attach: print the output until the container exits, and exit with its exit code"),
+            Flag("a", kind="bool", about="attach: print the output until the container exits, then exit with its code"),
             Flag("i", kind="bool", about="like --a, and forward stdin; Ctrl-P Ctrl-Q detaches from a terminal"),
         ),
     ),

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables, sizes and JSON as pycm's own commands print them: as wide as the terminal, the same on every machine elsewhere."""
+"""Tables, sizes and JSON as pycm's own commands print them: as wide as the terminal, the same on every machine
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,8 @@ def columns_of(stream: TextIO) -> int:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, width: int = 0, right: str = "") -> str:
-    """One line a row below the titles. *width*: the widest columns are cut to it, in their middle; *right*: "R" for each column
-    of numbers, any other letter for text.
+    """One line a row below the titles. *width*: the widest columns are cut to it, in their middle; *right*: "R" for
+    each column of numbers, any other letter for text.
     """
     cells = [list(titles), *(list(map(_plain, row)) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(titles))]

@@ -84,7 +84,9 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 
 class Resizes:
-    """Call *resized* with columns and rows now and after each change of the terminal's size; `descriptor` wakes a poll for it."""
+    """Call *resized* with columns and rows now and after each change of the terminal's size; `descriptor` wakes a poll
+    for it.
+    """
 
     def __init__(self, resized: Callable[[int, int], None] | None) -> None:
         self._resized = resized
@@ -118,7 +120,8 @@ class Resizes:
 def converse(channel: Channel, *, stdin: bool, detachable: bool = False, resizes: bool = False) -> bool:
     """Forward output, and stdin if wanted, until the call ends; return False if the user detached.
 
-    *detachable*: DETACH ends it. *resizes*: the agent gets the size of the terminal, and each change of it. Errors: those of Channel.
+    *detachable*: DETACH ends it. *resizes*: the agent gets the size of the terminal, and each change of it. Errors:
+    those of Channel.
     """
 
     def resized(columns: int, rows: int) -> None:

@@ -45,7 +45,7 @@ def update(line: Line) -> None:
     if options.restart_policy is not None:
         check_restart_policy(options.restart_policy)
     if options.resources is not None:
-        # only the agent knows whether a swap limit that is not given was filled in and goes with the memory limit
+        # only the agent knows whether the present swap limit is a default that follows the memory limit
         given = line.values["memory-swap"]
         check_resources(options.resources if given else replace(options.resources, memory_swap=""))
     line.agent.update(container.id, options)

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from pycm.cli.line import Line
 
 EVENT_FIELDS = ("time", "action", "container_id", "container_name", "image", "status", "exit_code", "error")
-#: Columns of `stats` after the name: title, member of the JSON object, how it is shown. What cannot be measured is a "-".
-# fmt: off
+#: Columns of `stats` after the name: title, member of the JSON object, how it is shown. What cannot be measured is a
+# "-". fmt: off
 COLUMNS = (
-    ("CPU %",   "cpu_percent",        "{:.1f}".format),
-    ("MEMORY",  "memory_used_bytes",  tables.size),
-    ("LIMIT",   "memory_total_bytes", tables.size),
-    ("MEM %",   "",                   "{:.1f}".format),  # MEMORY of LIMIT
-    ("NET IN",  "net_read_bytes",     tables.size),
-    ("NET OUT", "net_write_bytes",    tables.size),
-    ("READ",    "io_read_bytes",      tables.size),
-    ("WRITTEN", "io_write_bytes",     tables.size),
-    ("PIDS",    "pids",               str),
+    ("CPU %", "cpu_percent", "{:.1f}".format),
+    ("MEMORY", "memory_used_bytes", tables.size),
+    ("LIMIT", "memory_total_bytes", tables.size),
+    ("MEM %", "", "{:.1f}".format),  # MEMORY of LIMIT
+    ("NET IN", "net_read_bytes", tables.size),
+    ("NET OUT", "net_write_bytes", tables.size),
+    ("READ", "io_read_bytes", tables.size),
+    ("WRITTEN", "io_write_bytes", tables.size),
+    ("PIDS", "pids", str),
 )
 # fmt: on
 CONDITIONS = ("stopped", "next-exit", "removed", "running")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/1.1 as far as the command line needs it, and the socket below it (docs/api.md).
 
-It is written by hand because every start of the command line pays for its imports: `http.client` alone costs more than the whole of
-`pycm list` may. `_socket` is the part of `socket` that is written in C; the rest of it costs as much as half a bare Python.
+It is written by hand because every start of the command line pays for its imports: `http.client` alone costs more than
+the whole of `pycm list` may. `_socket` is the part of `socket` that is written in C; the rest of it costs as much as
+half a bare Python.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ PROBE = encode_request("GET", "/v1/version")
 class Answer:
     """One HTTP/1.1 answer, without I/O.
 
-    `status`: 0 until the head has come. `body`: what has come of it and was not taken; with status 101 the bytes of the upgraded
-    connection. `ended`: it is complete.
+    `status`: 0 until the head has come. `body`: the bytes of it that have come and are not read yet. With
+    status 101 they are those of the upgraded connection. `ended`: it is complete.
     """
 
     def __init__(self) -> None:
@@ -155,7 +156,8 @@ class Answer:
 
 
 class Wire:
-    """A connected socket, and whether the agent behind it still lives: when nothing has come for long, another connection asks.
+    """A connected socket, and whether the agent behind it still lives: when nothing has come for long, another
+    connection asks.
 
     Errors of `send` and `receive`: TimeoutError at *until* (monotonic), ClosedError.
     """
@@ -211,7 +213,9 @@ class Wire:
         return max(self._due - time.monotonic(), 0.0)
 
     def check(self) -> None:
-        """If nothing has come for long, probe the agent, without waiting. Error: ClosedError if it did not answer the last probe."""
+        """If nothing has come for long, probe the agent, without waiting. Error: ClosedError if it did not answer the
+        last probe.
+        """
         if self.quiet:
             return
         if self._probe is None:
