@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands from the cloud: which are accepted, how each is answered, and which have run before.
 
-An answer is made only for a request with an id in its topic whose headers ask for one. docs/spec/twin.md, "Commands", has
-the checks in their order.
+An answer is made only for a request with an id in its topic whose headers ask for one. docs/spec/twin.md, "Commands",
+has the checks in their order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pycm.twin.envelope import Envelope
-    from pycm.twin.features.base import Feature
+    from pycm.twin.features import Feature
     from pycm.twin.session import Thing
 
     Refuse = Callable[["Address", Envelope, Problem], Publish | None]
@@ -166,7 +166,7 @@ def _undecodable(address: Address, reason: str) -> Refusal:
 
 
 def _problem(address: Address, envelope: Envelope, known: Known) -> tuple[Problem, Refuse] | None:
-    """What is wrong with a command, and what makes the answer."""
+    """The first fault of a command, and the function that makes the answer."""
     invalid = f"invalid Ditto message received for device id [{address.thing_id}]"
     if not envelope.topic or not envelope.path:
         return Problem(Kind.INVALID, invalid), _anonymous

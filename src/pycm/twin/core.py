@@ -20,9 +20,8 @@ from pycm.ports import Action, ContainerMeasurements, Event, HostMeasurements
 from pycm.twin import envelope as ditto
 from pycm.twin.commands import RUNNING, Command, Recent, accept, address_of, mark_of
 from pycm.twin.envelope import Problem
-from pycm.twin.features import container_factory, metrics, software_updatable
-from pycm.twin.features.container import ContainerFeature, feature_id, state_value
-from pycm.twin.features.container_factory import ContainerFactory
+from pycm.twin.features import metrics, software_updatable
+from pycm.twin.features.container import FACTORY, ContainerFactory, ContainerFeature, feature_id, state_value
 from pycm.twin.features.metrics import Due, Metrics, data_value
 from pycm.twin.features.software_updatable import DEPENDENCIES_PATH, STATUS_PATH, SoftwareUpdatable
 from pycm.twin.lanes import Load, Task
@@ -58,11 +57,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pycm.model.container import Container
-    from pycm.twin.features.base import Feature
+    from pycm.twin.features import Feature
     from pycm.twin.session import Thing
     from pycm.twin.system_metrics import SystemMetrics
 
-DEFAULT_FEATURES = (container_factory.ID, software_updatable.ID, metrics.ID)
+DEFAULT_FEATURES = (FACTORY, software_updatable.ID, metrics.ID)
 
 #: Former things whose features could not be deleted yet.
 MAX_LEFT = 4
@@ -100,11 +99,11 @@ class Twin:
         self._software = SoftwareUpdatable(self._containers.values, self._exists, policy, mask_env=mask_env)
         self._container_feature = ContainerFeature(policy, mask_env=mask_env)
         enabled = frozenset(features)
-        self._shows_containers = container_factory.ID in enabled
+        self._shows_containers = FACTORY in enabled
         #: In the order of registration.
         available: list[tuple[str, Feature]] = [
             (software_updatable.ID, self._software),
-            (container_factory.ID, ContainerFactory(policy)),
+            (FACTORY, ContainerFactory(policy)),
             (metrics.ID, self._metrics),
         ]
         self._features = {name: feature for name, feature in available if name in enabled}

@@ -29,7 +29,7 @@ from pycm.model.measurements import CPU_THROTTLED, STANDARD_IDS
 from pycm.model.states import Status
 from pycm.ports import Action, ContainerMeasurements, Measurement
 from pycm.twin import envelope
-from pycm.twin.features.base import MAX_ENTRIES, MAX_TEXT, Arguments
+from pycm.twin.features import MAX_ENTRIES, MAX_TEXT, Arguments
 from pycm.twin.features.container import ContainerFeature, state_value
 from pycm.twin.features.container_config import config_value, masked
 from pycm.twin.features.metrics import MAX_ALL_IDS, MAX_FILTERS, MAX_IDS, data_value, decode_request

@@ -9,9 +9,9 @@ import pytest
 from pycm.config.types import Policy
 from pycm.model import gojson
 from pycm.mqtt import client, link, paho
-from pycm.twin import commands, envelope, lanes, outbox
+from pycm.twin import commands, envelope, features, lanes, outbox
 from pycm.twin.core import Twin
-from pycm.twin.features import base, metrics, software_jobs
+from pycm.twin.features import metrics, software_jobs
 from pycm.twin.features.container import ContainerFeature
 from pycm.twin.session import EDGE_REQUEST, EDGE_RESPONSE, Device, response_topic, thing_of
 
@@ -75,7 +75,7 @@ BOUNDS = {
         f"{metrics.MAX_IDS} ids",
         f"{metrics.MAX_ALL_IDS} ids",
     ),
-    "list and text": (f"{base.MAX_ENTRIES} entries", f"{base.MAX_TEXT} characters"),
+    "list and text": (f"{features.MAX_ENTRIES} entries", f"{features.MAX_TEXT} characters"),
 }
 
 

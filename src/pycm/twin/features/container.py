@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The feature `Container:<id>`: a container's name, image, configuration and state, and its operations.
+"""The features `Container:<id>`, with name, image, configuration and state of a container, and `ContainerFactory`.
 
-All operations are answered 204 when the container manager has finished them. Those of one container run in the order of
-their arrival.
+While the factory is enabled, each container has a feature of its own. Its operations are answered 204 when the
+container manager has finished them; those of one container run in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -10,11 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pycm.config.types import Policy
-from pycm.errors import InvalidInputError, shorten
+from pycm.errors import InvalidInputError, PycmError, shorten
 from pycm.model.states import OOM_TEXT, Status
-from pycm.twin.features.base import Arguments, Feature
-from pycm.twin.features.container_config import STOP_OPTIONS, UPDATE_OPTIONS, check_update, config_value
-from pycm.twin.lanes import Task
+from pycm.twin.envelope import Kind, Problem
+from pycm.twin.features import Arguments, Feature
+from pycm.twin.features.container_config import (
+    STOP_OPTIONS,
+    UPDATE_OPTIONS,
+    check_create,
+    check_update,
+    config_value,
+    container_of,
+)
+from pycm.twin.lanes import CREATIONS, Task
 from pycm.twin.session import CONTAINER_PREFIX
 
 if TYPE_CHECKING:
@@ -22,8 +30,11 @@ if TYPE_CHECKING:
 
     from pycm.model.container import Container
     from pycm.ports import Containers
-    from pycm.twin.features.base import Operations
+    from pycm.twin.features import Operations
     from pycm.twin.lanes import JobContext
+
+
+FACTORY = "ContainerFactory"
 
 
 def feature_id(container_id: str) -> str:
@@ -130,3 +141,51 @@ def _task(feature: str, call: Callable[[Containers, str], Awaitable[object]]) ->
 
 async def _nothing(_: JobContext) -> None:
     pass
+
+
+# ── the factory ──
+
+
+class ContainerFactory(Feature):
+    """It creates containers, and has no properties."""
+
+    definition = "com.bosch.iot.suite.edge.containers:ContainerFactory:1.3.0"
+    once = frozenset({"create", "createWithConfig"})
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def _create(self, _: str, argument: Any) -> Task:
+        given = Arguments(argument)
+        return self._task(given, container_of(given.text("imageRef"), "", None))
+
+    def _create_with_config(self, _: str, argument: Any) -> Task:
+        given = Arguments(argument)
+        image, name = given.text("imageRef"), given.text("name")
+        return self._task(given, container_of(image, name, given.child("config")))
+
+    operations: ClassVar[Operations] = {"create": _create, "createWithConfig": _create_with_config}
+
+    def _task(self, given: Arguments, container: Container) -> Task:
+        start = given.flag("start")
+        check_create(self._policy, container)
+        if not container.image.name:
+            raise Problem(Kind.FAILED, "imageRef must be set")
+
+        async def job(context: JobContext) -> str:
+            return await create(context, container, start=start)
+
+        return Task(CREATIONS, job)
+
+
+async def create(context: JobContext, container: Container, *, start: bool) -> str:
+    """Returns the id. A failed start does not fail the creation: the container's state has the reason, and the twin
+    shows it.
+    """
+    created = await context.containers.create(container)
+    if start:
+        try:
+            await context.attempt(context.containers.start(created.id))
+        except PycmError:
+            pass
+    return created.id

@@ -38,7 +38,7 @@ from pycm.model.frozen import replace
 from pycm.model.units import NANOSECONDS
 from pycm.model.validation import masked_variable
 from pycm.twin.envelope import Kind, Problem
-from pycm.twin.features.base import Arguments
+from pycm.twin.features import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping

@@ -17,7 +17,7 @@ from pycm.model import durations
 from pycm.model.measurements import ALL_IDS, CPU_UTILIZATION, STANDARD_IDS, host_ids, matches
 from pycm.model.states import ALIVE
 from pycm.twin.envelope import members
-from pycm.twin.features.base import Arguments, Feature, Reaction
+from pycm.twin.features import Arguments, Feature, Reaction
 from pycm.twin.features.container import feature_id
 from pycm.twin.outbox import CONTAINERS, Baseline, Decision, HostBaseline, Measure
 from pycm.twin.session import CONTAINER_PREFIX
@@ -25,7 +25,7 @@ from pycm.twin.session import CONTAINER_PREFIX
 if TYPE_CHECKING:
     from pycm.model.container import Container
     from pycm.ports import ContainerMeasurements, HostMeasurements
-    from pycm.twin.features.base import Operations
+    from pycm.twin.features import Operations
 
 ID = "Metrics"
 DATA = "data"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pycm.config.types import Policy
     from pycm.model.container import Container
-    from pycm.twin.features.base import Arguments
+    from pycm.twin.features import Arguments
     from pycm.twin.lanes import Job, JobContext
 
 #: The statuses that end an operation begin so.

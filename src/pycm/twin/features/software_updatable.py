@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pycm.twin.features.base import Arguments, Feature, Reaction
+from pycm.twin.features import Arguments, Feature, Reaction
 from pycm.twin.features.container_config import check_create
 from pycm.twin.lanes import Task
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pycm.config.types import Policy
     from pycm.model.container import Container
-    from pycm.twin.features.base import Operations
+    from pycm.twin.features import Operations
 
 ID = "SoftwareUpdatable"
 STATUS_PATH = f"/features/{ID}/properties/status"
