@@ -37,18 +37,15 @@ def contracts() -> dict[str, list[str]]:
 
 
 def rows() -> list[tuple[str, list[str]]]:
-    """Return name and rooms of each row of the picture, from the top. Rooms that no contract names are ground."""
+    """Return name and rooms of each row of the picture, from the top."""
     known = contracts()
-    top, fronts, core, *ground = [layer.split(" | ") for layer in known["layers"]]
-    outside = [*known["independence"], "registry"]
-    named = {"cli", *top, *fronts, *core, *outside}
-    others = sorted(rooms() - named - {room for layer in ground for room in layer})
-    below = [room for layer in ground for room in layer] + others
+    cli, agent, fronts, core, *ground = [layer.split(" | ") for layer in known["layers"]]
+    below = [room for layer in ground for room in layer]
     return [
-        ("entries", ["cli", *top]),
+        ("entries", [*cli, *agent]),
         ("fronts", fronts),
         ("core", core),
-        ("outside systems", sorted(outside)),
+        ("outside systems", sorted([*known["independence"], "registry"])),
         *(("ground", below[at : at + WIDEST]) for at in range(0, len(below), WIDEST)),
     ]
 
