@@ -146,7 +146,8 @@ def start_keeper(directory: str, descriptors: Collection[int]) -> None:
     program = shutil.which(_SLEEP[0], path="/usr/bin:/bin")
     if program is None:
         log.warning(
-            "%s: no sleep program (output of a container that ends while no agent runs is lost)", directory
+            "%s: no sleep program (output of a container that ends while no agent runs may be lost)",
+            directory,
         )
         return
     copies: list[int] = []
@@ -156,7 +157,9 @@ def start_keeper(directory: str, descriptors: Collection[int]) -> None:
         with open(open_regular(os.path.join(directory, _PID_FILE), flags), "w", encoding="ascii") as file:
             file.write(str(_spawn(program, copies)))
     except OSError as error:
-        text = "%s: cannot start a keeper: %s (output of a container that ends while no agent runs is lost)"
+        text = (
+            "%s: cannot start a keeper: %s (output of a container that ends while no agent runs may be lost)"
+        )
         log.warning(text, directory, error.strerror)
     finally:
         for copy in copies:

@@ -69,10 +69,11 @@ class BridgeNetwork:
             try:
                 self._check_machine()
             except (PycmError, OSError) as error:
-                log.warning(
-                    "bridge network: unusable: %s (network mode bridge is refused until this has changed)",
-                    error,
+                hint = f". {error.hint}" if isinstance(error, PycmError) and error.hint else ""
+                text = (
+                    "bridge network: unusable: %s (network mode bridge is refused until this has changed%s)"
                 )
+                log.warning(text, error, hint)
 
     def _check_machine(self) -> None:
         options = self._options

@@ -245,7 +245,9 @@ class Plugins:
                         self._alone = True
                 except BlockingIOError:
                     if attempt == 0:
-                        log.warning("CNI plugins of an earlier agent are still running (waiting for them)")
+                        log.warning(
+                            "bridge network: CNI plugins of an earlier agent are still running (waiting)"
+                        )
                     await asyncio.sleep(_POLL)
             if not self._alone:
                 raise OperationFailedError(f"CNI plugins of an earlier agent did not end within {LIMIT:g} s")

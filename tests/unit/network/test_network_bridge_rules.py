@@ -94,6 +94,7 @@ async def test_a_network_that_is_taken_is_an_error_of_bridge_containers_until_it
     text = "10.77.3.1/24 overlaps 10.77.3.7/32 of interface eth0"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert text in caplog.text
+    assert "has changed. Choose another network.)" in caplog.text
     with pytest.raises(ConflictError, match=text):
         await network._set_up()
     assert told.made == []

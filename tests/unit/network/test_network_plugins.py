@@ -179,7 +179,7 @@ async def test_plugins_of_an_earlier_agent_are_waited_for(
     ):
         await world.add()
     assert not world.log.exists()
-    assert caplog.text.count("are still running (waiting for them)") == 1
+    assert caplog.text.count("are still running (waiting)") == 1
     assert await world.add() == {"by": "second"}
 
 
