@@ -20,8 +20,10 @@ from pycm.api.server.handlers import Handlers
 from pycm.api.server.http import Connection
 from pycm.api.server.operations import Operations, Rooms
 from pycm.api.server.routes import ROUTES
-from support.api_world import FakeContainers, FakeLogs, FakeSessions, running
-from support.fakes import FakeImages, FakeMetrics
+from support.api_world import running
+from support.fake_containers import FakeSessions, RecordingContainers
+from support.fake_metrics import FakeMetrics
+from support.fakes import FakeImages, FakeLogs
 
 STEPS = 60
 METHODS = ["GET", "POST", "DELETE", "HEAD", "get", "OPTIONS"]
@@ -100,7 +102,7 @@ class Transport(asyncio.Transport):
 
 
 async def served(data: bytes, size: int) -> tuple[bytes, Clients]:
-    containers, logs = FakeContainers(), FakeLogs()
+    containers, logs = RecordingContainers(), FakeLogs()
     containers.present["a"] = running("a")
     logs.texts = ["one"]
     operations = Operations(Rooms(containers, logs, FakeSessions(), FakeMetrics(), FakeImages()))

@@ -11,11 +11,11 @@ from mosquitto_server import PATIENCE, MosquittoServer
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "vectors"))
 
-from vector_fakes import FakeContainers, FakeMetrics
-
 from pycm.config.types import Connection, Things
 from pycm.mqtt.client import MqttClient
 from pycm.twin.service import TwinService
+from support.fake_containers import FakeContainers
+from support.fake_metrics import FakeMetrics
 
 pytestmark = pytest.mark.integration
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +18,6 @@ from pycm.api.proto.api.services.containers import containers_pb2 as m
 from pycm.api.server import Server
 from pycm.api.server.grpc import CONTAINERS
 from pycm.api.server.operations import EncodedContainers, Rooms
-from pycm.errors import PycmError
 from pycm.model.container import (
     Container,
     HostConfig,
@@ -27,17 +25,15 @@ from pycm.model.container import (
     LogConfiguration,
     LogDriverConfiguration,
     State,
-    StopOptions,
-    UpdateOptions,
 )
-from pycm.model.frozen import replace
 from pycm.model.states import Status as ContainerStatus
-from pycm.ports import Action, Command, Event
-from support.fakes import FakeImages, FakeMetrics
+from support.fake_containers import FakeSessions, RecordingContainers
+from support.fake_metrics import FakeMetrics
+from support.fakes import FakeImages, FakeLogs
 from support.served_agent import Listen
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from grpclib.const import Status
 
@@ -57,182 +53,10 @@ def running(identifier: str, **fields: Any) -> Container:
     )
 
 
-class FakeContainers:
-    """ports.Containers in memory: remembers what was asked; `error` is what the next change raises."""
-
-    def __init__(self) -> None:
-        self.present: dict[str, Container] = {}
-        self.asked: list[tuple[Any, ...]] = []
-        self.error: BaseException | None = None
-        self.waiting = asyncio.Event()
-        self.cancelled = asyncio.Event()
-        self.listeners: list[Callable[..., None]] = []
-
-    def _ask(self, *what: Any) -> None:
-        self.asked.append(what)
-        if self.error is not None:
-            raise self.error
-
-    def get(self, container_id: str) -> Container | None:
-        return self.present.get(container_id)
-
-    def list(self) -> list[Container]:
-        return list(self.present.values())
-
-    async def create(self, container: Container) -> Container:
-        self._ask("create", container)
-        return replace(container, id=container.id or "made")
-
-    async def start(self, container_id: str) -> None:
-        self._ask("start", container_id)
-        if container_id == "slow":
-            self.waiting.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.cancelled.set()
-
-    async def stop(self, container_id: str, options: StopOptions | None = None) -> None:
-        self._ask("stop", container_id, options)
-
-    async def pause(self, container_id: str) -> None:
-        self._ask("pause", container_id)
-
-    async def unpause(self, container_id: str) -> None:
-        self._ask("unpause", container_id)
-
-    async def rename(self, container_id: str, name: str) -> None:
-        self._ask("rename", container_id, name)
-
-    async def update(self, container_id: str, options: UpdateOptions) -> None:
-        self._ask("update", container_id, options)
-
-    async def remove(
-        self, container_id: str, *, force: bool = False, options: StopOptions | None = None
-    ) -> None:
-        self._ask("remove", container_id, force, options)
-
-    def subscribe(self, listener: Callable[..., None]) -> Callable[[], None]:
-        self.listeners.append(listener)
-        return lambda: self.listeners.remove(listener)
-
-    def tell(self, action: Action, container: Container) -> None:
-        self.present[container.id] = container
-        for listener in tuple(self.listeners):
-            listener(Event(action, container))
-
-
-class FakeLogs:
-    """Yields `texts`; counts what was taken and if the reading was closed."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.taken = 0
-        self.closed = asyncio.Event()
-        self.error: Exception | None = None
-        self.kept: list[AsyncIterator[str]] = []
-
-    def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
-        self.kept.append(self._read(tail))  # so that no garbage collection closes it in place of the server
-        return self.kept[-1]
-
-    async def _read(self, tail: int) -> AsyncIterator[str]:
-        try:
-            if self.error is not None:
-                raise self.error
-            for text in self.texts[-tail:] if tail > 0 else self.texts:
-                self.taken += 1
-                yield text
-        finally:
-            self.closed.set()
-
-
-class FakeAttachment:
-    """Output is what a test puts into `out` (b"" ends it, an error is raised); input gathers in `written`."""
-
-    def __init__(self) -> None:
-        self.out: asyncio.Queue[bytes | PycmError] = asyncio.Queue()
-        self.written: list[bytes] = []
-        self.closed = False
-
-    async def read(self) -> bytes:
-        item = await self.out.get()
-        if isinstance(item, PycmError):
-            raise item
-        return item
-
-    async def write(self, data: bytes) -> None:
-        self.written.append(data)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-class FakeSession:
-    """A command: a test puts output into `out` and `err` (b"" ends them) and its end into `code`; `asked` has what the client wanted."""
-
-    def __init__(self, command: Command) -> None:
-        self.command = command
-        self.streams: tuple[asyncio.Queue[bytes], ...] = (asyncio.Queue(), asyncio.Queue())
-        self.out, self.err = self.streams
-        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.asked: list[Any] = []
-        self.left = False
-
-    async def read(self, stream: int) -> bytes:
-        return await self.streams[stream].get()
-
-    async def write(self, data: bytes) -> None:
-        self.asked.append(data)
-
-    async def end_input(self) -> None:
-        self.asked.append("end of input")
-
-    async def resize(self, width: int, height: int) -> None:
-        self.asked.append((width, height))
-
-    async def signal(self, number: int) -> None:
-        self.asked.append(number)
-
-    async def exit_code(self) -> int:
-        return await self.code
-
-
-class FakeSessions:
-    """ports.Sessions: the attachments and commands that were asked for, and what else was. `failure`: of the next commands."""
-
-    def __init__(self) -> None:
-        self.attachments: list[FakeAttachment] = []
-        self.commands: list[FakeSession] = []
-        self.failure: PycmError | None = None
-        self.asked: list[tuple[Any, ...]] = []
-
-    @asynccontextmanager
-    async def exec(self, command: Command) -> AsyncIterator[FakeSession]:
-        if self.failure is not None:
-            raise self.failure
-        session = FakeSession(command)
-        self.commands.append(session)
-        try:
-            yield session
-        finally:
-            session.left = True
-
-    async def attach(self, container_id: str) -> FakeAttachment:
-        self.attachments.append(FakeAttachment())
-        return self.attachments[-1]
-
-    async def close_stdin(self, container_id: str) -> None:
-        self.asked.append(("close_stdin", container_id))
-
-    async def resize(self, container_id: str, width: int, height: int) -> None:
-        self.asked.append(("resize", container_id, width, height))
-
-
 class World:
     def __init__(self, path: str) -> None:
         self.path = path
-        self.containers, self.logs = FakeContainers(), FakeLogs()
+        self.containers, self.logs = RecordingContainers(), FakeLogs()
         self.sessions, self.metrics = FakeSessions(), FakeMetrics()
         self.images = FakeImages()
         self.server = served(path, world=self)
@@ -265,7 +89,13 @@ class World:
 def served(address: str, protocol: str = "unix", world: World | None = None) -> Server:
     """A server that was not started, over the fakes of *world* or over new ones."""
     if world is None:
-        parts: tuple[Any, ...] = FakeContainers(), FakeLogs(), FakeSessions(), FakeMetrics(), FakeImages()
+        parts: tuple[Any, ...] = (
+            RecordingContainers(),
+            FakeLogs(),
+            FakeSessions(),
+            FakeMetrics(),
+            FakeImages(),
+        )
     else:
         parts = world.containers, world.logs, world.sessions, world.metrics, world.images
     return Server(Rooms(*parts), Listen(address, protocol))

@@ -8,25 +8,24 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from pycm.errors import ConflictError, NotFoundError, PycmError, UnavailableError
+from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.model import units
 from pycm.model.container import NetworkSettings
 from pycm.model.frozen import replace
 from pycm.ports import (
-    ContainerMeasurements,
     ExecListener,
     ExecRequest,
     Exit,
     ImageConfig,
     ImageInfo,
     LocalImage,
-    Measurement,
     PullProgress,
     RuntimeConnected,
     RuntimeEvent,
     Task,
     TaskExited,
     TaskIO,
+    TaskOOM,
     TaskRequest,
     TaskStatus,
 )
@@ -47,11 +46,15 @@ class FakeRuntime:
     `fail`: method name to the error it raises. `calls`: what was asked, in order. `any_image`: every reference exists.
     """
 
-    def __init__(self, images: Iterable[str] = (IMAGE,), *, any_image: bool = False) -> None:
+    def __init__(
+        self, images: Iterable[str] = (IMAGE,), *, any_image: bool = False, tasks: Iterable[Task] = ()
+    ) -> None:
         self.images = set(images)
         self.any_image = any_image
         self.snapshots: set[str] = set()
-        self.live: dict[str, Task] = {}
+        self.live = {task.id: task for task in tasks}
+        self.now = units.now
+        self._frozen: dict[str, int] = {}
         self.requests: dict[str, TaskRequest] = {}
         self.updates: list[tuple[str, Mapping[str, Any]]] = []
         self.execs: list[ExecRequest] = []
@@ -103,11 +106,13 @@ class FakeRuntime:
             await asyncio.sleep(0)
         return pid
 
-    def end(self, container_id: str, code: int, *, quietly: bool = False) -> None:
+    def end(self, container_id: str, code: int, *, quietly: bool = False, oom: bool = False) -> None:
         """The process ends by itself; `quietly`: no event, as while nobody is subscribed."""
-        exit_ = Exit(code, units.now())
+        exit_ = Exit(code, self.now())
         task = self.live[container_id]._replace(status=TaskStatus.STOPPED, exit=exit_)
         self.live[container_id] = task
+        if oom:
+            self._events.put_nowait(TaskOOM(container_id))
         if not quietly:
             self._events.put_nowait(TaskExited(container_id, task.pid, exit_))
 
@@ -123,7 +128,9 @@ class FakeRuntime:
             raise NotFoundError("no such process")
         if number == 9:
             self.end(container_id, 137)
-        elif container_id not in self.stubborn and task.status is not TaskStatus.PAUSED:
+        elif task.status is TaskStatus.PAUSED:
+            self._frozen[container_id] = number
+        elif container_id not in self.stubborn:
             self.end(container_id, 128 + number)
 
     async def pause(self, container_id: str) -> None:
@@ -133,6 +140,8 @@ class FakeRuntime:
     async def resume(self, container_id: str) -> None:
         self._called("resume", container_id)
         self.live[container_id] = self.live[container_id]._replace(status=TaskStatus.RUNNING)
+        if container_id in self._frozen:
+            await self.signal(container_id, self._frozen.pop(container_id))
 
     async def update(self, container_id: str, resources: Mapping[str, Any]) -> None:
         self._called("update", container_id)
@@ -229,20 +238,24 @@ class FakeImages:
 
 
 class FakeAttachment:
-    """A client that is attached: what it wrote, and what it will read."""
+    """Output is what a test puts into `out` (b"" ends it, an error is raised); input gathers in `written`."""
 
     def __init__(self) -> None:
-        self.out: asyncio.Queue[bytes] = asyncio.Queue()
-        self.written = b""
+        self.out: asyncio.Queue[bytes | PycmError] = asyncio.Queue()
+        self.written: list[bytes] = []
+        self.closed = False
 
     async def read(self) -> bytes:
-        return await self.out.get()
+        item = await self.out.get()
+        if isinstance(item, PycmError):
+            raise item
+        return item
 
     async def write(self, data: bytes) -> None:
-        self.written += data
+        self.written.append(data)
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 class FakePipes:
@@ -277,7 +290,10 @@ class FakePipes:
 
 
 class FakeLogs:
-    """Remembers who is attached; `lines` is what read yields. `clients` are attached to the containers.
+    """Remembers who is attached; `clients` are attached to the containers.
+
+    `lines` is what read yields for a container, `texts` for the others, unless `error` is set. `taken` counts them; `closed`: a
+    read has ended.
 
     `printed`: what commands print on stdout and stderr; `held`: with something left that holds their output open.
     """
@@ -290,6 +306,11 @@ class FakeLogs:
         self.attached: dict[str, TaskIO] = {}
         self.finished: list[str] = []
         self.lines: dict[str, list[str]] = {}
+        self.texts: list[str] = []
+        self.taken = 0
+        self.closed = asyncio.Event()
+        self.error: PycmError | None = None
+        self._reads: list[AsyncIterator[str]] = []
         self.clients: list[FakeAttachment] = []
 
     def pipes(self, container_id: str, exec_id: str, *, terminal: bool, stdin: bool) -> Pipes:
@@ -326,62 +347,25 @@ class FakeLogs:
     def path(self, container_id: str, config: LogConfiguration | None) -> str:
         return f"/logs/{container_id}/json.log"
 
-    async def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
-        lines = self.lines.get(container_id, [])
-        for line in lines[-tail:] if tail > 0 else lines:
-            yield line
+    def read(self, container_id: str, config: LogConfiguration | None, tail: int) -> AsyncIterator[str]:
+        self._reads.append(
+            self._read(container_id, tail)
+        )  # kept: no garbage collection closes it in place of the server
+        return self._reads[-1]
+
+    async def _read(self, container_id: str, tail: int) -> AsyncIterator[str]:
+        lines = self.lines.get(container_id, self.texts)
+        try:
+            if self.error is not None:
+                raise self.error
+            for line in lines[-tail:] if tail > 0 else lines:
+                self.taken += 1
+                yield line
+        finally:
+            self.closed.set()
 
     async def close(self) -> None:
         pass
-
-
-class FakeMeter:
-    def __init__(self, figures: Mapping[str, Sequence[Measurement]]) -> None:
-        self.figures = figures
-        self.samples = 0
-
-    def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
-        self.samples += 1
-        return [
-            ContainerMeasurements(name, tuple(self.figures[name]))
-            for name in container_ids
-            if name in self.figures
-        ]
-
-
-class FakeMetrics:
-    """`figures`: container id to what a meter measures. `ended`: whether a process is gone."""
-
-    def __init__(self) -> None:
-        self.opened: dict[str, int] = {}
-        self.ended: Callable[[str], bool] = lambda _: False
-        self.kills: dict[str, int] = {}
-        self.baselined: list[str] = []
-        self.figures: dict[str, Sequence[Measurement]] = {}
-        self.meters: list[FakeMeter] = []
-
-    def meter(self) -> FakeMeter:
-        self.meters.append(FakeMeter(self.figures))
-        return self.meters[-1]
-
-    def open(self, container_id: str, pid: int) -> None:
-        self.opened.pop(container_id, None)
-        if not self.ended(container_id):
-            self.opened[container_id] = pid
-
-    def close(self, container_id: str) -> int:
-        kills = self.kills.get(container_id, 0) if container_id in self.opened else 0
-        self.opened.pop(container_id, None)
-        return kills
-
-    def limits_changed(self, container_id: str) -> None:
-        pass
-
-    def baseline(self, container_ids: Iterable[str]) -> None:
-        self.baselined.extend(container_ids)
-
-    def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
-        return []
 
 
 class FakeNetwork:
@@ -429,3 +413,21 @@ class FakeStore:
 
     def delete(self, container_id: str) -> None:
         self.saved.pop(container_id, None)
+
+
+class FakeDownloads:
+    """The `http` of a vector: URL to status and body."""
+
+    def __init__(self, http: Mapping[str, Mapping[str, Any]]) -> None:
+        self._http = http
+
+    def read(self, url: str) -> bytes:
+        found = self._http.get(url)
+        if found is None:
+            raise OperationFailedError(f"{url}: connection refused")
+        if not 200 <= found.get("status", 200) < 300:
+            raise OperationFailedError(f"{url}: status {found['status']}")
+        return str(found["body"]).encode()
+
+    async def fetch(self, url: str, limit: int) -> bytes:
+        return self.read(url)

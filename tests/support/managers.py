@@ -18,7 +18,8 @@ from pycm.model.container import (
     RestartPolicy,
     State,
 )
-from support.fakes import IMAGE, FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+from support.fake_metrics import FakeMetrics
+from support.fakes import IMAGE, FakeImages, FakeLogs, FakeNetwork, FakeRuntime, FakeStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -12,7 +12,8 @@ from pycm.api.server.operations import Rooms
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
 from pycm.containers.sessions import Sessions
-from support.fakes import FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime, FakeStore
+from support.fake_metrics import FakeMetrics
+from support.fakes import FakeImages, FakeLogs, FakeNetwork, FakeRuntime, FakeStore
 from support.managers import configured
 
 if TYPE_CHECKING:

@@ -7,9 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import vector_stimuli
-from vector_fakes import FakeContainers, FakeDownloads, FakeMetrics
 from vector_matching import Bindings, Seen, find_all, forbidden, missing, wrong_answer
-from vector_operations import FakeManager
 
 from pycm.config.types import Policy
 from pycm.model.states import Status
@@ -28,6 +26,9 @@ from pycm.twin.outbox import (
     Subscribe,
     Unsubscribe,
 )
+from support.fake_containers import FakeContainers, FakeManager
+from support.fake_metrics import FakeMetrics
+from support.fakes import FakeDownloads
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Mapping

@@ -19,21 +19,12 @@ from typing import TYPE_CHECKING, Any
 import vector_stimuli
 from mosquitto_server import MosquittoServer
 from vector_core import OBSERVE_MS, payload_of, verdict
-from vector_fakes import (
-    FakeDownloads,
-    FakeImages,
-    FakeLogs,
-    FakeMetrics,
-    FakeNetwork,
-    FakeRuntime,
-    container_of,
-    task_of,
-)
 from vector_matching import Seen, find_all, wrong_answer
 
 from pycm.config.types import Connection, Things
 from pycm.containers.catalog import Catalog
 from pycm.containers.manager import Manager
+from pycm.errors import OperationFailedError
 from pycm.model.states import Status
 from pycm.mqtt.client import MqttClient
 from pycm.storage.store import ContainerStore
@@ -41,6 +32,9 @@ from pycm.twin.core import DEFAULT_FEATURES
 from pycm.twin.service import TwinService
 from pycm.twin.session import EDGE_RESPONSE, THING_SUFFIX
 from pycm.twin.state import Memory
+from support.fake_containers import FINISHED_AT, container_of, task_of
+from support.fake_metrics import FakeMetrics
+from support.fakes import FakeDownloads, FakeImages, FakeLogs, FakeNetwork, FakeRuntime
 from support.managers import configured
 
 if TYPE_CHECKING:
@@ -117,7 +111,12 @@ class LivePlayer:
         self.tester = MqttClient(Connection(broker_url=broker.url))
         self.agent = MqttClient(Connection(broker_url=broker.url))
         tasks = [task for given in self.given.get("containers") or [] if (task := task_of(given))]
-        self.runtime = FakeRuntime(tasks, self.given.get("manager") or {})
+        self.runtime = FakeRuntime(any_image=True, tasks=tasks)
+        self.runtime.now = lambda: FINISHED_AT
+        errors = self.given.get("manager") or {}
+        for key, method in (("create_error", "prepare"), ("start_error", "start")):
+            if key in errors:
+                self.runtime.fail[method] = OperationFailedError(errors[key])
         self.metrics = FakeMetrics(self.given.get("stats") or {})
         self.manager = Manager(
             catalog=Catalog(ContainerStore(str(home))),

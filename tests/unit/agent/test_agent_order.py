@@ -20,7 +20,8 @@ from pycm.model.frozen import replace
 from pycm.model.states import Status
 from pycm.ports import ImageInfo
 from pycm.storage.store import ContainerStore
-from support.fakes import IMAGE, FakeImages, FakeLogs, FakeMetrics, FakeNetwork, FakeRuntime
+from support.fake_metrics import FakeMetrics
+from support.fakes import IMAGE, FakeImages, FakeLogs, FakeNetwork, FakeRuntime
 from support.managers import described
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from pycm.errors import OperationFailedError
 from pycm.model.container import IOConfig, State
 from pycm.model.states import Status as ContainerStatus
 from pycm.ports import Action
-from support.api_world import WAIT, FakeAttachment, Raw, World, eventually, running
+from support.api_world import WAIT, Raw, World, eventually, running
+from support.fakes import FakeAttachment
 
 
 @asynccontextmanager

@@ -27,7 +27,9 @@ from pycm.errors import (
 from pycm.model.container import IOConfig, State
 from pycm.model.states import Status as ContainerStatus
 from pycm.ports import Action
-from support.api_world import WAIT, FakeAttachment, FakeSession, World, eventually, running
+from support.api_world import WAIT, World, eventually, running
+from support.fake_containers import FakeSession
+from support.fakes import FakeAttachment
 from support.json_peer import JsonPeer, connected
 
 RUNC = "OCI runtime exec failed: exec failed: unable to start container process: "

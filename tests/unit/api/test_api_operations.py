@@ -14,7 +14,8 @@ from pycm.api.server.operations import EncodedContainers, Rooms
 from pycm.model.container import Container, Hook, HostConfig, RestartPolicy
 from pycm.model.frozen import replace
 from pycm.ports import Action
-from support.api_world import FakeContainers, running
+from support.api_world import running
+from support.fake_containers import RecordingContainers
 
 LANGUAGES = pytest.mark.parametrize("encode", [answer_of, json_of], ids=["gRPC", "JSON"])
 Encode = Callable[[Container], bytes]
@@ -22,7 +23,7 @@ Encode = Callable[[Container], bytes]
 
 @LANGUAGES
 def test_encoded_containers_encode_each_object_once(encode: Encode) -> None:
-    encoded = EncodedContainers(FakeContainers(), encode)
+    encoded = EncodedContainers(RecordingContainers(), encode)
     first = running("a")
     assert encoded.one(first) is encoded.one(first)
     assert encoded.one(first) == encode(first)
@@ -30,7 +31,7 @@ def test_encoded_containers_encode_each_object_once(encode: Encode) -> None:
 
 
 def test_encoded_containers_forget_a_removed_container_and_keep_the_others() -> None:
-    containers = FakeContainers()
+    containers = RecordingContainers()
     encoded = EncodedContainers(containers, answer_of)
     first, second = running("a"), running("b")
     kept = encoded.one(first), encoded.one(second)
@@ -43,7 +44,7 @@ def test_encoded_containers_forget_a_removed_container_and_keep_the_others() -> 
 
 
 async def test_service_keeps_nothing_of_a_container_that_it_created() -> None:
-    rooms = Rooms(FakeContainers(), *cast("Any", [None] * 4))
+    rooms = Rooms(RecordingContainers(), *cast("Any", [None] * 4))
     service = Service(rooms)
     request = m.CreateContainerRequest()
     request.container.id = "a"
@@ -54,7 +55,7 @@ async def test_service_keeps_nothing_of_a_container_that_it_created() -> None:
 async def test_service_lists_a_container_that_the_wire_cannot_carry_without_details(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    containers = FakeContainers()
+    containers = RecordingContainers()
     for one in (running("a", hooks=(Hook(timeout=2**40),)), running("b")):
         containers.present[one.id] = one
     service = Service(Rooms(containers, *cast("Any", [None] * 4)))

@@ -6,7 +6,6 @@ import json
 
 import pytest
 from twin_world import C1, DEVICE, NAME, THING, FakeMqtt, container
-from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.config.types import Things
 from pycm.errors import OperationFailedError
@@ -15,6 +14,8 @@ from pycm.twin.envelope import Problem
 from pycm.twin.lanes import CREATIONS, INTERNAL, MAX_CREATIONS, Lanes
 from pycm.twin.outbox import Keep, Run
 from pycm.twin.service import TwinService
+from support.fake_containers import FakeContainers
+from support.fake_metrics import FakeMetrics
 
 
 class Bench:

@@ -7,10 +7,10 @@ import logging
 
 from test_twin_operations import FACTORY, ONE
 from twin_world import C1, DEVICE, NAME, THING, Create, Download, HeldWorld, Start, World, container
-from vector_fakes import container_of as made_of
 
 from pycm.errors import OperationFailedError
 from pycm.twin.commands import MAX_RECENT, RUNNING, Recent, mark_of
+from support.fake_containers import container_of as made_of
 
 IMAGE = {"imageRef": "registry.test/demo/app:1.0"}
 INSTALL = "/features/SoftwareUpdatable/inbox/messages/install"

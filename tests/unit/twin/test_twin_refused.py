@@ -7,12 +7,13 @@ import logging
 
 import pytest
 from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, FakeMqtt, container
-from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.config.types import Things
 from pycm.errors import RefusedError, UnavailableError
 from pycm.twin import service
 from pycm.twin.service import TwinService
+from support.fake_containers import FakeContainers
+from support.fake_metrics import FakeMetrics
 from support.waiting import until
 
 ALL = [

@@ -8,7 +8,6 @@ import os
 
 import pytest
 from twin_world import C1, C2, COMMANDS, DEVICE, EVENTS, NAME, THING, FakeMqtt, container
-from vector_fakes import FakeContainers, FakeMetrics
 
 from pycm.config.types import Things
 from pycm.errors import InvalidInputError, OperationFailedError, UnavailableError
@@ -18,6 +17,8 @@ from pycm.twin.service import Ticker, TwinService
 from pycm.twin.session import Thing
 from pycm.twin.state import Memory, file_name
 from pycm.waiting import Backoff
+from support.fake_containers import FakeContainers
+from support.fake_metrics import FakeMetrics
 from support.waiting import until
 
 FILE = "sup_back_acme.test_gw-01_edge_containers.json"
