@@ -33,6 +33,8 @@ SOURCES = {
     ".md",
 }
 GENERATED = re.compile(r"_pb2\.pyi?$")
+OPENAPI = REPOSITORY / "docs/api.yaml"
+"""A table with a line for each member, which tests/test_openapi.py compares with the code."""
 RECORDED = REPOSITORY / "tests/vectors"
 """What others' programs printed stands there as it was."""
 
@@ -113,7 +115,7 @@ def test_no_source_is_longer_than_the_house_allows() -> None:
     def lines(path: Path) -> int:
         return path.read_bytes().count(b"\n")
 
-    own = [path for path in sources() if not GENERATED.search(path.name)]
+    own = [path for path in sources() if not GENERATED.search(path.name) and path != OPENAPI]
     assert [
         f"{name}: {lines(path)}" for path, name in zip(own, names(own), strict=True) if lines(path) > LINES
     ] == []

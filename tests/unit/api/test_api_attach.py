@@ -142,7 +142,7 @@ async def test_a_client_that_is_cut_off_gets_what_came_before_and_the_reason(wor
 async def test_a_message_that_makes_no_sense_ends_the_call(world: World) -> None:
     async with attached(world) as (stream, attachment):
         await stream._stream.send_data(b"\0\0\0\0\2\xff\xff")
-        assert "is no AttachContainerRequest message" in (await trailers(stream))["grpc-message"]
+        assert "is not a valid AttachContainerRequest message" in (await trailers(stream))["grpc-message"]
         await eventually(lambda: attachment.closed)
 
 

@@ -355,7 +355,7 @@ async def test_attach_passes_sizes_on_and_survives_that_there_is_no_terminal(
         await peer.send(RESIZE, b'{"columns":80,"rows":24}')
         await eventually(lambda: world.sessions.asked == [("resize", "a", 80, 24)])
 
-        async def fail(*_: object) -> None:
+        async def fail(*_: object, **_sizes: object) -> None:
             raise ConflictError("it does not run")
 
         monkeypatch.setattr(world.sessions, "resize", fail)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pycm import ports
 from pycm.api.server import operations, routes
 from pycm.api.server.handlers import Handlers
 from pycm.api.server.routes import (
@@ -152,8 +153,7 @@ def test_query_takes_both_ends_of_a_range(query: str) -> None:
 def test_body_members_are_read_by_their_types() -> None:
     found = read_body(EXEC, {"command": ["a", "b"], "tty": True, "columns": 65535, "user": None})
     assert found == {
-        "command": ("a", "b"), "tty": True, "stdin": False, "env": (), "user": "", "working_dir": "", "columns": 65535,
-        "rows": 0,
+        "args": ("a", "b"), "terminal": True, "stdin": False, "env": (), "user": "", "cwd": "", "width": 65535, "height": 0,
     }  # fmt: skip
 
 
@@ -249,7 +249,12 @@ def test_every_route_has_a_handler_that_takes_its_values() -> None:
         if route.body is None:
             names.append("body")
         if isinstance(handler, Operations):
-            handler = getattr(operations.Operations, handler.name)
+            places = (operations.Operations, ports.Containers, ports.Sessions, ports.Images)
+            resize = route.handler == "resize_container"
+            place = ports.Sessions if resize else ports.Images if "image" in route.handler else None
+            handler = getattr(
+                place or next(one for one in places if hasattr(one, handler.name)), handler.name
+            )
             handler = functools.partial(handler, None)
         ids = ["id"] * (route.path.count("{") + (route.answer == "frames"))
         inspect.signature(handler).bind(*ids, **dict.fromkeys(names))

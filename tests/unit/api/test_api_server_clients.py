@@ -42,7 +42,7 @@ async def test_a_message_beyond_the_limit_is_refused_before_it_is_read(raw: Raw)
         (b"\0\0\0", "13", "before its message was complete"),
         (b"\0\0\0\0\5ab", "13", "before its message was complete"),
         (b"", "13", "before its message was complete"),
-        (b"\0\0\0\0\2\xff\xff", "13", "is no CreateContainerRequest message"),
+        (b"\0\0\0\0\2\xff\xff", "13", "is not a valid CreateContainerRequest message"),
     ],
 )
 async def test_a_request_that_is_no_message_is_answered(raw: Raw, data: bytes, code: str, text: str) -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpclib.server
 from grpclib.config import Configuration
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pycm.api.server.handlers import Handlers
     from pycm.api.server.operations import Rooms
+    from pycm.config.types import GrpcServer
 
 log = logging.getLogger("pycm.api")
 
@@ -57,17 +58,7 @@ REFUSAL = (
 _FAMILIES = {"tcp": 0, "tcp4": 2, "tcp6": 10}  # AF_UNSPEC, AF_INET, AF_INET6
 
 
-class Listen(Protocol):
-    """The section grpc_server of the configuration, as far as it is needed here."""
-
-    @property
-    def protocol(self) -> str: ...
-
-    @property
-    def address_path(self) -> str: ...
-
-
-def tcp_address(listen: Listen) -> tuple[str, int] | None:
+def tcp_address(listen: GrpcServer) -> tuple[str, int] | None:
     """Host ("" for all) and port, or None for a unix socket. Errors: ConfigError for what can be neither."""
     if listen.protocol == "unix":
         return None
@@ -84,7 +75,7 @@ def tcp_address(listen: Listen) -> tuple[str, int] | None:
 class Server:
     """`start` once containers are loaded, `close` at the end. Errors of start: ConfigError, ConflictError."""
 
-    def __init__(self, rooms: Rooms, listen: Listen) -> None:
+    def __init__(self, rooms: Rooms, listen: GrpcServer) -> None:
         self._service = Service(rooms)
         self._listen = listen
         self._grpc: _Grpc | None = None

@@ -63,7 +63,7 @@ _FIELD_1 = b"\x0a"
 
 
 class Codec(CodecBase):
-    """Protobuf, but what is bytes already goes out as it is."""
+    """Protobuf; answers that are bytes already are sent as they are."""
 
     __content_subtype__ = "proto"
 
@@ -87,36 +87,37 @@ class Service:
         self.operations.closing = True
 
     def __mapping__(self) -> dict[str, Handler]:
-        unary: tuple[tuple[str, Unary, Any, Any], ...] = (
-            ("Create", self.create, m.CreateContainerRequest, m.CreateContainerResponse),
-            ("Get", self.get, m.GetContainerRequest, m.GetContainerResponse),
-            ("List", self.list, m.ListContainersRequest, m.ListContainersResponse),
-            ("Start", self.start, m.StartContainerRequest, Empty),
-            ("Stop", self.stop, m.StopContainerRequest, Empty),
-            ("Restart", self.restart, m.RestartContainerRequest, Empty),
-            ("Pause", self.pause, m.PauseContainerRequest, Empty),
-            ("Unpause", self.unpause, m.UnpauseContainerRequest, Empty),
-            ("Rename", self.rename, m.RenameContainerRequest, Empty),
-            ("Update", self.update, m.UpdateContainerRequest, Empty),
-            ("Remove", self.remove, m.RemoveContainerRequest, Empty),
+        do, request = self.operations, records.from_message
+        # fmt: off
+        unary: tuple[tuple[str, Any, Any, Unary], ...] = (
+            ("Create", m.CreateContainerRequest, m.CreateContainerResponse, self.create),
+            ("Get", m.GetContainerRequest, m.GetContainerResponse, self.get),
+            ("List", m.ListContainersRequest, m.ListContainersResponse, self.list),
+            ("Start", m.StartContainerRequest, Empty, lambda r: do.start(r.id)),
+            ("Stop", m.StopContainerRequest, Empty, lambda r: do.stop(r.id, _stop_options(r))),
+            ("Restart", m.RestartContainerRequest, Empty, lambda r: do.restart(r.id)),
+            ("Pause", m.PauseContainerRequest, Empty, lambda r: do.pause(r.id)),
+            ("Unpause", m.UnpauseContainerRequest, Empty, lambda r: do.unpause(r.id)),
+            ("Rename", m.RenameContainerRequest, Empty, lambda r: do.rename(r.id, r.name)),
+            ("Update", m.UpdateContainerRequest, Empty, lambda r: do.update(r.id, request(UpdateOptions, r.updateOptions))),
+            ("Remove", m.RemoveContainerRequest, Empty, lambda r: do.remove(r.id, force=r.force, options=_stop_options(r))),
         )
-        streaming: tuple[tuple[str, Streaming, Any, Any], ...] = (
-            ("ListStream", self.list_stream, m.ListContainersRequest, m.ListContainerMessage),
-            ("Logs", self.logs, m.GetLogsRequest, m.GetLogsResponse),
+        streaming: tuple[tuple[str, Any, Any, Streaming], ...] = (
+            ("ListStream", m.ListContainersRequest, m.ListContainerMessage, self.list_stream),
+            ("Logs", m.GetLogsRequest, m.GetLogsResponse, self.logs),
         )
-        attach = Handler(
-            self._attach, Cardinality.STREAM_STREAM, m.AttachContainerRequest, m.AttachContainerResponse
-        )
+        both = Cardinality.STREAM_STREAM
         return {
             **{CONTAINERS + name: self._unary(name, *row) for name, *row in unary},
             **{CONTAINERS + name: self._streaming(name, *row) for name, *row in streaming},
-            CONTAINERS + "Attach": attach,
-            PROJECT_INFO: self._unary("ProjectInfo", project_info, Empty, sysinfo.ProjectInfoResponse),
+            CONTAINERS + "Attach": Handler(self._attach, both, m.AttachContainerRequest, m.AttachContainerResponse),
+            PROJECT_INFO: self._unary("ProjectInfo", Empty, sysinfo.ProjectInfoResponse, project_info),
         }
+        # fmt: on
 
     # ── between calls and the library ──
 
-    def _unary(self, name: str, work: Unary, request_type: Any, reply_type: Any) -> Handler:
+    def _unary(self, name: str, request_type: Any, reply_type: Any, work: Unary) -> Handler:
         async def handle(stream: Stream[Any, Any]) -> None:
             with _failures_as_status(name):
                 request = await receive(stream, request_type)
@@ -124,11 +125,12 @@ class Service:
                     async with answering(stream):
                         await send(stream, await work(request))
                 else:
-                    await send(stream, await work(request))
+                    answer = await work(request)
+                    await send(stream, Empty() if answer is None else answer)
 
         return Handler(handle, Cardinality.UNARY_UNARY, request_type, reply_type)
 
-    def _streaming(self, name: str, work: Streaming, request_type: Any, reply_type: Any) -> Handler:
+    def _streaming(self, name: str, request_type: Any, reply_type: Any, work: Streaming) -> Handler:
         async def handle(stream: Stream[Any, Any]) -> None:
             with _failures_as_status(name):
                 request = await receive(stream, request_type)
@@ -138,7 +140,7 @@ class Service:
 
         return Handler(handle, Cardinality.UNARY_STREAM, request_type, reply_type)
 
-    # ── reading ──
+    # ── calls ──
 
     async def get(self, request: Any) -> bytes:
         """An unknown id is not an error: clients look whether the container is set."""
@@ -158,45 +160,10 @@ class Service:
             async for text in texts:
                 yield m.GetLogsResponse(log=text)
 
-    # ── changing ──
-
     async def create(self, request: Any) -> bytes:
         wanted = records.from_message(Container, request.container)
         # not kept: the container may be removed before the client of its creation is answered
-        return answer_of(await self.operations.create(wanted))
-
-    async def start(self, request: Any) -> Empty:
-        await self.operations.start(request.id)
-        return Empty()
-
-    async def stop(self, request: Any) -> Empty:
-        await self.operations.stop(request.id, _stop_options(request))
-        return Empty()
-
-    async def restart(self, request: Any) -> Empty:
-        await self.operations.restart(request.id)
-        return Empty()
-
-    async def pause(self, request: Any) -> Empty:
-        await self.operations.pause(request.id)
-        return Empty()
-
-    async def unpause(self, request: Any) -> Empty:
-        await self.operations.unpause(request.id)
-        return Empty()
-
-    async def rename(self, request: Any) -> Empty:
-        await self.operations.rename(request.id, request.name)
-        return Empty()
-
-    async def update(self, request: Any) -> Empty:
-        options = records.from_message(UpdateOptions, request.updateOptions)
-        await self.operations.update(request.id, options)
-        return Empty()
-
-    async def remove(self, request: Any) -> Empty:
-        await self.operations.remove(request.id, force=request.force, options=_stop_options(request))
-        return Empty()
+        return answer_of(await self._containers.create(wanted))
 
     # ── attach ──
 
@@ -215,9 +182,8 @@ class Service:
 
     async def _join(self, stream: Stream[Any, Any], request: Any) -> int | None:
         async with self.operations.attached(request.id, wants_input=request.std_in) as attached:
-            await (
-                stream.send_initial_metadata()
-            )  # a client that wants to start the container after this waits for it
+            # a client that wants to start the container after this waits for it
+            await stream.send_initial_metadata()
             await beside(_show(stream, attached, request), _take(stream, attached, request))
         return attached.exit_code
 
@@ -322,7 +288,7 @@ async def _message(source: Any, prefix: bytes, request_type: Any) -> Any:
         return request_type.FromString(data)
     except DecodeError as error:
         raise GRPCError(
-            Status.INTERNAL, f"the request is no {request_type.DESCRIPTOR.name} message: {error}"
+            Status.INTERNAL, f"the request is not a valid {request_type.DESCRIPTOR.name} message: {error}"
         ) from None
 
 

@@ -13,7 +13,7 @@ from pycm.api import protocol
 from pycm.api.proto.api.types.containers import types_pb2 as types
 from pycm.api.server.feeds import Feeds, image_of
 from pycm.api.server.operations import EncodedContainers, beside, message_of
-from pycm.api.server.routes import SIGNAL, SIZE, ApiError, read_body
+from pycm.api.server.routes import SIGNAL, SIZE, ApiError, json_bytes, read_body
 from pycm.errors import InvalidInputError, OperationFailedError, PycmError
 from pycm.model import gojson, records
 from pycm.model.container import Container, StopOptions, UpdateOptions, read_descriptor
@@ -21,7 +21,7 @@ from pycm.ports import Command
 from pycm.waiting import together, within
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable
 
     from pycm.api.server.operations import Attached, Operations
     from pycm.api.server.routes import Value
@@ -44,7 +44,7 @@ class Talk(Protocol):
         """Upgrade the connection. Before that, an error of the handler is a plain answer."""
 
     async def send(self, kind: int, data: bytes, *, patient: bool = False) -> None:
-        """Send frames with *data*, and wait until the client has taken them: for ever if *patient*."""
+        """Send frames with *data*, and wait until the client has read them; without a limit if *patient*."""
 
     def frames(self) -> AsyncIterator[tuple[int, bytes]]:
         """Yield what the client sends, until it leaves, which cancels the handler."""
@@ -69,6 +69,8 @@ class Handlers:
         self.pause_container = operations.pause
         self.unpause_container = operations.unpause
         self.rename_container = operations.rename
+        self.resize_container = operations.rooms.sessions.resize
+        self.remove_image = operations.rooms.images.remove
 
     async def get_version(self) -> dict[str, str]:
         return {
@@ -88,7 +90,7 @@ class Handlers:
 
     async def create_container(self, body: bytes) -> bytes:
         wanted = as_on_the_wire(read_descriptor(body), types.Container())
-        return json_of(await self._operations.create(wanted))
+        return json_of(await self._containers.create(wanted))
 
     async def remove_container(self, container_id: str, *, timeout: int, force: bool, signal: str) -> None:
         options = StopOptions(timeout=timeout, force=force, signal=signal)
@@ -102,9 +104,6 @@ class Handlers:
     async def update_container(self, container_id: str, **body: Any) -> None:
         options = as_on_the_wire(records.decode(UpdateOptions, body), types.UpdateOptions())
         await self._operations.update(container_id, options)
-
-    async def resize_container(self, container_id: str, *, columns: int, rows: int) -> None:
-        await self._sessions.resize(container_id, columns, rows)
 
     @contextlib.asynccontextmanager
     async def read_logs(self, container_id: str, tail: int) -> AsyncIterator[AsyncIterator[dict[str, str]]]:
@@ -125,9 +124,6 @@ class Handlers:
     async def list_images(self) -> list[dict[str, Any]]:
         return [image_of(image) for image in await self._images.list()]
 
-    async def remove_image(self, reference: str) -> None:
-        await self._images.remove(reference)
-
     async def prune_images(self) -> dict[str, list[str]]:
         return {"references": list(await self._images.prune())}
 
@@ -138,7 +134,7 @@ class Handlers:
             await talk.begin()  # a client that wants to start the container after this waits for it
             await beside(self._show(talk, attached), self._take(talk, attached, container_id))
         code = attached.exit_code
-        await talk.send(protocol.EXIT, _json({} if code is None else {"exit_code": code}))
+        await talk.send(protocol.EXIT, json_bytes({} if code is None else {"exit_code": code}))
 
     async def _show(self, talk: Talk, attached: Attached) -> None:
         while data := await attached.read():
@@ -148,7 +144,7 @@ class Handlers:
         async for kind, payload in talk.frames():
             if kind == protocol.RESIZE:
                 with contextlib.suppress(PycmError):  # the container may have ended, or not begun
-                    await self.resize_container(container_id, **_members(SIZE, payload))
+                    await self._sessions.resize(container_id, **_members(SIZE, payload))
             elif kind != protocol.STDIN:
                 raise _unexpected(kind)
             elif payload:
@@ -158,11 +154,11 @@ class Handlers:
 
     async def exec(self, talk: Talk, container_id: str, **body: Any) -> None:
         async with contextlib.AsyncExitStack() as stack:
-            session = await self._started(stack, _command(container_id, **body))
+            session = await self._started(stack, Command(container_id, **body))
             await talk.begin()
             streams = (self._copy(talk, session, 0), self._copy(talk, session, 1), self._feed(talk, session))
             code = await beside(session.exit_code(), _all(*streams))
-        await talk.send(protocol.EXIT, _json({"exit_code": code}), patient=True)
+        await talk.send(protocol.EXIT, json_bytes({"exit_code": code}), patient=True)
 
     async def _started(self, stack: contextlib.AsyncExitStack, command: Command) -> Session:
         try:
@@ -189,8 +185,7 @@ class Handlers:
             elif kind == protocol.STDIN:
                 await session.end_input()
             elif kind == protocol.RESIZE:
-                size = _members(SIZE, payload)
-                await session.resize(size["columns"], size["rows"])
+                await session.resize(**_members(SIZE, payload))
             elif kind == protocol.SIGNAL:
                 await session.signal(_members(SIGNAL, payload)["number"])
             else:
@@ -208,31 +203,6 @@ def start_failure(text: str) -> int | None:
     return NOT_FOUND if _MISSING.search(text) and not _REFUSED.search(text) else NOT_EXECUTABLE
 
 
-def _command(
-    container_id: str,
-    *,
-    command: Sequence[str],
-    tty: bool,
-    stdin: bool,
-    env: Sequence[str],
-    user: str,
-    working_dir: str,
-    columns: int,
-    rows: int,
-) -> Command:
-    return Command(
-        container_id=container_id,
-        args=tuple(command),
-        terminal=tty,
-        stdin=stdin,
-        env=tuple(env),
-        user=user,
-        cwd=working_dir,
-        width=columns,
-        height=rows,
-    )
-
-
 def _members(values: tuple[Value, ...], payload: bytes) -> dict[str, Any]:
     return read_body(values, gojson.read(payload))
 
@@ -241,14 +211,10 @@ def _unexpected(kind: int) -> InvalidInputError:
     return InvalidInputError.of("frame", f"kind {kind}", "is not one that a client may send here")
 
 
-def _json(value: Any) -> bytes:
-    return gojson.dumps(value).encode()
-
-
 def json_of(container: Container) -> bytes:
     """Return *container* in Kanto's JSON form, without what Kanto's API does not carry: `get` prints the same for both languages."""
     message = message_of(container)
-    return _json(records.encode(records.from_message(Container, message)))
+    return json_bytes(records.encode(records.from_message(Container, message)))
 
 
 def as_on_the_wire(record: T, message: Any) -> T:

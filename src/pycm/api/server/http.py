@@ -28,7 +28,7 @@ from pycm.api.server.clients import (
     SMALL,
     Client,
 )
-from pycm.api.server.routes import PROBLEMS, ApiError, Target, problem_of
+from pycm.api.server.routes import PROBLEMS, ApiError, Target, json_bytes, problem_of
 from pycm.errors import InvalidInputError, PycmError
 from pycm.model import gojson
 
@@ -303,7 +303,7 @@ class Connection(Client, asyncio.Protocol):
 
     async def _send_value(self, status: int, value: Any, kind: str = JSON, *more: tuple[str, str]) -> None:
         """*value*: bytes of JSON, or an object; None for an answer without a body."""
-        body = b"" if value is None else value if isinstance(value, bytes) else _json(value)
+        body = b"" if value is None else value if isinstance(value, bytes) else json_bytes(value)
         headers = [("Content-Type", kind), ("Content-Length", str(len(body)))] if body else []
         if self._http.their_state in (h11.SEND_BODY, h11.ERROR):
             headers.append(("Connection", "close"))  # the rest of the request will not be read
@@ -320,12 +320,12 @@ class Connection(Client, asyncio.Protocol):
         await self._taken()
         try:
             async for line in lines:
-                self._send(h11.Data(data=_json(line) + b"\n"))
+                self._send(h11.Data(data=json_bytes(line) + b"\n"))
                 await self._taken(patient=patient)
         except PycmError as error:
-            self._send(h11.Data(data=_json({"problem": problem_of(error)}) + b"\n"))
+            self._send(h11.Data(data=json_bytes({"problem": problem_of(error)}) + b"\n"))
         except Exception as error:  # noqa: BLE001  as above
-            self._send(h11.Data(data=_json({"problem": problem_of(_bug("a feed", error))}) + b"\n"))
+            self._send(h11.Data(data=json_bytes({"problem": problem_of(_bug("a feed", error))}) + b"\n"))
         self._send(h11.EndOfMessage())
         await self._taken(patient=patient)
 
@@ -366,11 +366,11 @@ class Connection(Client, asyncio.Protocol):
         except PycmError as error:
             if self._frames is None:
                 raise
-            await self.send(protocol.PROBLEM, _json(problem_of(error)))
+            await self.send(protocol.PROBLEM, json_bytes(problem_of(error)))
         except Exception as error:
             if self._frames is None:
                 raise
-            await self.send(protocol.PROBLEM, _json(problem_of(_bug("exec or attach", error))))
+            await self.send(protocol.PROBLEM, json_bytes(problem_of(_bug("exec or attach", error))))
 
     async def begin(self) -> None:
         """Upgrade the connection."""
@@ -411,7 +411,3 @@ def _bug(call: str, error: Exception) -> ApiError:
     return ApiError(
         "internal", f"internal error: {type(error).__name__}", hint="The agent's log has the details."
     )
-
-
-def _json(value: Any) -> bytes:
-    return gojson.dumps(value).encode()

@@ -6,23 +6,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 from pycm.api.proto.api.types.containers import types_pb2 as types
 from pycm.errors import ConflictError, InvalidInputError, NotFoundError, shorten
 from pycm.model import records
-from pycm.model.container import Container, IOConfig, LogConfiguration, StopOptions, UpdateOptions
+from pycm.model.container import Container, IOConfig, LogConfiguration, StopOptions
 from pycm.model.states import ALIVE, Status
 from pycm.model.validation import check_id
 from pycm.ports import Action
 from pycm.waiting import cancel
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 
     from pycm.ports import Attachment, Containers, Event, Images, Logs, Metrics, Sessions
 
 T = TypeVar("T")
+P = ParamSpec("P")
 log = logging.getLogger("pycm.api")
 
 
@@ -37,18 +38,26 @@ class Rooms(NamedTuple):
 
 
 class Operations:
-    """Errors of every call: those of `pycm.errors`. `closing`: the agent stops, so clients that are lost now did not leave."""
+    """Errors of every call: those of `pycm.errors`. `closing`: the agent stops; clients lost from now on did not leave."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.rooms = rooms
         self.containers = rooms.containers
         self.closing = False
+        self.start = _checking(rooms.containers.start)
+        self.stop = _checking(rooms.containers.stop)
+        self.pause = _checking(rooms.containers.pause)
+        self.unpause = _checking(rooms.containers.unpause)
+        self.rename = _checking(rooms.containers.rename)
+        self.update = _checking(rooms.containers.update)
+        self.remove = _checking(rooms.containers.remove)
         self._background: set[asyncio.Future[None]] = set()
 
     def known(self, container_id: str) -> Container:
         container = self.containers.get(container_id)
         if container is None:
-            raise NotFoundError(f"no such container with id = {_bare_text(container_id)} exists")  # compat
+            bare = shorten(container_id).strip("'")
+            raise NotFoundError(f"no such container with id = {bare} exists")  # compat
         return container
 
     def logs(self, container_id: str, tail: int) -> AsyncGenerator[str, None]:
@@ -59,17 +68,9 @@ class Operations:
         texts = self.rooms.logs.read(container.id, log_configuration(container), tail)
         return cast("AsyncGenerator[str, None]", texts)
 
-    async def create(self, container: Container) -> Container:
-        return await self.containers.create(container)
-
-    async def start(self, container_id: str) -> None:
-        await self.containers.start(_checked(container_id))
-
-    async def stop(self, container_id: str, options: StopOptions | None) -> None:
-        await self.containers.stop(_checked(container_id), options)
-
     async def restart(self, container_id: str) -> None:
-        container = self.containers.get(_checked(container_id))
+        check_id(container_id)
+        container = self.containers.get(container_id)
         if container is not None and container.state.status in ALIVE:
             await self.containers.stop(container_id, StopOptions(force=True))
         try:
@@ -80,31 +81,17 @@ class Operations:
             if container is None or container.state.status is not Status.RUNNING:
                 raise
 
-    async def pause(self, container_id: str) -> None:
-        await self.containers.pause(_checked(container_id))
-
-    async def unpause(self, container_id: str) -> None:
-        await self.containers.unpause(_checked(container_id))
-
-    async def rename(self, container_id: str, name: str) -> None:
-        await self.containers.rename(_checked(container_id), name)
-
-    async def update(self, container_id: str, options: UpdateOptions) -> None:
-        await self.containers.update(_checked(container_id), options)
-
-    async def remove(self, container_id: str, *, force: bool, options: StopOptions | None) -> None:
-        await self.containers.remove(_checked(container_id), force=force, options=options)
-
     # ── attach ──
 
     @contextlib.asynccontextmanager
     async def attached(self, container_id: str, *, wants_input: bool) -> AsyncIterator[Attached]:
         """Attach a client to the container's run, or to its next one, until the end of the block.
 
-        A client that leaves without `end_input` keeps the container's stdin open for the next one, unless the container asked for
+        A client that leaves without `end_input` keeps the container's stdin open for the next one, unless the container has
         `stdin_once`.
         """
-        container = self.known(_checked(container_id))
+        check_id(container_id)
+        container = self.known(container_id)
         io = container.io_config or IOConfig()
         takes_input = wants_input and io.open_stdin
         attachment = await self.rooms.sessions.attach(container.id)
@@ -168,19 +155,21 @@ async def beside(work: Coroutine[Any, Any, T], side: Coroutine[Any, Any, None]) 
         await cancel(main, other)
 
 
-def _checked(container_id: str) -> str:
-    check_id(container_id)
-    return container_id
+def _checking(
+    change: Callable[Concatenate[str, P], Awaitable[None]],
+) -> Callable[Concatenate[str, P], Awaitable[None]]:
+    """Check the id before *change* uses it as a path or in containerd."""
 
+    async def checked(container_id: str, /, *args: P.args, **options: P.kwargs) -> None:
+        check_id(container_id)
+        await change(container_id, *args, **options)
 
-def _bare_text(container_id: str) -> str:
-    return shorten(container_id).strip("'")
+    return checked
 
 
 def log_configuration(container: Container) -> LogConfiguration:
-    """Return where the container's log is. Errors, with the original's texts: it never ran, or keeps no log."""
+    """Return where the container's log is. Errors: it never ran, or keeps no log."""
     name = container.id
-    # compat: the texts of the errors
     if container.state.status is Status.CREATED:
         raise ConflictError('there are no logs for container with status "Created"')  # compat
     if container.host_config is None:

@@ -20,6 +20,7 @@ from pycm.errors import (
     UnavailableError,
     shorten,
 )
+from pycm.model import gojson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,8 +59,8 @@ REQUIRED = object()
 
 # fmt: off
 SIZE = (
-    Value("columns", "integer", 0, 0, _UINT16),
-    Value("rows", "integer", 0, 0, _UINT16),
+    Value("columns", "integer", 0, 0, _UINT16, argument="width"),
+    Value("rows", "integer", 0, 0, _UINT16, argument="height"),
 )
 STOP = (
     Value("timeout", "integer", 0),
@@ -71,12 +72,12 @@ UPDATE = (
     Value("resources", "object"),
 )
 EXEC = (
-    Value("command", "texts", REQUIRED),
-    Value("tty", "flag", False),
+    Value("command", "texts", REQUIRED, argument="args"),
+    Value("tty", "flag", False, argument="terminal"),
     Value("stdin", "flag", False),
     Value("env", "texts", ()),
     Value("user", "text", ""),
-    Value("working_dir", "text", ""),
+    Value("working_dir", "text", "", argument="cwd"),
     *SIZE,
 )
 WAIT = (
@@ -352,3 +353,7 @@ def problem_of(error: PycmError) -> dict[str, Any]:
         **{name: text for name, text in parts.items() if text},
         **more,
     }
+
+
+def json_bytes(value: Any) -> bytes:
+    return gojson.dumps(value).encode()
