@@ -11,7 +11,6 @@ import pytest
 from images import Image, base_layer, layer
 
 from pycm.errors import PycmError
-from pycm.model.frozen import replace
 from pycm.registry.job import Access, Job, News
 from pycm.registry.workers import Workers
 
@@ -30,7 +29,7 @@ def puller(containerd: ContainerdServer) -> Callable[..., News]:
 
     def do(reference: str, access: Access = INSECURE, **more: Any) -> News:
         job = Job(containerd.address, containerd.namespace, "overlayfs", "test", reference, access=access)
-        return asyncio.run(Workers().run(replace(job, **more), lambda _: None))
+        return asyncio.run(Workers().run(job._replace(**more), lambda _: None))
 
     return do
 

@@ -68,7 +68,7 @@ def test_a_pull_makes_room_by_unused_images_and_says_how_much_is_missing(
         before = len(registry.blob_requests())
         done = agent.pycm("pull", enormous)
         assert done.returncode == 1
-        assert re.search(r"no room for image .* needs [0-9.]+ MB .* [0-9.]+ MB are missing", done.stderr)
+        assert re.search(r"no space for image .* needs [0-9.]+ MB .* [0-9.]+ MB are missing", done.stderr)
         assert len(registry.blob_requests()) <= before + 1  # its configuration; no byte of a layer
         assert names(agent) == {first}  # its removal would not have been enough
         used = agent.cm("create", "--network", "host", second)  # the first one has to go for it
@@ -93,7 +93,7 @@ def test_a_layer_that_swells_is_given_up_and_leaves_nothing(
         done = agent.pycm("pull", bomb)
         assert done.returncode == 1
         # by the watch over the free space or, where the disk is faster than that, by the disk itself
-        assert "no room for image" in done.stderr
+        assert "no space for image" in done.stderr
         assert done.stderr.count("\n") == 1
         assert names(agent) == set()
         wait_until(
@@ -116,7 +116,7 @@ def test_a_layer_of_too_many_files_is_given_up_and_costs_no_other_image(
         done = agent.pycm("pull", bomb)
         assert done.returncode == 1
         # by the watch over the free files or, where the disk is faster than that, by the disk itself
-        assert "no room for image" in done.stderr
+        assert "no space for image" in done.stderr
         assert done.stderr.count("\n") == 1
         assert names(agent) == unused
 

@@ -155,11 +155,11 @@ def nameless(archive: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (cut, "cut short"),
-        (without_blob, "there is no blobs/sha256/"),
-        (damaged_blob, "has something else than sha256:"),
-        (text, "is no tar archive"),
-        (compressed, "has to be unpacked first"),
+        (cut, "is truncated"),
+        (without_blob, "blobs/sha256/"),
+        (damaged_blob, "has other content under the digest of sha256:"),
+        (text, "not a tar archive"),
+        (compressed, "compressed"),
         (nameless, "gives no image a full name"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -96,7 +96,7 @@ def test_encoding_that_cannot_be_undone_is_one_clear_error(
 ) -> None:
     reference = registry.put(fresh(), "encoded/odd", "1")
     registry.answer = lambda request: request.say(200, b"x", {"Content-Encoding": "br"})
-    assert "sends its answer encoded as 'br', which was not asked for" in str(refused(pull, reference))
+    assert "sends its answer encoded as 'br', expected none" in str(refused(pull, reference))
 
 
 def test_locations_and_realms_may_be_relative_and_unescaped(

@@ -48,12 +48,12 @@ def pull(containerd: ContainerdServer) -> Callable[..., News]:
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "words"),
     [
-        (401, {}, OperationFailedError, ("pull access denied", "answers 401", "no login for it")),
+        (401, {}, OperationFailedError, ("pull access denied", "answers 401")),
         (401, {"WWW-Authenticate": "Negotiate"}, OperationFailedError, ("pull access denied", "answers 401")),
         (403, {}, OperationFailedError, ("pull access denied", "answers 403")),
         (404, {}, NotFoundError, (":1: not found",)),
         (410, {}, OperationFailedError, ("unexpected status 410",)),
-        (429, {"Retry-After": "3600"}, UnavailableError, ("answers 429", "left alone for 3600 s")),
+        (429, {"Retry-After": "3600"}, UnavailableError, ("answers 429", "asks to wait 3600 s")),
     ],
 )
 def test_a_refusal_is_one_clear_error(
@@ -69,6 +69,7 @@ def test_a_refusal_is_one_clear_error(
     assert str(error).startswith(f'failed to resolve reference "{reference}": ')
     for word in (*words, "so said the server"):
         assert word in str(error)
+    assert ("registry_configurations" in error.hint) is (status in (401, 403))
     assert reference not in images(containerd)
     assert leases(containerd) == before
 
@@ -189,7 +190,7 @@ def test_other_content_under_the_digest_is_never_used(
     true = registry.blobs[big]
     registry.blobs[big] = wrong_content(true)
     error = refused(pull, reference)
-    assert f"something else than {big} under its name" in str(error)
+    assert f"other content under the digest of {big}" in str(error)
     assert reference not in images(containerd)
     assert big not in containerd.ctr("content", "ls", "-q").split()
     registry.blobs[big] = true
@@ -246,7 +247,7 @@ def test_an_answer_longer_than_it_should_be_is_refused(
 
     registry.answer = answer
     error = refused(pull, reference)
-    assert "are expected" in str(error)
+    assert "bytes, expected" in str(error)
     assert reference not in images(containerd)
 
 
@@ -259,7 +260,7 @@ def test_a_manifest_that_is_another_one_is_refused(
     pinned = f"{reference.rpartition(':')[0]}@{digest}"
     registry.put(fresh(), "some/app", "1")
     registry.manifests[f"/v2/some/app/manifests/{digest}"] = registry.manifests["/v2/some/app/manifests/1"]
-    assert f"something else than {digest}" in str(refused(pull, pinned))
+    assert f"other content under the digest {digest}" in str(refused(pull, pinned))
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_files_that_cannot_be_used_are_named(
         assert missing in text
         assert "No such file or directory" in text
         text = refused(pull, reference, root_ca=str(authority.ca), client_cert=str(authority.ca))
-        assert "client_cert and client_key are needed both" in text
+        assert "client_cert and client_key must be set together" in text
 
 
 def test_a_login_is_not_sent_from_https_to_plain_http(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One gRPC connection to containerd, and the only place where gRPC's errors become pycm's.
 
-grpclib connects with the first call, and again with the first call after a loss. A stream that was open at the loss ends with
-UnavailableError; its reader opens it again (`events.py`).
+grpclib connects with the first call, and again with the first call after a loss. A stream that was open at the loss
+ends with UnavailableError; its reader opens it again (`events.py`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 
     from pycm.containerd.rpc import Call, Reply, Request
 
-#: Bytes that containerd may send before pycm reads them; then HTTP/2 makes it wait. One unread stream cannot use up the connection's.
+#: Bytes that containerd may send before pycm reads them; then HTTP/2 makes it wait. One unread stream cannot use up the
+#: connection's.
 CONNECTION_WINDOW = 4 << 20
 STREAM_WINDOW = 1 << 20
-#: h2 remembers how each of the last 65536 calls of a connection ended, at 100 bytes a call, also for the API's clients. Only calls with
-#: a frame that may still be on its way matter, and a connection has at most 100 calls open.
+#: h2 remembers how each of the last 65536 calls of a connection ended, at 100 bytes a call, also for the API's clients.
+#: Only calls with a frame that may still be on its way matter, and a connection has at most 100 calls open.
 H2Connection.MAX_CLOSED_STREAMS = 256
 #: Characters of an error. containerd forwards runc's output; more than this adds no information.
 MESSAGE_LIMIT = 1000
@@ -112,7 +113,8 @@ class _ContainerdProtocol(H2Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        # grpclib does not wake calls that wait before sending their headers: let them continue, and fail on the closed connection
+        # grpclib does not wake calls that wait before sending their headers: let them continue, and fail on the closed
+        # connection
         with contextlib.suppress(H2Error):
             self.connection._connection.close_connection()  # noqa: SLF001
         self.connection.write_ready.set()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """containerd's content store, which holds blobs by digest, and the leases that keep what is in it.
 
-A blob is written piece by piece. containerd keeps an unfinished one (an "ingest", named after the digest) until it is complete,
-aborted or expired with its lease; a later writer resumes it. containerd hashes what it receives, and a blob whose digest differs
-from the expected one never becomes content.
+A blob is written piece by piece. containerd keeps an unfinished one (an "ingest", named after the digest) until it is
+complete, aborted or expired with its lease; a later writer resumes it. containerd hashes what it receives, and a blob
+whose digest differs from the expected one never becomes content.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ class Content:
         return data
 
     async def reaches(self, digest: str, size: int) -> bool:
-        """Check that the blob's file has *size* bytes by reading its last one: containerd answers sizes from its database."""
+        """Check that the blob's file has *size* bytes by reading its last one: containerd answers sizes from its
+        database.
+        """
         if await self.size(digest) != size:
             return False
         try:
@@ -178,8 +180,8 @@ class Content:
 class PullLease:
     """Holds what a pull fetches until the image's record does, and for a day if the pull is interrupted.
 
-    Each attempt has a lease of its own and takes over what earlier attempts of the same *owner* hold: a lease's expiry cannot be
-    moved, and it must not come in the middle of a pull. containerd drops expired leases.
+    Each attempt has a lease of its own and takes over what earlier attempts of the same *owner* hold: a lease's expiry
+    cannot be moved, and it must not come in the middle of a pull. containerd drops expired leases.
     """
 
     def __init__(self, client: Client, prefix: str, owner: str) -> None:
@@ -246,7 +248,8 @@ class Marks:
         return self._labels.get(_make_key(name))
 
     async def add(self, name: str, value: str, among: Iterable[str]) -> None:
-        """Note *value* (at most some hundred characters) for *name*, and forget names that are not *among* the present ones.
+        """Note *value* (at most some hundred characters) for *name*, and forget names that are not *among* the present
+        ones.
 
         A crash in between loses notes; it never makes wrong ones.
         """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The session with containerd: one endless stream of events, and what containerd must keep for pycm's containers.
 
-containerd stores no events and does not say when a subscription takes effect. pycm therefore subscribes, publishes an event of its
-own until that event arrives, and only then lists the tasks. An exit before the list is in the list, an exit after it is in the
-stream, and one in between is in both: an exit may arrive twice, but none is missed.
+containerd stores no events and does not say when a subscription takes effect. pycm therefore subscribes, publishes an
+event of its own until that event arrives, and only then lists the tasks. An exit before the list is in the list, an
+exit after it is in the stream, and one in between is in both: an exit may arrive twice, but none is missed.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class EventStream:
     async def events(self) -> AsyncGenerator[RuntimeEvent, None]:
         """Connect and follow containerd for ever. RuntimeConnected or RuntimeLost comes first.
 
-        RuntimeLost comes once for each reason of an absence. No error ends the stream: one of an unexpected class is logged with
-        its traceback, and the stream reconnects as after a loss.
+        RuntimeLost comes once for each reason of an absence. No error ends the stream: one of an unexpected class is
+        logged with its traceback, and the stream reconnects as after a loss.
         """
         losses, backoff = Once(), Backoff(LAST_DELAY, FIRST_DELAY)
         while True:
@@ -132,8 +132,8 @@ async def _read_until(
 async def ensure_lease(client: Client, lease: str) -> None:
     """Make namespace and lease unless they exist. Kanto takes the same lease at its start.
 
-    Without the lease, containerd's garbage collection removes a snapshot as soon as no container record names it: the data of
-    every stopped container.
+    Without the lease, containerd's garbage collection removes a snapshot as soon as no container record names it: the
+    data of every stopped container.
     """
     with contextlib.suppress(ConflictError):
         namespace = namespaces_pb2.Namespace(name=client.namespace)
@@ -158,9 +158,9 @@ async def _drop_content(client: Client, lease: str) -> None:
 class ShimRecords:
     """One record in containerd's sandbox store for each task, from before the task's start until after its deletion.
 
-    From version 1.7 on, a containerd that starts ends every shim without a process ("cleaning leaked shim process"), and loses the
-    exit code of a container that ended while containerd was down. It keeps a shim whose id is in its sandbox store. containerd 1.6
-    has no such store and needs none; `ids` finds that out once for each connection.
+    From version 1.7 on, a containerd that starts ends every shim without a process ("cleaning leaked shim process"),
+    and loses the exit code of a container that ended while containerd was down. It keeps a shim whose id is in its
+    sandbox store. containerd 1.6 has no such store and needs none; `ids` finds that out once for each connection.
     """
 
     def __init__(self, client: Client) -> None:

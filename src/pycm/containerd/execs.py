@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that run in a container beside its first process.
 
-containerd keeps such a command until a client deletes it. An empty file therefore notes each command while it exists. An agent that
-was killed, or that lost containerd meanwhile, finds the note and ends the command. The command's children are killed with it, but
-for those with a session of their own: they belong to the container.
+containerd keeps such a command until a client deletes it. An empty file therefore notes each command while it exists.
+An agent that was killed, or that lost containerd meanwhile, finds the note and ends the command. The command's children
+are killed with it, but for those with a session of their own: they belong to the container.
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Execs:
         return spec
 
     async def _check_user_files(self, container_id: str) -> None:
-        """Refuse special files: the runtime always reads these files inside the container, and would block at a FIFO for ever."""
+        """Refuse special files: the runtime always reads these files inside the container, and would block at a FIFO
+        for ever.
+        """
         found = await self._call(rpc.TASK_GET, tasks_pb2.GetRequest(container_id=container_id))
         pid = rpc.read_task(found.process).pid
         try:
@@ -183,7 +185,10 @@ class Execs:
         self._forget(container_id, exec_id)
 
     async def _kill(self, container_id: str, exec_id: str) -> None:
-        """Send SIGKILL to the command and its children, and wait until it is gone. A command that never started has no process."""
+        """Send SIGKILL to the command and its children, and wait until it is gone.
+
+        A command that never started has no process.
+        """
         request = tasks_pb2.KillRequest(container_id=container_id, exec_id=exec_id, signal=signal.SIGKILL)
         with contextlib.suppress(NotFoundError, ConflictError, OperationFailedError):
             await self._kill_group(container_id, exec_id)
@@ -191,8 +196,8 @@ class Execs:
             await self._call(rpc.TASK_WAIT, tasks_pb2.WaitRequest(container_id=container_id, exec_id=exec_id))
 
     async def _kill_group(self, container_id: str, exec_id: str) -> None:
-        """Kill the process group that the runtime makes for a command. containerd kills only its leader; the children of a health
-        check's shell, for instance, would accumulate in the container.
+        """Kill the process group that the runtime makes for a command. containerd kills only its leader; the children
+        of a health check's shell, for instance, would accumulate in the container.
         """
         request = tasks_pb2.GetRequest(container_id=container_id, exec_id=exec_id)
         found = rpc.read_task((await self._call(rpc.TASK_GET, request)).process)
@@ -242,7 +247,10 @@ class Execs:
 
 
 def _refuse_special(pid: int) -> None:
-    """Raise SpecialFileError for a file that the first process sees, mounts included. The runtime judges unreadable ones."""
+    """Raise SpecialFileError for a file that the first process sees, mounts included.
+
+    The runtime judges unreadable ones.
+    """
     for path in (PASSWD, GROUP):
         try:
             rootfs.read_file([f"/proc/{pid}/root/."], path, 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """OCI and Docker image documents: which manifest of an index fits this machine, and what a configuration says. No I/O.
 
-Images come from anywhere, so this module trusts nothing: an invalid document raises OperationFailedError with one line that names
-the document and the reason.
+Images come from anywhere, so this module trusts nothing: an invalid document raises OperationFailedError with one line
+that names the document and the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pycm.ports import ImageConfig
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-#: Bounds on what a document may hold, all far beyond real images (docs/images.md). Bytes of a document: registries refuse larger ones.
+#: Bounds on what a document may hold, all far beyond real images (docs/images.md). Bytes of a document: registries
+#: refuse larger ones.
 DOCUMENT_LIMIT = 4 << 20
 #: Commas and opening brackets in a document, also inside strings: Python needs up to 200 bytes and 1 µs for each value.
 MARKS = 200_000
@@ -28,8 +29,8 @@ MANIFESTS, LAYERS, ANNOTATIONS = 1000, 500, 256
 WORDS, WORD = 4096, (128 << 10) - 1
 #: Characters of other strings and of an annotation's value; bytes of a blob; digits of a number.
 TEXT, ANNOTATION, BLOB, DIGITS = 4096, 64 << 10, 1 << 40, 20
-#: Levels of indexes below an index: containerd's tools never make more. Entries without a platform whose configuration is read.
-#: Manifests, indexes and configurations that are read for one image.
+#: Levels of indexes below an index: containerd's tools never make more. Entries without a platform whose configuration
+#: is read. Manifests, indexes and configurations that are read for one image.
 INDEX_DEPTH, NAMELESS, DOCUMENTS = 3, 8, 32
 #: Characters of a reference in a message.
 QUOTED = 200
@@ -45,8 +46,8 @@ MANIFEST_TYPES = (
 )
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _ARM = tuple(("arm", variant) for variant in ("v8", "v7", "v6", "v5"))
-#: What a machine (uname -m) runs, best first, as (architecture, variant) of the image specification. The default variants are v8 of
-#: arm64 and v7 of arm.
+#: What a machine (uname -m) runs, best first, as (architecture, variant) of the image specification. The default
+#: variants are v8 of arm64 and v7 of arm.
 # fmt: off
 PLATFORMS: Mapping[str, Sequence[tuple[str, str]]] = {
     "x86_64":      (("amd64", ""), ("386", "")),
@@ -131,7 +132,10 @@ def _parse_int(text: str) -> int:
 
 
 def read_manifest(document: Mapping[str, Any], what: str) -> tuple[Descriptor, ...] | Manifest:
-    """Return the entries of an index, or a manifest. The content decides which: the media type is optional and often wrong."""
+    """Return the entries of an index, or a manifest.
+
+    The content decides which: the media type is optional and often wrong.
+    """
     if isinstance(document.get("manifests"), list):
         entries = _list(document["manifests"], f"manifests of {what}", MANIFESTS)
         return tuple(_descriptor(item, f"an entry of {what}") for item in entries)
@@ -153,7 +157,10 @@ def read_manifest(document: Mapping[str, Any], what: str) -> tuple[Descriptor, .
 
 
 def choose_media_type(document: Mapping[str, Any], claimed: str) -> str:
-    """Return the type of an index or manifest. Servers *claim* many types for JSON; other clients of containerd trust the record."""
+    """Return the type of an index or manifest.
+
+    Servers *claim* many types for JSON; other clients of containerd trust the record.
+    """
     for name in (document.get("mediaType"), claimed):
         if name in MANIFEST_TYPES:
             return str(name)
@@ -201,7 +208,7 @@ def make_chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
 
 
 def make_layer_type(media_type: str) -> str:
-    """Return the media type that every containerd from 1.6 on knows: later ones added a name for Docker's zstd layers."""
+    """Return the media type that every containerd from 1.6 on knows: zstd layers of Docker have a later name."""
     for ending, kind in (("zstd", "+zstd"), ("gzip", "+gzip"), ("tar", "")):
         if media_type.endswith(ending):
             return f"application/vnd.oci.image.layer.v1.tar{kind}"
@@ -292,7 +299,9 @@ def _texts(value: Any, what: str, count: int, limit: int = TEXT) -> tuple[str, .
 
 
 class Resolved(NamedTuple):
-    """`path`: the documents from the root to the manifest, each with the number of the chosen entry (-1 for the manifest)."""
+    """`path`: the documents from the root to the manifest, each with the number of the chosen entry (-1 for the
+    manifest).
+    """
 
     manifest: Manifest
     config: Config
@@ -302,8 +311,8 @@ class Resolved(NamedTuple):
 class Resolver:
     """Finds what an index or manifest holds for *machine*, and reads at most DOCUMENTS documents for it.
 
-    *document* and *config* read a document; *config*, which defaults to *document*, reads configurations. *nothing* is the start
-    of the error for an index without a fitting entry.
+    *document* and *config* read a document; *config*, which defaults to *document*, reads configurations. *nothing* is
+    the start of the error for an index without a fitting entry.
     """
 
     def __init__(
@@ -372,7 +381,10 @@ class Resolver:
         return best[1], best[2]
 
     async def _look(self, entry: Descriptor, depth: int) -> Resolved | None:
-        """Resolve an entry without a platform. None if it is not here, or is not an image (a signature, a list of contents)."""
+        """Resolve an entry without a platform.
+
+        None if it is not here, or is not an image (a signature, a list of contents).
+        """
         try:
             return await self.resolve(entry, None, depth)
         except (NotFoundError, OperationFailedError):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of one containerd namespace: their records, read for this machine's platform, and unpacked into snapshots.
 
-pycm unpacks as containerd's own client does, so that it shares images with `ctr` and with Kanto: one snapshot for each layer, named
-by chain id. A label on the image's configuration makes containerd's garbage collector keep the top snapshot, and with it all below.
-Until the label is set, a lease keeps them. `forget_interrupted` drops the lease that a crash left, and containerd then removes the
-half-made snapshots.
+pycm unpacks as containerd's own client does, so that it shares images with `ctr` and with Kanto: one snapshot for each
+layer, named by chain id. A label on the image's configuration makes containerd's garbage collector keep the top
+snapshot, and with it all below. Until the label is set, a lease keeps them. `forget_interrupted` drops the lease that a
+crash left, and containerd then removes the half-made snapshots.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ _KEEP_SNAPSHOT = "containerd.io/gc.ref.snapshot."
 
 
 class Record(NamedTuple):
-    """An image as containerd records it. `created_ns`: nanoseconds since 1970. `preloaded`: imported from the preload directory."""
+    """An image as containerd records it.
+
+    `created_ns`: nanoseconds since 1970. `preloaded`: imported from the preload directory.
+    """
 
     reference: str
     target: Descriptor
@@ -140,7 +143,9 @@ class ImageStore:
         return found
 
     async def roots(self, snapshotter: str) -> tuple[str, str]:
-        """Return the directories of containerd's content and snapshots on this machine; "" where containerd does not say."""
+        """Return the directories of containerd's content and snapshots on this machine; "" where containerd does not
+        say.
+        """
         filters = ["type==io.containerd.content.v1", f"type==io.containerd.snapshotter.v1,id=={snapshotter}"]
         answer = await self._client.call(rpc.PLUGINS, introspection_pb2.PluginsRequest(filters=filters))
         found = {plugin.type: plugin.exports.get("root", "") for plugin in answer.plugins}
@@ -230,7 +235,8 @@ class Images:
     ) -> None:
         """Do the same under a lease of the caller's.
 
-        *layer_done* is called with the number of unpacked layers. *guard* awaits each call that fills the disk, and may abort it.
+        *layer_done* is called with the number of unpacked layers. *guard* awaits each call that fills the disk, and may
+        abort it.
         """
         parent = ""
         for number, (layer, diff_id, name) in enumerate(
@@ -330,10 +336,11 @@ def _apply_request(layer: Descriptor, mounts: Any) -> diff_pb2.ApplyRequest:
 
 
 def sync_file_system(directory: str) -> None:
-    """Wait until everything written to the file system of *directory* is on the disk; without *directory*, to all file systems.
+    """Wait until everything written to the file system of *directory* is on the disk; without *directory*, to all file
+    systems.
 
-    containerd 1.6 syncs its own record of an unpacked layer, but not the layer's files: after a power cut they would be empty.
-    Blocks as long as the disk needs: for a worker thread.
+    containerd 1.6 syncs its own record of an unpacked layer, but not the layer's files: after a power cut they would be
+    empty. Blocks as long as the disk needs: for a worker thread.
     """
     if not directory:
         os.sync()

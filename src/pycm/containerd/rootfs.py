@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read one file of a container's root file system from its snapshot's directories, without mounting anything.
 
-A mount would need a directory, privileges and an unmount on every path, only to read /etc/passwd. This module searches the
-directories of an overlay as the kernel does, top layer first: a character device 0/0 or an opaque directory hides what is below.
-Every step is relative to an open directory. Links are resolved here and never by the kernel: absolute links and ".." start at the
-root file system, as after chroot, so that no image can point outside. Directories that were renamed inside the container
-(overlayfs' "redirect") are not followed.
+A mount would need a directory, privileges and an unmount on every path, only to read /etc/passwd. This module searches
+the directories of an overlay as the kernel does, top layer first: a character device 0/0 or an opaque directory hides
+what is below. Every step is relative to an open directory. Links are resolved here and never by the kernel: absolute
+links and ".." start at the root file system, as after chroot, so that no image can point outside. Directories that were
+renamed inside the container (overlayfs' "redirect") are not followed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class SpecialFileError(OperationFailedError):
 
 
 def list_layers(mounts: Sequence[Mount]) -> list[str]:
-    """Return the directories of a snapshot, top first. OperationFailedError for snapshotters that do not mount directories."""
+    """Return the directories of a snapshot, top first.
+
+    OperationFailedError for snapshotters that do not mount directories.
+    """
     if len(mounts) == 1 and mounts[0].type == "bind":
         return [mounts[0].source]
     if len(mounts) == 1 and mounts[0].type == "overlay":
@@ -62,10 +65,11 @@ def list_layers(mounts: Sequence[Mount]) -> list[str]:
 
 
 def read_file(directories: Iterable[str], path: str, limit: int) -> bytes | None:
-    """Return at most *limit* bytes of the regular file at *path*, None if nothing is there. Blocks: for a worker thread.
+    """Return at most *limit* bytes of the regular file at *path*, None if nothing is there. Blocks: for a worker
+    thread.
 
-    SpecialFileError for anything else in the file's place. OperationFailedError for loops of links, for links out of the root to
-    nothing inside it, and for files that cannot be read.
+    SpecialFileError for anything else in the file's place. OperationFailedError for loops of links, for links out of
+    the root to nothing inside it, and for files that cannot be read.
     """
     try:
         with ExitStack() as opened:
@@ -117,7 +121,10 @@ def _open_directory(name: str, inside: int | None, opened: ExitStack) -> int:
 
 
 class _Place:
-    """The position of a walk: a directory, as one descriptor for each layer, top first. `..` starts again at the root."""
+    """The position of a walk: a directory, as one descriptor for each layer, top first.
+
+    `..` starts again at the root.
+    """
 
     def __init__(self, root: list[int]) -> None:
         self._root = root
@@ -163,7 +170,7 @@ def _descend(stack: Iterable[int], name: str, opened: ExitStack) -> list[int]:
 
 
 def _find(stack: Iterable[int], name: str) -> tuple[int, int]:
-    """Return the directory whose entry *name* is visible, and its mode: 0 if no layer has one, or a whiteout hides it."""
+    """Return the directory whose entry *name* is visible, and its mode: 0 if there is none, or a whiteout hides it."""
     for directory in stack:
         info = _stat(directory, name)
         if info is not None:
@@ -173,7 +180,9 @@ def _find(stack: Iterable[int], name: str) -> tuple[int, int]:
 
 
 def _read_regular(directory: int, name: str, path: str, limit: int) -> bytes:
-    """Check the type before opening, which may have effects, and again when open: a container may have replaced the file."""
+    """Check the type before opening, which may have effects, and again when open: a container may have replaced the
+    file.
+    """
     info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(info.st_mode):
         raise _special(path, info.st_mode)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calls of containerd's API that pycm makes, and its messages to the values of `pycm.ports` and back: data, no I/O.
 
-containerd runs a call under the deadline of that call. The timeouts therefore end what hangs, not what is slow: a loaded
-single-board computer needs seconds to start a container.
+containerd runs a call under the deadline of that call. The timeouts therefore end what hangs, not what is slow: a
+loaded single-board computer needs seconds to start a container.
 """
 
 from __future__ import annotations

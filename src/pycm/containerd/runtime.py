@@ -4,9 +4,10 @@
 What stays in containerd between calls, and what cleans up after a crash at any instant:
 
 - `prepare` makes a snapshot "<id>-snapshot" for each container, the lease keeps it, and `remove` removes it.
-- `start` makes a container record, a sandbox record (`events.ShimRecords`) and a task; `delete_task` deletes them. The next `start`
-  replaces what an interrupted one left (a record without a task, a created task that never ran), or `remove` deletes it. The next
-  connection removes a sandbox record without a task, and with it a shim that never got one.
+- `start` makes a container record, a sandbox record (`events.ShimRecords`) and a task; `delete_task` deletes them. The
+  next `start` replaces what an interrupted one left (a record without a task, a created task that never ran), or
+  `remove` deletes it. The next connection removes a sandbox record without a task, and with it a shim that never got
+  one.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class ContainerdRuntime:
         return version
 
     async def _session_tasks(self) -> tuple[Task, ...]:
-        """List the tasks, and start to align the sandbox records: after a crash, or an upgrade of pycm or containerd."""
+        """List the tasks, and start to align the sandbox records, after a crash or an upgrade of either side."""
         await cancel(self._alignment)
         recorded = await self._records.ids()
         tasks = await self.tasks()
@@ -111,7 +112,10 @@ class ContainerdRuntime:
         return tasks
 
     async def _align_records(self, recorded: frozenset[str], tasks: Sequence[Task]) -> None:
-        """Remove records without a task, and add those of running tasks. After a loss, the next connection continues."""
+        """Remove records without a task, and add those of running tasks.
+
+        After a loss, the next connection continues.
+        """
         listed = {task.id for task in tasks}
         running = [task.id for task in tasks if task.status not in _DEAD]
         work = [(self._remove_left_over, container_id) for container_id in recorded - listed]
@@ -135,7 +139,10 @@ class ContainerdRuntime:
             await self._records.remove(container_id)
 
     async def _record_adopted(self, container_id: str) -> None:
-        """Record the shim of a task that Kanto started, or that is older than containerd's sandbox store. Ignore foreign tasks."""
+        """Record the shim of a task that Kanto started, or that is older than containerd's sandbox store.
+
+        Ignore foreign tasks.
+        """
         request = containers_pb2.GetContainerRequest(id=container_id)
         with contextlib.suppress(NotFoundError):
             record = (await self._call(rpc.CONTAINER_GET, request)).container
@@ -152,7 +159,7 @@ class ContainerdRuntime:
         return (await self._images.get(reference)).config
 
     async def _own_config(self, container_id: str) -> str:
-        """Return the digest of the configuration that the container was made with; "" for containers that Kanto made."""
+        """Return the digest of the configuration with which the container was made; "" if Kanto made it."""
         request = snapshots_pb2.StatSnapshotRequest(snapshotter=self._snapshotter, key=_key(container_id))
         try:
             return (await self._call(rpc.SNAPSHOT_STAT, request)).info.labels.get(_CONFIG, "")
@@ -162,8 +169,8 @@ class ContainerdRuntime:
     async def prepare(self, container_id: str, image: LocalImage) -> None:
         """Make the snapshot of a new container.
 
-        Only a creation calls this, so an existing snapshot was left by a creation that a crash interrupted, or belongs to a lost
-        store: it is replaced. A snapshot that a record or a task uses is a ConflictError.
+        Only a creation calls this, so an existing snapshot was left by a creation that a crash interrupted, or belongs
+        to a lost store: it is replaced. A snapshot that a record or a task uses is a ConflictError.
         """
         try:
             await self._prepare(container_id, image.top, image.config_digest)
@@ -304,7 +311,9 @@ class ContainerdRuntime:
             ) from None
 
     def _record(self, request: TaskRequest) -> containers_pb2.CreateContainerRequest:
-        """Write the record as Kanto does, without labels and image, so that either of the two can take the container over."""
+        """Write the record as Kanto does, without labels and image, so that either of the two can take the container
+        over.
+        """
         container = containers_pb2.Container(
             id=request.id,
             spec=rpc.pack_spec("Spec", request.spec),
@@ -332,7 +341,7 @@ class ContainerdRuntime:
     async def _create_task(
         self, request: TaskRequest, mounts: Sequence[Mount]
     ) -> tasks_pb2.CreateTaskResponse:
-        """Create the task, and its sandbox record at the same time: the record waits for the disk, which may be slow."""
+        """Create the task, and its sandbox record at the same time: the record waits for the disk."""
         task, _ = await asyncio.gather(
             self._call(rpc.TASK_CREATE, _task_request(request, mounts)),
             self._records.add(request.id, request.runtime),

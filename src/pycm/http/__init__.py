@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP as a client that trusts nobody: time-outs, redirects, ranges, logins, all bounded. Blocking: for worker threads and processes."""
+"""An HTTP client that trusts no server: timeouts, redirects, ranges and logins, all with bounds. Blocking."""

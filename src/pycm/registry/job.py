@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What agent and worker say to each other: a job on one line, then lines of news, all JSON. Pure.
+"""What agent and worker tell each other: an image reference, access to its registry, a job, and news. No I/O.
 
-Neither side trusts the other's lines to be whole: a worker may be killed in the middle of one.
+A job is one line of JSON, and so is each of the news that follow. Neither side relies on whole lines: a worker may be
+killed in the middle of one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pycm.containerd.image_format import is_digest
+from pycm.containerd.image_format import is_digest, quote
 from pycm.errors import (
     ConflictError,
     InvalidInputError,
@@ -28,17 +28,33 @@ if TYPE_CHECKING:
 
 REFERENCE_LIMIT = 512
 HIGHEST_PORT = 65535
+#: Bytes of a line that either side reads, and lines that a worker may send.
+LINE_LIMIT, LINES_LIMIT = 64 << 10, 200_000
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PORT = re.compile(r":([0-9]+)$")
 _PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-#: Docker Hub's registry does not live where its images' names say.
+#: The names of Docker Hub's images do not contain the host of its registry.
 _HUB, _HUB_REGISTRY = "docker.io", "registry-1.docker.io"
+_ERRORS = {
+    error.__name__: error
+    for error in (ConflictError, InvalidInputError, NotFoundError, OperationFailedError, UnavailableError)
+}
 
 
-@dataclass(frozen=True)
-class Reference:
-    """`host` with port, as in the name; of tag and digest at least one is set, and the digest counts."""
+class NoRoomError(OperationFailedError):
+    """There is no space for an image; `missing`: bytes."""
+
+    def __init__(self, text: str, missing: int) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
+# ── references ──
+
+
+class Reference(NamedTuple):
+    """`host` with port, as in the name. At least one of tag and digest is set; the digest has precedence."""
 
     text: str
     host: str
@@ -48,7 +64,7 @@ class Reference:
 
     @property
     def wanted(self) -> str:
-        """What to ask the registry for."""
+        """The tag or digest for requests to the registry."""
         return self.digest or self.tag
 
     @property
@@ -58,12 +74,13 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """InvalidInputError says what is wrong with *text*; NotFoundError, in Kanto's words, that tag and digest are missing."""
+    """Read *text*. InvalidInputError names the fault; NotFoundError, in Kanto's words, a missing tag and digest."""
     host, slash, rest = text.partition("/")
     path, at, digest = rest.partition("@")
     path, colon, tag = path.partition(":")
+    start = f"failed to resolve reference {quote(text)}: "  # compat
     if len(text) <= REFERENCE_LIMIT and not colon and not at:
-        raise NotFoundError(f"failed to resolve reference {quote(text)}: object required")
+        raise NotFoundError(f"{start}object required")  # compat
     why = ""
     if len(text) > REFERENCE_LIMIT:
         why = f"longer than {REFERENCE_LIMIT} characters"
@@ -72,42 +89,43 @@ def parse_reference(text: str) -> Reference:
     elif (port := _PORT.search(host)) and not 0 < int(port[1]) <= HIGHEST_PORT:
         why = f"port {port[1]} is not between 1 and {HIGHEST_PORT}"
     elif not _PATH.fullmatch(path):
-        why = f"{shorten(path)} is no repository: small letters, digits and single . _ - between them"
+        why = (
+            f"repository {shorten(path)} may contain small letters and digits, with single . _ - between them"
+        )
     elif colon and not _TAG.fullmatch(tag):
-        why = f"{shorten(tag)} is no tag: up to 128 letters, digits, _ . -"
+        why = f"tag {shorten(tag)} must be up to 128 letters, digits, _ . -"
     elif at and not is_digest(digest):
-        why = f"{shorten(digest)} is no digest: sha256: and 64 hexadecimal digits"
+        why = f"digest {shorten(digest)} must be sha256: and 64 hexadecimal digits"
     if why:
-        raise InvalidInputError(f"failed to resolve reference {quote(text)}: {why}")
+        raise InvalidInputError(start + why)
     return Reference(text, host, path, tag, digest)
 
 
-def quote(text: str) -> str:
-    """A reference as Kanto's messages show it: in double quotes, here escaped and shortened."""
-    shown = shorten(text, 200)[1:-1].replace('"', '\\"')
-    return f'"{shown}"'
+# ── access ──
 
 
-@dataclass(frozen=True)
-class Access:
-    """How to get into a registry: `insecure` means plain HTTP, or HTTPS without verification, whichever it speaks.
+class Access(NamedTuple):
+    """How to connect to a registry. `insecure`: plain HTTP, or HTTPS without verification, as the registry speaks.
 
-    `usable`: False if what is configured of the registry has an error.
+    `usable`: False if the configuration of the registry has an error.
     """
 
     insecure: bool = False
     user: str = ""
-    password: str = field(default="", repr=False)
+    password: str = ""
     root_ca: str = ""
     client_cert: str = ""
     client_key: str = ""
     usable: bool = True
 
+    def __repr__(self) -> str:
+        return f"Access(insecure={self.insecure}, user={self.user!r}, root_ca={self.root_ca!r})"
 
-def access_to(host: str, configured: Mapping[str, Access], insecure: Collection[str]) -> Access:
-    """*host* as it stands in a reference, with its port. An insecure registry keeps its login; its TLS files have no use.
 
-    Errors: OperationFailedError for one that is not usable.
+def find_access(host: str, configured: Mapping[str, Access], insecure: Collection[str]) -> Access:
+    """Return the access to *host*, as in a reference, with its port.
+
+    An insecure registry keeps its login; its TLS files are not used. OperationFailedError for an unusable one.
     """
     found = configured.get(host)
     if found is not None and not found.usable:
@@ -115,19 +133,15 @@ def access_to(host: str, configured: Mapping[str, Access], insecure: Collection[
             f'containers.registry_configurations."{host}" has an error, which the log names: pulls are refused'
         )
     if host in insecure:
-        return (
-            Access(insecure=True, user=found.user, password=found.password)
-            if found
-            else Access(insecure=True)
-        )
+        return Access(True, found.user, found.password) if found else Access(True)
     if found is not None:
-        return replace(found, insecure=False)
-    return Access(insecure=_plain_by_default(host))
+        return found._replace(insecure=False)
+    return Access(insecure=_is_here(host))
 
 
-def _plain_by_default(host: str) -> bool:
-    """As the original does: a registry on this machine of which nothing is configured speaks plain HTTP."""
-    from pycm.http.rules import is_loopback, parse_address  # only for those who pull
+def _is_here(host: str) -> bool:
+    """As for the original, a registry on this machine without a configuration is insecure."""
+    from pycm.http.rules import is_loopback, parse_address  # only for pulls
 
     try:
         return is_loopback(parse_address(f"https://{host}").host)
@@ -135,27 +149,13 @@ def _plain_by_default(host: str) -> bool:
         return False
 
 
-#: Longest line either side reads, and the most lines that a worker may send.
-LINE_LIMIT, LINES_LIMIT = 64 << 10, 200_000
-_ERRORS = {
-    error.__name__: error
-    for error in (ConflictError, InvalidInputError, NotFoundError, OperationFailedError, UnavailableError)
-}
+# ── jobs and news ──
 
 
-class NoRoomError(OperationFailedError):
-    """There is no room for an image; `missing`: bytes by which."""
+class Job(NamedTuple):
+    """reference: the image to pull. preload: the directory of archives to import, if there is no reference.
 
-    def __init__(self, text: str, missing: int) -> None:
-        super().__init__(text)
-        self.missing = missing
-
-
-@dataclass(frozen=True)
-class Job:
-    """reference: what to pull. preload: directory of archives and layouts to import, where there is no reference.
-
-    machine: as uname -m says it, "" for this one. reserve: bytes of free space that stay free.
+    machine: as uname -m prints it, "" for this one. reserve: bytes of free space to keep.
     """
 
     address: str
@@ -166,10 +166,10 @@ class Job:
     preload: str = ""
     machine: str = ""
     reserve: int = 0
-    access: Access = field(default_factory=Access)
+    access: Access = Access()
 
     def line(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps({**self._asdict(), "access": self.access._asdict()}).encode() + b"\n"
 
 
 def parse_job(line: bytes) -> Job:
@@ -177,12 +177,11 @@ def parse_job(line: bytes) -> Job:
     return Job(**{**value, "access": Access(**value["access"])})
 
 
-@dataclass(frozen=True)
-class News:
-    """step: a ports.PullStep's value. Of the last line: what came of the job.
+class News(NamedTuple):
+    """step: value of a ports.PullStep. done, total: see ports.PullProgress.
 
-    done, total: see ports.PullProgress. fetched: bytes that came over the network. images: what is in containerd now. failed: for
-    each archive that could not be imported the reason.
+    The last line reports the result. fetched: bytes that came over the network. images: what is in containerd now.
+    failed: the reason for each archive that could not be imported.
     """
 
     step: str
@@ -193,22 +192,22 @@ class News:
     failed: tuple[str, ...] = ()
 
     def line(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(self._asdict()).encode() + b"\n"
 
 
-def error_line(error: PycmError) -> bytes:
+def make_error_line(error: PycmError) -> bytes:
     known = next((name for name, kind in _ERRORS.items() if isinstance(error, kind)), "OperationFailedError")
-    value: dict[str, Any] = {"error": known, "text": str(error)}
+    value: dict[str, Any] = {"error": known, "text": str(error), "hint": error.hint}
     if isinstance(error, NoRoomError):
         value["missing"] = error.missing
     return json.dumps(value).encode() + b"\n"
 
 
 def parse_news(line: bytes) -> News | PycmError:
-    """One line of a worker. ValueError, LookupError, TypeError, OverflowError or RecursionError if it is none."""
+    """Read a line of a worker. ValueError, LookupError, TypeError, OverflowError or RecursionError if it is invalid."""
     value = json.loads(line)
     if not isinstance(value, dict):
-        raise ValueError("no object")  # noqa: TRY004  the one error of a line that is none
+        raise ValueError("not an object")  # noqa: TRY004  the error for invalid lines
     if "error" not in value:
         done, total, fetched = (int(value.get(name, 0)) for name in ("done", "total", "fetched"))
         images, failed = (tuple(map(str, value.get(name, ()))) for name in ("images", "failed"))
@@ -216,4 +215,5 @@ def parse_news(line: bytes) -> News | PycmError:
     text = str(value.get("text"))
     if "missing" in value:
         return NoRoomError(text, int(value["missing"]))
-    return _ERRORS.get(str(value["error"]), OperationFailedError)(text)
+    kind = _ERRORS.get(str(value["error"]), OperationFailedError)
+    return kind(text, hint=str(value.get("hint", "")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pull, from the reference to an image that a container can be made from."""
+"""One pull, from the reference to an image from which a container can be made, and the space that it needs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from pycm.containerd.image_format import (
     estimate_unpacked,
     is_digest,
     parse,
+    quote,
     verify,
 )
 from pycm.containerd.images import Images, ImageStore, sync_file_system
 from pycm.errors import OperationFailedError, PycmError
 from pycm.failpoints import fail_point
+from pycm.http.rules import resume
 from pycm.ports import PullStep
 from pycm.registry.fetch import Fetch
-from pycm.registry.job import News, NoRoomError, parse_reference, quote
+from pycm.registry.job import News, NoRoomError, parse_reference
 from pycm.registry.remote import RegistrySource, Repository
+from pycm.waiting import cancel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -35,13 +38,18 @@ if TYPE_CHECKING:
     from pycm.registry.remote import Source
     from pycm.registry.worker import Reporter
 
+#: Attempts to reach a server that has not answered at all.
+UNREACHED = 3
 #: Seconds between looks at the free space while a layer is unpacked.
 WATCH = 0.05
+MB = 1_000_000
+#: One part in FILES_PART of a file system's files stays free while a layer is unpacked, up to MOST_FILES.
+FILES_PART, MOST_FILES = 16, 16_384
 _FULL = "no space left on device"
 
 
 async def pull(job: Job, reporter: Reporter) -> News:
-    reporter.say(PullStep.RESOLVING.value)
+    reporter.report(PullStep.RESOLVING.value)
     reference = parse_reference(job.reference)
     client = Client(job.address, job.namespace)
     lease = PullLease(client, job.lease, hashlib.sha256(job.reference.encode()).hexdigest()[:32])
@@ -64,7 +72,7 @@ async def pull(job: Job, reporter: Reporter) -> News:
 
 
 class Pull:
-    """Of the image that is to be called *name*; what it brings is held by *lease*."""
+    """A pull of the image that will be called *name*. *lease* holds what it brings."""
 
     def __init__(self, job: Job, client: Client, lease: PullLease, reporter: Reporter, name: str) -> None:
         self._job = job
@@ -79,22 +87,22 @@ class Pull:
         self._swollen: NoRoomError | None = None
 
     async def from_registry(self, reference: Reference) -> int:
-        """Bytes that came over the network."""
+        """Return the bytes that came over the network."""
         repository = Repository(reference, self._job.access)
         fetch = self._fetch(RegistrySource(repository))
-        data, root = await fetch.patiently(
-            lambda: asyncio.to_thread(_root, repository, reference), first=True
+        data, root = await resume(
+            lambda: asyncio.to_thread(_fetch_root, repository, reference), unreached=UNREACHED
         )
         await self._bring(fetch, root, data)
         await self.name(reference.text, root)
         return fetch.fetched
 
     async def content_of(self, source: Source, root: Descriptor) -> None:
-        """Bring what *root* of *source* names, unpacked; it has no name yet."""
+        """Fetch and unpack what *root* names in *source*; it gets no name yet."""
         await self._bring(self._fetch(source), root, None)
 
     async def name(self, name: str, root: Descriptor, *, preloaded: bool = False) -> None:
-        """From now on it is an image."""
+        """Make it an image."""
         await self._store.put(name, root, lease=self._lease.id, preloaded=preloaded)
         fail_point("registry.named")
 
@@ -105,7 +113,7 @@ class Pull:
             self._content,
             self._lease,
             self._machine,
-            lambda done, total: self._reporter.say(step, done, total),
+            lambda done, total: self._reporter.report(step, done, total),
         )
 
     async def _bring(self, fetch: Fetch, root: Descriptor, data: bytes | None) -> None:
@@ -122,7 +130,7 @@ class Pull:
             full = self._swollen or (error if isinstance(error, NoRoomError) else self._full(error, manifest))
             if full is None:
                 raise
-            await fetch.forget_begun(manifest.layers)
+            await fetch.discard_begun(manifest.layers)
             raise full from None
         fail_point("registry.unpacked")
 
@@ -131,7 +139,7 @@ class Pull:
         content, snapshots = self._roots
         needs = [
             (content, sum(layer.size for layer in missing)),
-            (snapshots, sum(estimate_unpacked(layer) for layer in missing)),
+            (snapshots, sum(map(estimate_unpacked, missing))),
         ]
         what = f"image {quote(self._name)}"
         try:
@@ -144,41 +152,43 @@ class Pull:
         image = await self._images.read(self._name, root)
         step = PullStep.UNPACKING.value
         total = len(image.layers)
-        self._reporter.say(step, 0, total)
+        self._reporter.report(step, 0, total)
         await self._images.unpack_leased(
             image,
             self._lease.id,
-            layer_done=lambda done: self._reporter.say(step, done, total),
+            layer_done=lambda done: self._reporter.report(step, done, total),
             guard=self._watch_room,
         )
 
     async def _watch_room(self, work: Awaitable[Any]) -> Any:
-        """A layer may unpack to more than it looks like, out of malice even: it is given up before the disk is full."""
+        """Abort *work* before the disk is full: a layer may unpack to much more than estimated, even on purpose."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=WATCH)
-                left = used_up(self._roots[1], self._job.reserve // 2)
+                left = find_shortage(self._roots[1], self._job.reserve // 2)
                 if left and not task.done():
-                    what = f"image {quote(self._name)} (a layer unpacks to more than was expected)"
-                    self._swollen = NoRoomError(f"no room for {what}: only {left}", 0)
+                    what = f"image {quote(self._name)} (a layer unpacks to more than estimated)"
+                    self._swollen = NoRoomError(f"no space for {what}: only {left}", 0)
                     raise self._swollen
             return await task
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancel(task)
 
     def _full(self, error: OperationFailedError, manifest: Manifest) -> NoRoomError | None:
-        """containerd says that its disk is full. Where there was room before, no removal of images is known to be enough."""
+        """Translate containerd's error for a full disk.
+
+        If there was space before, removing images may not be enough.
+        """
         if _FULL not in str(error):
             return None
-        seen = free(self._roots[1]) is not None
-        missing = 0 if seen else sum(estimate_unpacked(layer) for layer in manifest.layers)
-        return NoRoomError(f"no room for image {quote(self._name)}: {error}", missing)
+        seen = free_space(self._roots[1]) is not None
+        missing = 0 if seen else sum(map(estimate_unpacked, manifest.layers))
+        return NoRoomError(f"no space for image {quote(self._name)}: {error}", missing)
 
 
-def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descriptor]:
-    """The document that the reference names, its digest checked against all that is known of it."""
+def _fetch_root(repository: Repository, reference: Reference) -> tuple[bytes, Descriptor]:
+    """Return the document that the reference names, verified against every digest that is known."""
     data, type_claimed, claimed = repository.manifest(reference.wanted)
     digest = reference.digest or "sha256:" + hashlib.sha256(data).hexdigest()
     for expected in {digest, claimed if is_digest(claimed) else digest}:
@@ -186,20 +196,18 @@ def _root(repository: Repository, reference: Reference) -> tuple[bytes, Descript
             verify(expected, data)
         except OperationFailedError:
             raise OperationFailedError(
-                f"failed to resolve reference {quote(reference.text)}: registry {reference.host} sends something else than"
-                f" {expected} under its name"
+                f"failed to resolve reference {quote(reference.text)}: registry {reference.host} has other content"
+                f" under the digest {expected}"
             ) from None
     document = parse(data, f"manifest {digest}")
     return data, Descriptor(digest, len(data), choose_media_type(document, type_claimed))
 
 
-MB = 1_000_000
-#: Of the files that a file system can have one part in as many stays free while a layer is unpacked, but no more than MOST_FILES.
-FILES_PART, MOST_FILES = 16, 16_384
+# ── space ──
 
 
-def free(directory: str) -> int | None:
-    """Bytes that may still be written under *directory*; None if it cannot be seen from here."""
+def free_space(directory: str) -> int | None:
+    """Return the bytes that may still be written under *directory*; None if it is not visible from here."""
     try:
         found = os.statvfs(directory)
     except OSError:
@@ -207,43 +215,42 @@ def free(directory: str) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
-def used_up(directory: str, reserve: int) -> str:
-    """What the file system of *directory* is about to run out of: bytes, less than *reserve*, or files; "" if of nothing, or unseen."""
+def find_shortage(directory: str, reserve: int) -> str:
+    """Describe a shortage in the file system of *directory*: fewer bytes than *reserve*, or few files; "" for none."""
     try:
         found = os.statvfs(directory)
     except OSError:
         return ""
     if (room := found.f_bavail * found.f_frsize) < reserve:
-        return f"{_mb(room)} are free under {directory}"
+        return f"{_show_mb(room)} are free under {directory}"
     if found.f_favail < min(found.f_files // FILES_PART, MOST_FILES):
         return f"{found.f_favail} of {found.f_files} files are free under {directory}"
     return ""
 
 
 def check_room(what: str, needs: Iterable[tuple[str, int]], reserve: int) -> None:
-    """NoRoomError unless every (directory, bytes) of *needs* fits, what shares a file system added up, and *reserve* is left."""
+    """Raise NoRoomError unless every (directory, bytes) of *needs* fits, and *reserve* stays free.
+
+    Needs on the same file system add up.
+    """
     by_device: dict[int, tuple[str, int]] = {}
     for directory, size in needs:
         try:
             device = os.stat(directory).st_dev
         except OSError:
-            continue  # containerd lives elsewhere: it will say itself when it is full
+            continue  # containerd runs elsewhere, and reports a full disk itself
         first, sum_ = by_device.get(device, (directory, 0))
         by_device[device] = (first, sum_ + size)
     for directory, size in by_device.values():
-        room = free(directory)
+        room = free_space(directory)
         if size and room is not None and room < size + reserve:
-            raise no_room(what, directory, size, reserve, room)
+            missing = size + reserve - room
+            raise NoRoomError(
+                f"no space for {what}: it needs {_show_mb(size)} under {directory}, where {_show_mb(room)} are free"
+                f" and {_show_mb(reserve)} are kept as a reserve: {_show_mb(missing)} are missing",
+                missing,
+            )
 
 
-def no_room(what: str, directory: str, size: int, reserve: int, room: int) -> NoRoomError:
-    missing = size + reserve - room
-    return NoRoomError(
-        f"no room for {what}: it needs {_mb(size)} under {directory}, where {_mb(room)} are free and {_mb(reserve)} are kept as"
-        f" a reserve: {_mb(missing)} are missing",
-        missing,
-    )
-
-
-def _mb(size: int) -> str:
+def _show_mb(size: int) -> str:
     return f"{size / MB:.1f} MB"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One repository of one registry: manifests and blobs over the distribution API, with whatever login it asks for.
+"""One repository of a registry: manifests and blobs over the distribution API, with the login that it requires.
 
-Blocking, and used from several threads at once. What passes (too many requests, a server in trouble, a cut connection) is raised as
-TryLaterError; whoever calls decides how often. Kanto's clients know the beginnings of the messages.
+The calls block, and several threads use them at the same time. A passing failure (too many requests, a server in
+trouble, a cut connection) is a TryLaterError; the caller decides how often to try. Kanto's clients know the beginnings
+of the messages.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-from pycm.containerd.image_format import MANIFEST_TYPES
+from pycm.containerd.image_format import DOCUMENT_LIMIT, MANIFEST_TYPES, quote
 from pycm.errors import (
     InvalidInputError,
     NotFoundError,
@@ -21,21 +22,20 @@ from pycm.errors import (
     shorten,
 )
 from pycm.http import rules
-from pycm.http.client import Http, Response, Tls
-from pycm.http.rules import Address, begins_at, parse_address, range_header
-from pycm.registry.job import quote
+from pycm.http.client import Http, Response
+from pycm.http.rules import Address, TryLaterError, parse_address
+from pycm.tls import TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pycm.containerd.image_format import Descriptor
-    from pycm.http.client import Response
     from pycm.registry.job import Access, Reference
 
-#: Registries refuse manifests beyond 4 MiB; tokens are a few KiB.
-DOCUMENT_LIMIT, TOKEN_LIMIT, ERROR_LIMIT = 4 << 20, 256 << 10, 64 << 10
+#: Bytes of a token service's answer (tokens have a few KiB) and of an error.
+TOKEN_LIMIT, ERROR_LIMIT = 256 << 10, 64 << 10
 MANIFESTS = ", ".join(MANIFEST_TYPES)
-#: What servers that speak TLS say to somebody who does not.
+#: What TLS servers answer to a plain request.
 _PLAIN_TO_TLS = (
     b"HTTP request to an HTTPS server",
     b"HTTP request was sent to HTTPS port",
@@ -43,25 +43,16 @@ _PLAIN_TO_TLS = (
 )
 
 
-class TryLaterError(UnavailableError):
-    """`after`: seconds that the server wants to be left alone, None if it does not say. `answered`: it is there, but in trouble."""
-
-    def __init__(self, text: str, after: float | None = None, *, answered: bool = False) -> None:
-        super().__init__(text)
-        self.after = after
-        self.answered = answered
-
-
 class Repository:
-    """*access*: how to get into the registry of *reference*."""
+    """*access*: how to connect to the registry of *reference*."""
 
     def __init__(self, reference: Reference, access: Access) -> None:
         self._reference = reference
         self._login = rules.Login(access.user, access.password)
         self._insecure = access.insecure
         home = parse_address(f"https://{reference.registry}").host
-        files = Tls(access.root_ca, access.client_cert, access.client_key)
-        self._http = Http(Tls(verify=False) if access.insecure else files, home)
+        files = TlsFiles(access.root_ca, access.client_cert, access.client_key)
+        self._http = Http(TlsFiles(verify=False) if access.insecure else files, home)
         self._scheme = "" if access.insecure else "https"
         self._lock = threading.Lock()
         self._authorization = ""
@@ -71,7 +62,10 @@ class Repository:
         return self._reference.host
 
     def manifest(self, name: str) -> tuple[bytes, str, str]:
-        """Document, media type, and digest as the registry says, of a tag or digest: for the caller to check."""
+        """Return document, media type and digest, as the registry claims, of a tag or digest.
+
+        The caller verifies them.
+        """
         with contextlib.closing(self._get(f"manifests/{name}", {"Accept": MANIFESTS})) as response:
             if not _is_whole(response):
                 raise self._refused(response, "manifest")
@@ -81,7 +75,7 @@ class Repository:
             return response.whole(DOCUMENT_LIMIT), kind.partition(";")[0].strip(), digest
 
     def blob(self, digest: str, headers: Mapping[str, str]) -> Response:
-        """An open answer: all of it, a part (206), or status 416 (there is no such part)."""
+        """Return an open answer: all of the blob, a part (206), or status 416 (there is no such part)."""
         response = self._get(f"blobs/{digest}", headers)
         if not _is_whole(response) and response.status not in (206, 416):
             with contextlib.closing(response):
@@ -89,7 +83,8 @@ class Repository:
         return response
 
     def _get(self, path: str, headers: Mapping[str, str]) -> Response:
-        """With the login that worked the last time; once more with a new one if that is no longer taken."""
+        """Send a request with the last login that worked; if it is refused, log in again and repeat it once."""
+        prefix = self._prefix()
         try:
             address = self._address(path)
             used = self._authorization
@@ -103,13 +98,13 @@ class Repository:
         except TryLaterError:
             raise
         except UnavailableError as error:
-            raise TryLaterError(f"{self._prefix()}failed to do request: {error}") from None
+            raise TryLaterError(f"{prefix}failed to do request: {error}") from None
         except InvalidInputError as error:
-            raise InvalidInputError(f"{self._prefix()}{self.host} is not configured well: {error}") from None
+            raise InvalidInputError(f"{prefix}{self.host} has an invalid configuration: {error}") from None
         except OperationFailedError as error:
             text = str(error)
             raise OperationFailedError(
-                text if text.startswith(self._prefix()) else f"{self._prefix()}failed to do request: {text}"
+                text if text.startswith(prefix) else f"{prefix}failed to do request: {text}"
             ) from None
 
     def _address(self, path: str) -> Address:
@@ -117,10 +112,10 @@ class Repository:
             if not self._scheme:
                 self._scheme = self._find_scheme()
         root = parse_address(f"{self._scheme}://{self._reference.registry}")
-        return Address(root.scheme, root.host, root.port, f"/v2/{self._reference.path}/{path}")
+        return root._replace(path=f"/v2/{self._reference.path}/{path}")
 
     def _find_scheme(self) -> str:
-        """Of an insecure registry: plain HTTP if it speaks that, as the original tries it."""
+        """Choose plain HTTP for an insecure registry that speaks it, as the original does."""
         address = parse_address(f"http://{self._reference.registry}/v2/")
         try:
             with contextlib.closing(self._http.get(address)) as response:
@@ -129,9 +124,8 @@ class Repository:
                 ):
                     return "http"
         except PycmError as error:
-            secure = Address("https", address.host, _tls_port(self._reference.registry), "/v2/")
             try:
-                self._http.get(secure).close()
+                self._http.get(parse_address(f"https://{self._reference.registry}/v2/")).close()
             except PycmError:
                 raise error from None
         return "https"
@@ -139,8 +133,8 @@ class Repository:
     # ── login ──
 
     def _log_in(self, response: Response, used: str) -> str:
-        """A new Authorization header, "" if there is none to be had. One thread asks, the others take what it got."""
-        offers = rules.challenges(response.headers.get_all("WWW-Authenticate") or ())
+        """Return a new Authorization header, "" if there is none. One thread logs in, the others use its result."""
+        offers = rules.read_challenges(response.headers.get_all("WWW-Authenticate") or ())
         with self._lock:
             if self._authorization != used:
                 return self._authorization
@@ -149,7 +143,7 @@ class Repository:
                     self._authorization = self._token(offer, response.address)
                     return self._authorization
             if self._login and any(offer.scheme == "basic" for offer in offers):
-                fresh = rules.basic(self._login)
+                fresh = rules.make_basic(self._login)
                 if fresh != used:
                     self._authorization = fresh
                     return fresh
@@ -157,51 +151,53 @@ class Repository:
 
     def _token(self, offer: rules.Challenge, asked: Address) -> str:
         scope = offer.parameters.get("scope") or f"repository:{self._reference.path}:pull"
-        # a token for everybody is no secret on its way here
+        # the request for an anonymous token contains no secret
         secure = self._scheme == "https" and not self._insecure and bool(self._login)
-        address = rules.token_address(offer, scope, asked, secure=secure)
-        login = {"Authorization": rules.basic(self._login)} if self._login else {}
+        address = rules.make_token_address(offer, scope, asked, secure=secure)
+        login = {"Authorization": rules.make_basic(self._login)} if self._login else {}
         with contextlib.closing(self._http.get(address, login)) as response:
             if not _is_whole(response):
                 raise self._refused(response, "token")
-            return rules.token(response.whole(TOKEN_LIMIT))
+            return rules.read_token(response.whole(TOKEN_LIMIT))
 
     # ── refusals ──
 
     def _prefix(self) -> str:
-        return f"failed to resolve reference {quote(self._reference.text)}: "
+        return f"failed to resolve reference {quote(self._reference.text)}: "  # compat
 
     def _refused(self, response: Response, what: str) -> PycmError:
-        status, words = response.status, self._said(response)
-        said = f": server message: {words}" if words else ""
+        status, message = response.status, self._message(response)
+        said = f": server message: {message}" if message else ""
         if status in rules.PASSING:
-            after = rules.retry_after(response.headers.get("Retry-After"))
-            wait = f"; it wants to be left alone for {after:g} s" if after else ""
+            after = rules.read_retry_after(response.headers.get("Retry-After"))
+            wait = f", and asks to wait {after:g} s" if after else ""
             text = f"{self._prefix()}{response.address} answers {status}{said}{wait}"
             return TryLaterError(text, after, answered=True)
         if status in (401, 403):
-            login = "" if self._login else " (there is no login for it in containers.registry_configurations)"
+            denied = "pull access denied, repository does not exist or may require authorization"  # compat
             return OperationFailedError(
-                f"{self._prefix()}pull access denied, repository does not exist or may require authorization"
-                f"{said}: {self.host} answers {status}{login}"
+                f"{self._prefix()}{denied}{said}: {self.host} answers {status}",
+                hint=""
+                if self._login
+                else f'Add a login for "{self.host}" to containers.registry_configurations.',
             )
         if status == 404:
             missing = self._reference.text if what == "manifest" else f"{what} of {self._reference.text}"
-            return NotFoundError(f"{self._prefix()}{missing}: not found{said}")
+            return NotFoundError(f"{self._prefix()}{missing}: not found{said}")  # compat
         return OperationFailedError(
             f"{self._prefix()}unexpected status {status} from {response.address}{said}"
         )
 
     @staticmethod
-    def _said(response: Response) -> str:
+    def _message(response: Response) -> str:
         try:
-            return rules.server_message(response.whole(ERROR_LIMIT))
+            return rules.read_server_message(response.whole(ERROR_LIMIT))
         except PycmError:
             return ""
 
 
 def _is_whole(response: Response) -> bool:
-    """A proxy may answer for the registry: 203, for instance."""
+    """A proxy may answer for the registry, for instance with status 203."""
     return 200 <= response.status < 300 and response.status != 206
 
 
@@ -209,30 +205,32 @@ def _authorized(value: str) -> dict[str, str]:
     return {"Authorization": value} if value else {}
 
 
-def _tls_port(registry: str) -> int:
-    return parse_address(f"https://{registry}").port
+# ── sources ──
 
 
 class Reader(Protocol):
     """The rest of a blob. Both calls block."""
 
     def read(self, limit: int) -> bytes:
-        """At least one byte, or b"" where it ends."""
+        """Return at least one byte, or b"" at the end."""
 
     def close(self) -> None: ...
 
 
 class Source(Protocol):
-    """Documents and blobs by digest. The calls block and may come from several threads."""
+    """Documents and blobs by digest, from a registry or an archive.
 
-    #: Who is to blame, for messages.
+    The calls block and may come from several threads.
+    """
+
+    #: The name of the source in messages.
     name: str
 
     def document(self, descriptor: Descriptor) -> bytes:
-        """A manifest or index; digest and size are checked by the caller."""
+        """Return a manifest or index. The caller verifies digest and size."""
 
     def open(self, descriptor: Descriptor, offset: int) -> Reader:
-        """The blob from *offset* on. TryLaterError where a repetition may help."""
+        """Open the blob at *offset*. TryLaterError if another attempt may work."""
 
 
 class RegistrySource:
@@ -244,18 +242,16 @@ class RegistrySource:
         return self._repository.manifest(descriptor.digest)[0]
 
     def open(self, descriptor: Descriptor, offset: int) -> Reader:
-        response = self._repository.blob(descriptor.digest, range_header(offset))
-        if (
-            response.status == 206 and response.encoded
-        ):  # a part of what it is encoded to: nothing can be done with it
+        response = self._repository.blob(descriptor.digest, rules.make_range_header(offset))
+        if response.status == 206 and response.encoded:  # a part of the encoded blob is of no use
             response.close()
             response = self._repository.blob(descriptor.digest, {})
         try:
             if response.sent == descriptor.size:
                 response.take_as_sent()
             if response.status == 416:
-                raise OperationFailedError(f"there is nothing after byte {offset} of it")
-            start = begins_at(response.status, response.headers, offset, descriptor.size)
+                raise OperationFailedError(f"the server has nothing after byte {offset}")
+            start = rules.find_start(response.status, response.headers, offset, descriptor.size)
             reader = BlobReader(response, descriptor.size - start)
             reader.skip(offset - start)
         except OperationFailedError as error:
@@ -268,7 +264,7 @@ class RegistrySource:
 
 
 class BlobReader:
-    """An answer's body of which *size* bytes are expected: fewer are a cut, more are a lie."""
+    """The body of an answer, with *size* bytes: fewer mean a cut connection, more an invalid answer."""
 
     def __init__(self, response: Response, size: int) -> None:
         self._response = response
@@ -285,7 +281,7 @@ class BlobReader:
         return data
 
     def skip(self, size: int) -> None:
-        """Read over what is here already: for servers that do not send parts."""
+        """Read what is here already, from servers that do not support ranges."""
         while size:
             size -= len(self.read(min(size, 1 << 20)))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's side of images: pulls them by worker processes, keeps those that are needed, removes those that are not.
+"""The agent's side of images: pull them by worker processes, keep those that are needed, remove the others.
 
-An image goes when it is old and unused, when room is needed for another one, or when somebody says so; never while a container
-stands on it, or is being made from it.
+An image is removed when it is old and unused, when another one needs its space, or on request. It is never removed
+while a container uses it, or is being made from it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import logging
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pycm.containerd.client import Client
 from pycm.containerd.content import Content
+from pycm.containerd.image_format import quote
 from pycm.containerd.images import DamagedError, Images, ImageStore, unusable
 from pycm.errors import ConflictError, NotFoundError, OperationFailedError, PycmError, UnavailableError
 from pycm.model import units
 from pycm.ports import ImageInfo, LocalImage, PullProgress, PullStep
-from pycm.registry.job import Access, Job, NoRoomError, access_to, parse_reference, quote
-from pycm.registry.usage import Ages, Usage, expired, to_make_room
+from pycm.registry.job import Access, Job, NoRoomError, find_access, parse_reference
+from pycm.registry.usage import Ages, Usage, choose_for_room, find_expired
 from pycm.registry.workers import Pulls, WorkerKilledError, Workers
-from pycm.waiting import LOOK, apart, within
+from pycm.waiting import LOOK, Once, apart, within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -36,27 +36,26 @@ if TYPE_CHECKING:
 
 #: Bytes that a pull leaves free.
 RESERVE = 64 << 20
-#: Seconds: after what failed for want of containerd; and the longest wait between two looks.
+#: Seconds between attempts while containerd is unavailable; and the longest time between two looks.
 RETRY, DAY = 5.0, 24 * 3600.0
-#: Where ages of images are counted, below the home directory.
+#: The file that counts the ages of images, below the home directory.
 AGES = "pycm/images.json"
 #: Seconds between two looks for old images, however many containers are removed.
 PAUSE = 2.0
 log = logging.getLogger("pycm.registry")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """configured: how to get into registries, by host; insecure: hosts. expiry: seconds, None for never. preload_dir: "" for none.
+class Settings(NamedTuple):
+    """configured: access to registries by host. insecure: hosts. expiry: seconds, None for never.
 
-    home_dir: where ages are counted; "" for a count that a restart forgets.
+    preload_dir: "" for none. home_dir: where ages are counted; "" for a count that ends with the agent.
     """
 
     address: str
     namespace: str
     lease: str
     snapshotter: str = "overlayfs"
-    configured: Mapping[str, Access] = field(default_factory=dict)
+    configured: Mapping[str, Access] = {}
     insecure: tuple[str, ...] = ()
     expiry: float | None = None
     preload_dir: str = ""
@@ -65,7 +64,7 @@ class Settings:
 
 
 class ImageService:
-    """Implements ports.Images. `run` as a task, at the end `close`. *containers*: see Usage."""
+    """Implements ports.Images. Start `run` as a task, and call `close` at the end. *containers*: see Usage."""
 
     def __init__(self, settings: Settings, containers: Callable[[], Mapping[str, str]]) -> None:
         self._settings = settings
@@ -77,9 +76,9 @@ class ImageService:
         self._ages = Ages(os.path.join(settings.home_dir, AGES) if settings.home_dir else "")
         self._workers = Workers()
         self._pulls = Pulls(self._fetch)
-        #: References that are being used for a container to be, or pulled.
+        #: References of images that are being pulled, or used for a new container.
         self._held: Counter[str] = Counter()
-        #: Nobody begins to hold an image while it is looked at and removed.
+        #: Nothing begins to hold an image while it is examined and removed.
         self._removing = asyncio.Lock()
         self._preloaded = asyncio.Event()
         if not settings.preload_dir:
@@ -123,7 +122,8 @@ class ImageService:
                     seen = damaged.digests  # the next document may be damaged too
                     continue
                 raise OperationFailedError(
-                    f"image {quote(record.reference)} is damaged on this machine ({damaged.digests[0]}),"
+                    f"image {quote(record.reference)} is damaged on this machine"
+                    f" ({damaged.digests[0]} is missing or invalid),"
                     f" and cannot be fetched again: {error}"
                 ) from None
 
@@ -164,44 +164,50 @@ class ImageService:
             self._held[reference] -= 1
             if not self._held[reference]:
                 del self._held[reference]
-                self._look.set()  # the last look may have left it out because it was held
+                self._look.set()  # the last look may have skipped the image
 
     # ── pulling ──
 
-    async def _fetch(self, reference: str, tell: Callable[[PullProgress], None]) -> None:
-        host = parse_reference(reference).host
-        job = Job(
-            self._settings.address,
-            self._settings.namespace,
-            self._settings.snapshotter,
-            self._settings.lease,
+    def _job(self, reference: str = "", preload: str = "", access: Access = Access()) -> Job:  # noqa: B008
+        settings = self._settings
+        return Job(
+            settings.address,
+            settings.namespace,
+            settings.snapshotter,
+            settings.lease,
             reference,
-            reserve=self._settings.reserve,
-            access=access_to(host, self._settings.configured, self._settings.insecure),
+            preload,
+            reserve=settings.reserve,
+            access=access,
         )
 
-        def told(news: News) -> None:
-            tell(PullProgress(reference, PullStep(news.step), news.done, news.total))
+    async def _fetch(self, reference: str, report: Callable[[PullProgress], None]) -> None:
+        host = parse_reference(reference).host
+        access = find_access(host, self._settings.configured, self._settings.insecure)
+        job = self._job(reference, access=access)
+
+        def forward(news: News) -> None:
+            report(PullProgress(reference, PullStep(news.step), news.done, news.total))
 
         began = time.monotonic()
         while True:
             try:
-                news = await self._workers.run(job, told)
+                news = await self._workers.run(job, forward)
                 break
             except NoRoomError as error:
                 if not await self._make_room(error):
                     raise
         took = time.monotonic() - began
-        log.info("image %s is here: %d bytes over the network, %.1f s", quote(reference), news.fetched, took)
-        tell(PullProgress(reference, PullStep.DONE))
+        log.info("image %s: pulled: %d bytes over the network, %.1f s", quote(reference), news.fetched, took)
+        report(PullProgress(reference, PullStep.DONE))
         self._look.set()
 
     async def _make_room(self, error: NoRoomError) -> bool:
-        """Whether something was removed, so that another attempt makes sense."""
+        """Return whether something was removed, so that another attempt may work."""
         async with self._removing:
-            chosen = to_make_room(await self._usage.all(), self._held, error.missing)
+            chosen = choose_for_room(await self._usage.all(), self._held, error.missing)
             if chosen:
-                log.warning("%s: unused images go, the oldest first", error)
+                log.warning("%s (removing unused images, oldest first)", error)
             return bool(await self._remove_all(chosen))
 
     # ── removing ──
@@ -210,11 +216,13 @@ class ImageService:
         async with self._removing:
             record = await self._store.get(reference)
             if record is None:
-                raise NotFoundError(f"there is no image {quote(reference)}")
+                raise NotFoundError(f"image {quote(reference)} does not exist")
             used = await self._usage.of(record)
             if used.containers:
+                users = ", ".join(used.containers[:10])
                 raise ConflictError(
-                    f"image {quote(reference)} is in use: remove the containers {', '.join(used.containers[:10])} first"
+                    f"image {quote(reference)} is in use by the containers {users}",
+                    hint="Remove the containers first.",
                 )
             if self._held[reference]:
                 raise ConflictError(
@@ -224,15 +232,11 @@ class ImageService:
 
     async def prune(self) -> list[str]:
         async with self._removing:
-            unused = [
-                used
-                for used in await self._usage.all()
-                if used.free and not self._held[used.record.reference]
-            ]
-            return await self._remove_all([used.record.reference for used in unused])
+            references = [used.record.reference for used in await self._usage.all() if used.is_free]
+            return await self._remove_all([it for it in references if not self._held[it]])
 
     async def _remove_all(self, references: list[str]) -> list[str]:
-        """Those that could be removed."""
+        """Return the images that were removed."""
         removed = []
         for reference in references:
             try:
@@ -241,47 +245,47 @@ class ImageService:
                     await self._remove(await self._usage.of(record))
                     removed.append(reference)
             except PycmError as error:
-                log.warning("image %s could not be removed: %s", quote(reference), error)
+                log.warning("image %s: cannot be removed: %s", quote(reference), error)
         return removed
 
     async def _remove(self, used: Used) -> None:
         await self._store.remove(used.record.reference)
         self._usage.forget(used.record.target.digest)
-        log.info("image %s is removed", quote(used.record.reference))
+        log.info("image %s: removed", quote(used.record.reference))
 
     # ── in the background ──
 
     def container_removed(self) -> None:
-        """An image may have become unused."""
+        """An image may be unused now."""
         self._look.set()
 
     async def run(self) -> None:
-        """Import what a device brought along, then remove what is old, for ever."""
+        """Import the preload directory, then remove old images, for ever."""
         try:
-            await self._until_it_works(self._preload)
+            await self._retried(self._preload)
         finally:
             self._preloaded.set()
         while self._settings.expiry is not None:
             self._look.clear()
-            wait = await self._until_it_works(self._expire)
+            wait = await self._retried(self._expire)
             await asyncio.sleep(PAUSE)
             with contextlib.suppress(asyncio.TimeoutError):
                 await within(min(wait, DAY), self._look.wait())
 
-    async def _until_it_works(self, work: Callable[[], Awaitable[float]]) -> float:
-        told = ""
+    async def _retried(self, work: Callable[[], Awaitable[float]]) -> float:
+        """Repeat *work* while containerd is unavailable."""
+        once = Once()
         while True:
             try:
                 return await work()
             except UnavailableError as error:
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("images: %s; it is tried again", told)
+                if once.is_new(str(error)):
+                    log.warning("images: %s (retrying every %g s)", error.detail, RETRY)
             except PycmError as error:
-                log.error("images: %s", error)
+                log.error("images: %s", error.detail)
                 return DAY
-            except Exception:  # a bug: who waits for the preload, or for room, must not wait for ever
-                log.exception("a bug in the care for images")
+            except Exception:  # callers that wait for the preload, or for space, must not wait for ever
+                log.exception("images: unexpected error (containers are not affected)")
                 return DAY
             await asyncio.sleep(RETRY)
 
@@ -289,41 +293,31 @@ class ImageService:
         directory = self._settings.preload_dir
         if not directory or not await _has_entries(directory):
             return 0
-        settings = self._settings
-        job = Job(
-            settings.address,
-            settings.namespace,
-            settings.snapshotter,
-            settings.lease,
-            preload=directory,
-            reserve=settings.reserve,
-        )
         try:
-            news = await self._workers.run(job, lambda _: None)
+            news = await self._workers.run(self._job(preload=directory), lambda _: None)
         except WorkerKilledError:
-            self._preloaded.set()  # it may be killed again and again: creations do not wait for that
+            self._preloaded.set()  # it may be killed again and again; creations do not wait for that
             raise
         for reference in news.images:
-            log.info("image %s is imported from %s", quote(reference), directory)
+            log.info("image %s: imported from %s", quote(reference), directory)
         for reason in news.failed:
             log.error("%s", reason)
         return 0
 
     async def _expire(self) -> float:
-        """Seconds until it has to be done again."""
-        expiry = self._settings.expiry
-        assert expiry is not None
+        """Return the seconds until the next look."""
+        expiry = self._settings.expiry or 0.0
         async with self._removing:
             images = await self._usage.all()
             ages = await asyncio.to_thread(self._ages.of, [used.record for used in images])
-            due, wait = expired(images, self._held, expiry, ages)
+            due, wait = find_expired(images, self._held, expiry, ages)
             for reference in due:
-                log.info("image %s is unused and older than %g hours", quote(reference), expiry / 3600)
+                log.info("image %s: unused for more than %g hours", quote(reference), expiry / 3600)
             await self._remove_all(due)
         return DAY if wait is None else wait
 
     async def close(self) -> None:
-        """Pulls are given up; what they fetched stays for the next agent."""
+        """Cancel the pulls; what they fetched stays for the next agent."""
         self._preloaded.set()
         await self._pulls.close()
         self._client.close()
@@ -342,9 +336,9 @@ def _info(used: Used) -> ImageInfo:
 async def _has_entries(directory: str) -> bool:
     try:
         return bool(await apart("preload directory", lambda: os.listdir(directory)))
-    except asyncio.TimeoutError:  # before OSError, of which it is one from Python 3.11 on
+    except asyncio.TimeoutError:  # before OSError, of which it is a subclass from Python 3.11 on
         raise OperationFailedError(
-            f"preload directory {directory} does not answer within {LOOK:g} s: its file system hangs"
+            f"preload directory {directory} cannot be read within {LOOK:g} s: its file system hangs"
         ) from None
     except FileNotFoundError:
         return False

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as they are in containerd, with the containers that use them, and which of them may go. The decisions are pure."""
+"""Images in containerd: which containers use them, how old they are, and which ones may be removed.
+
+No jump of the clock makes an image old. An age is the time that the machine has been in use since the agent first saw
+the image. A file adds it up over boots, and it is never more than the clock says. While the clock is implausible, no
+image has an age. A power cut makes images younger.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import os
 import threading
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pycm
 from pycm.containerd.image_format import estimate_unpacked
 from pycm.errors import NotFoundError, OperationFailedError
 from pycm.model.units import NANOSECONDS
-from pycm.storage.files import make_directory, read_regular, write_atomic
+from pycm.storage.files import StateFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -25,18 +28,22 @@ if TYPE_CHECKING:
     from pycm.containerd.content import Content
     from pycm.containerd.images import Images, ImageStore, Record
 
+log = logging.getLogger("pycm.registry")
 
-#: Images whose documents are remembered; beyond it they are read again.
-MOST_REMEMBERED = 512
-#: Images that are looked at side by side.
+# ── usage ──
+
+#: Images whose documents are cached; further ones are read again.
+MOST_CACHED = 512
+#: Images that are read at the same time.
 PARALLEL = 8
 _SNAPSHOT = "-snapshot"
 
 
-@dataclass(frozen=True)
-class Used:
-    """`size`: bytes of its layers as far as they are here. `room`: bytes that its removal may free, unpacked ones included; what it
-    shares with others is counted too. `readable`: of a damaged image not all that uses it may be known.
+class Used(NamedTuple):
+    """An image and its users. `size`: bytes of its layers that are here.
+
+    `room`: bytes that its removal may free, with the unpacked layers and those that it shares with other images.
+    `readable`: False for a damaged image, whose users are not all known.
     """
 
     record: Record
@@ -46,41 +53,21 @@ class Used:
     readable: bool = True
 
     @property
-    def free(self) -> bool:
+    def is_free(self) -> bool:
         return self.readable and not self.containers
 
 
-@dataclass(frozen=True)
-class _Facts:
+class _Facts(NamedTuple):
     top: str
     size: int
     room: int
 
 
-@dataclass(frozen=True)
-class _Users:
-    """Ids of known containers by reference, and of unknown ones by the snapshot that theirs stands on."""
-
-    references: Mapping[str, list[str]]
-    tops: Mapping[str, list[str]]
-
-
-def _users(containers: Mapping[str, str], snapshots: Mapping[str, list[str]]) -> _Users:
-    references: dict[str, list[str]] = {}
-    for container_id, reference in containers.items():
-        references.setdefault(reference, []).append(container_id)
-    tops = {
-        top: [owner for name in names if (owner := name.removesuffix(_SNAPSHOT)) not in containers]
-        for top, names in snapshots.items()
-    }
-    return _Users(references, tops)
-
-
 class Usage:
-    """*containers*: references of the images that containers were made from, by the containers' ids.
+    """*containers*: references of the images from which containers were made, by the containers' ids.
 
-    A container uses the image of that name, and no other one of the same layers. Of a snapshot that belongs to none of them it is not
-    known which of several images it was made from: it counts for all.
+    A container uses the image of that name, and no other one with the same layers. A snapshot of an unknown container
+    may come from any image with these layers, so it counts for all of them.
     """
 
     def __init__(
@@ -96,64 +83,67 @@ class Usage:
         self._content = content
         self._snapshotter = snapshotter
         self._containers = containers
-        self._remembered: dict[str, _Facts] = {}
+        self._cached: dict[str, _Facts] = {}
 
     async def all(self) -> list[Used]:
-        """All images, by reference."""
-        records = await self._store.all()
-        return await self._used(sorted(records, key=lambda record: record.reference))
+        """Return all images, by reference."""
+        return await self._find(sorted(await self._store.all(), key=lambda record: record.reference))
 
     async def of(self, record: Record) -> Used:
-        return (await self._used([record]))[0]
+        return (await self._find([record]))[0]
 
-    async def _used(self, records: Iterable[Record]) -> list[Used]:
-        snapshots = await self._store.parents(self._snapshotter)
-        users = _users(self._containers(), snapshots)
+    async def _find(self, records: Iterable[Record]) -> list[Used]:
+        known = self._containers()
+        names: dict[str, list[str]] = {}
+        for container_id, reference in known.items():
+            names.setdefault(reference, []).append(container_id)
+        unknown = {
+            top: [owner for key in keys if (owner := key.removesuffix(_SNAPSHOT)) not in known]
+            for top, keys in (await self._store.parents(self._snapshotter)).items()
+        }
         limit = asyncio.Semaphore(PARALLEL)
 
-        async def one(record: Record) -> Used:
+        async def find(record: Record) -> Used:
             async with limit:
                 facts = await self._facts(record)
-            names = users.references.get(record.reference, [])
+            users = names.get(record.reference, [])
             if facts is None:
-                return Used(record, containers=tuple(sorted(names)), readable=False)
-            return Used(
-                record, facts.size, facts.room, tuple(sorted([*names, *users.tops.get(facts.top, ())]))
-            )
+                return Used(record, containers=tuple(sorted(users)), readable=False)
+            users = sorted([*users, *unknown.get(facts.top, ())])
+            return Used(record, facts.size, facts.room, tuple(users))
 
-        return list(await asyncio.gather(*map(one, records)))
+        return list(await asyncio.gather(*map(find, records)))
 
     async def _facts(self, record: Record) -> _Facts | None:
-        """None of an image that is damaged, or not for this machine."""
+        """Return None for an image that is damaged, or not for this machine."""
         digest = record.target.digest
-        if digest not in self._remembered:
+        if digest not in self._cached:
             try:
                 image = await self._images.read(record.reference, record.target)
-                sizes = [(await self._content.size(layer.digest), layer) for layer in image.layers]
+                sizes = [await self._content.size(layer.digest) or 0 for layer in image.layers]
             except (NotFoundError, OperationFailedError):
                 return None
-            here = sum(size or 0 for size, _ in sizes)
-            facts = _Facts(image.top, here, here + sum(estimate_unpacked(layer) for _, layer in sizes))
-            if len(self._remembered) >= MOST_REMEMBERED:
-                self._remembered.pop(next(iter(self._remembered)))
-            self._remembered[digest] = facts
-        return self._remembered[digest]
+            size = sum(sizes)
+            if len(self._cached) >= MOST_CACHED:
+                self._cached.pop(next(iter(self._cached)))
+            self._cached[digest] = _Facts(image.top, size, size + sum(map(estimate_unpacked, image.layers)))
+        return self._cached[digest]
 
     def forget(self, digest: str) -> None:
-        self._remembered.pop(digest, None)
+        self._cached.pop(digest, None)
 
 
-def expired(
+def find_expired(
     images: Iterable[Used], held: Collection[str], limit: float, ages: Mapping[str, float]
 ) -> tuple[list[str], float | None]:
-    """What is to be removed, since its age has reached *limit*, and the seconds until the next one's may have.
+    """Return the images whose age has reached *limit*, and the seconds until the next one's may.
 
-    One that is in use or held waits for its last container's removal, and has no time of its own.
+    An image that is in use or held has no such time: the removal of its last container starts the next look.
     """
     due, left = [], []
     for image in images:
         reference = image.record.reference
-        if image.record.preloaded or not image.free or reference in held or reference not in ages:
+        if image.record.preloaded or not image.is_free or reference in held or reference not in ages:
             continue
         rest = limit - ages[reference]
         if rest <= 0:
@@ -163,35 +153,34 @@ def expired(
     return due, min(left, default=None)
 
 
-def to_make_room(images: Iterable[Used], held: Collection[str], missing: int) -> list[str]:
-    """The oldest unused images whose removal may free *missing* bytes; none if all of them together would not do."""
+def choose_for_room(images: Iterable[Used], held: Collection[str], missing: int) -> list[str]:
+    """Return the oldest unused images whose removal may free *missing* bytes; none if all together are not enough."""
     chosen, sum_ = [], 0
     for image in sorted(images, key=lambda image: image.record.created_ns):
         if sum_ >= missing:
             break
-        if image.free and not image.record.preloaded and image.record.reference not in held:
+        if image.is_free and not image.record.preloaded and image.record.reference not in held:
             chosen.append(image.record.reference)
             sum_ += image.room
     return chosen if sum_ >= missing else []
 
 
-#: Before it (2020), the clock had not been set: an image that came then has no known age.
+# ── ages ──
+
+#: Seconds since 1970 (2020). Before it the clock was not set: an image from that time has no known age.
 CLOCK_SET = 1_577_836_800
-#: Seconds by which the clock may move within a boot without being doubted.
+#: Seconds by which the clock may move within a boot.
 JUMP = 600.0
-#: Seconds of use that a crash may take away while nothing else changes; images whose first sight is remembered; bytes of the file.
+#: Seconds of use that a crash may lose while nothing else changes; images that are counted; bytes of the file.
 UNSAVED, MOST_SEEN, SIZE_LIMIT = 3600.0, 4096, 4 << 20
-DAMAGED = ".damaged"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-#: Made by systemd-timesyncd when it has set the clock in this boot.
+#: systemd-timesyncd makes it when it has set the clock in this boot.
 _TIMESYNCD = "/run/systemd/timesync/synchronized"
 _TIME_ERROR = 5  # from linux/timex.h: the clock is not synchronised
-log = logging.getLogger("pycm.registry")
 
 
-@dataclass(frozen=True)
-class Clocks:
-    """What the machine's clocks say, in seconds: wall since 1970, running since boot without sleep, booted with it."""
+class Clocks(NamedTuple):
+    """The machine's clocks in seconds: wall since 1970, running since boot without sleep, booted with sleep."""
 
     wall: float
     running: float
@@ -199,11 +188,12 @@ class Clocks:
     boot_id: str
 
 
-@dataclass(frozen=True)
-class Count:
-    """`used`: seconds of use over all boots, as of `running` in boot `boot_id`. `wall`: the last time that was believed. `offset`: wall
-    minus booted when this boot was first seen; `jumped`: it has changed by more than JUMP since. `seen`: for each image when it was
-    created (nanoseconds since 1970), what `used` was at its first sight, and its digest ("": not known).
+class Count(NamedTuple):
+    """What is counted. `used`: seconds of use over all boots, as of `running` in boot `boot_id`.
+
+    `wall`: the last plausible time. `offset`: wall minus booted when this boot was first seen. `jumped`: it has changed
+    by more than JUMP since. `seen`: for each image its creation (nanoseconds since 1970), `used` when it was first
+    seen, and its digest ("" if unknown).
     """
 
     used: float = 0.0
@@ -212,23 +202,21 @@ class Count:
     running: float = 0.0
     offset: float = 0.0
     jumped: bool = False
-    seen: Mapping[str, tuple[int, float, str]] = field(default_factory=dict)
+    seen: Mapping[str, tuple[int, float, str]] = {}
 
 
 def count(before: Count, clocks: Clocks) -> Count:
-    """What has been counted, with the use since then; the time between two boots is none."""
+    """Add the use since *before*. The time between two boots does not count."""
     offset = clocks.wall - clocks.booted
     if clocks.boot_id != before.boot_id:
-        return replace(
-            before,
+        return before._replace(
             used=before.used + clocks.running,
             boot_id=clocks.boot_id,
             running=clocks.running,
             offset=offset,
             jumped=False,
         )
-    return replace(
-        before,
+    return before._replace(
         used=before.used + max(clocks.running - before.running, 0.0),
         running=clocks.running,
         jumped=before.jumped or abs(offset - before.offset) > JUMP,
@@ -236,13 +224,13 @@ def count(before: Count, clocks: Clocks) -> Count:
 
 
 def is_plausible(counted: Count, wall: float, built: float, synchronised: Callable[[], bool]) -> bool:
-    """Whether the clock's *wall* can be believed: it follows what is known, or somebody keeps it right."""
+    """Check the clock's *wall*: it follows what is known, or something keeps it right."""
     follows = wall >= counted.wall and wall >= built and not counted.jumped
     return follows or synchronised()
 
 
 def see(counted: Count, records: Iterable[Record]) -> Count:
-    """With the images that are here now, at most MOST_SEEN of them. One that came back under the same name, or moved to it, is another one."""
+    """Note the present images, at most MOST_SEEN. A name that was made again, or that moved, counts as new."""
     seen: dict[str, tuple[int, float, str]] = {}
     for record in records:
         digest = record.target.digest
@@ -251,11 +239,11 @@ def see(counted: Count, records: Iterable[Record]) -> Count:
             since = counted.used
         if len(seen) < MOST_SEEN:
             seen[record.reference] = record.created_ns, since, digest
-    return replace(counted, seen=seen)
+    return counted._replace(seen=seen)
 
 
-def ages(counted: Count, wall: float) -> dict[str, float]:
-    """Of the images that were seen, in seconds: in use and by the clock, whichever is less."""
+def find_ages(counted: Count, wall: float) -> dict[str, float]:
+    """Return ages in seconds: in use or by the clock, whichever is less."""
     return {
         reference: min(counted.used - since, wall - created / NANOSECONDS)
         for reference, (created, since, _) in counted.seen.items()
@@ -264,28 +252,28 @@ def ages(counted: Count, wall: float) -> dict[str, float]:
 
 
 def read_clocks() -> Clocks:
-    """OperationFailedError where the kernel does not tell one boot from another."""
+    """OperationFailedError if the kernel does not identify its boot."""
     try:
         with open(_BOOT_ID, encoding="ascii") as file:
             boot_id = file.read(64).strip()
     except OSError as error:
-        raise OperationFailedError(f"{_BOOT_ID} cannot be read: {error.strerror}") from None
+        raise OperationFailedError(f"cannot read {_BOOT_ID}: {error.strerror}") from None
     running, booted = time.clock_gettime(time.CLOCK_MONOTONIC), time.clock_gettime(time.CLOCK_BOOTTIME)
     return Clocks(time.time(), running, booted, boot_id)
 
 
 def is_synchronised() -> bool:
-    """Whether the clock is kept right (by NTP, for instance), as the kernel or systemd-timesyncd says. False where neither says so."""
+    """Check whether the kernel or systemd-timesyncd says that the clock is kept right, by NTP for instance."""
     if os.path.exists(_TIMESYNCD):
         return True
-    import ctypes  # half a MiB, for a machine whose clock is in doubt
+    import ctypes  # half a MiB, only for an implausible clock
 
-    # struct timex, of at most 208 bytes, with modes 0: nothing is changed. With ProtectClock=, systemd denies even that.
+    # struct timex, at most 208 bytes, with modes 0: read only. systemd's ProtectClock= denies even that.
     return ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)) not in (-1, _TIME_ERROR)
 
 
 def build_time() -> float:
-    """When this program was made, as far as its file tells."""
+    """Return the time of this program's file: the clock cannot be before it."""
     return max(os.stat(pycm.__file__).st_mtime, CLOCK_SET)
 
 
@@ -298,7 +286,7 @@ class Ages:
         clocks: Callable[[], Clocks] = read_clocks,
         synchronised: Callable[[], bool] = is_synchronised,
     ) -> None:
-        self._path = path
+        self._file = StateFile(path, log, limit=SIZE_LIMIT, loss="images count as new", directory_mode=0o700)
         self._clocks = clocks
         self._synchronised = synchronised
         self._counted: Count | None = None
@@ -306,72 +294,39 @@ class Ages:
         self._lock = threading.Lock()  # the agent may end during a look
 
     def of(self, records: Iterable[Record]) -> dict[str, float]:
-        """Ages of images in seconds, by reference; of none while the clock is in doubt."""
+        """Return ages of images in seconds, by reference; none while the clock is implausible."""
         with self._lock:
             before = self._counted
             if before is None:
-                before = self._saved = self._load()
+                before = self._saved = self._file.read(parse, Count())
             clocks = self._clocks()
             counted = see(count(before, clocks), records)
-            believed = is_plausible(counted, clocks.wall, build_time(), self._synchronised)
-            self._counted = replace(counted, wall=clocks.wall) if believed else counted
-            self._save_if_changed(self._counted)
-            return ages(counted, clocks.wall) if believed else {}
+            plausible = is_plausible(counted, clocks.wall, build_time(), self._synchronised)
+            self._counted = counted._replace(wall=clocks.wall) if plausible else counted
+            saved, now = self._saved, self._counted
+            changed = (saved.boot_id, saved.jumped, saved.seen) != (now.boot_id, now.jumped, now.seen)
+            if changed or now.used - saved.used >= UNSAVED:
+                self._save(now)
+            return find_ages(counted, clocks.wall) if plausible else {}
 
     def close(self) -> None:
-        """Keep what was counted, up to now."""
+        """Save the count up to now."""
         with self._lock:
             if self._counted is not None:
                 self._counted = count(self._counted, self._clocks())
                 self._save(self._counted)
 
-    def _save_if_changed(self, counted: Count) -> None:
-        saved = self._saved
-        known = (saved.boot_id, saved.jumped, saved.seen)
-        if known != (counted.boot_id, counted.jumped, counted.seen) or counted.used - saved.used >= UNSAVED:
-            self._save(counted)
-
-    def _load(self) -> Count:
-        try:
-            return parse(read_regular(self._path, SIZE_LIMIT + 1))
-        except FileNotFoundError:
-            return Count()
-        except OSError as error:
-            log.warning("%s cannot be read: %s (images count as new)", self._path, error.strerror)
-            return Count()
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            aside = self._path + DAMAGED
-            log.error("%s is damaged: %s (kept as %s; images count as new)", self._path, error, aside)
-            try:
-                os.replace(self._path, aside)
-            except OSError as failure:
-                log.error("%s cannot be renamed: %s", self._path, failure.strerror)
-            return Count()
-
     def _save(self, counted: Count) -> None:
-        """A failure makes images younger after the next start, no more."""
+        """A failure only makes images younger after the next start."""
         self._saved = counted
-        if not self._path:
-            return
-        try:
-            make_directory(os.path.dirname(self._path), 0o700)
-            write_atomic(self._path, dump(counted), 0o600)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._path, error.strerror)
+        self._file.write(counted._asdict())
 
 
-def dump(counted: Count) -> bytes:
-    return json.dumps({**vars(counted), "seen": dict(counted.seen)}).encode()
-
-
-def parse(data: bytes) -> Count:
-    """ValueError, TypeError, KeyError, AttributeError, OverflowError or RecursionError if *data* is not what `dump` makes."""
-    if len(data) > SIZE_LIMIT:
-        raise ValueError(f"more than {SIZE_LIMIT} bytes")
-    value: dict[str, Any] = json.loads(data)
+def parse(value: dict[str, Any]) -> Count:
+    """Read the value of the file. ValueError, TypeError, LookupError or AttributeError if it is invalid."""
     used, wall, running, offset = (float(value[name]) for name in ("used", "wall", "running", "offset"))
     seen = {
-        str(name): (int(created), float(since), str(*digest))  # the digest came later
+        str(name): (int(created), float(since), str(*digest))  # older versions wrote no digest
         for name, (created, since, *digest) in value["seen"].items()
     }
     numbers = (used, wall, running, offset, *(since for _, since, _ in seen.values()))

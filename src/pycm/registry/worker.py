@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker process: reads one job, does it, says on standard output how it goes and what came of it.
+"""The worker process: read one job, do it, report progress and result on standard output.
 
-It ends with the agent: its standard input stays open for as long as that lives. Being killed at any instant leaves nothing but a
-lease that ends by itself, and the next attempt goes on from what it holds.
+The worker ends with the agent, which keeps the worker's standard input open. A worker that is killed at any instant
+leaves only a lease that expires, and the next attempt continues with what the lease holds.
 """
 
 from __future__ import annotations
@@ -15,46 +15,43 @@ from typing import TYPE_CHECKING
 
 from pycm.errors import OperationFailedError, PycmError
 from pycm.ports import PullStep
-from pycm.registry import job as jobs
-from pycm.registry.job import Job, News
+from pycm.registry.job import LINE_LIMIT, Job, News, make_error_line, parse_job
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-#: Address space that a worker may have, many times what it needs: what grows without bound ends here, not with the machine.
+#: Bytes of address space, many times what a worker needs: unbounded growth ends the worker, not the machine.
 ADDRESS_SPACE = 2 << 30
-#: Seconds between lines about progress.
-PERIOD = 0.25
-#: Seconds between signs of life.
-SIGN = 10.0
+#: Seconds between lines about progress, and between signs of life.
+PERIOD, SIGN = 0.25, 10.0
 NICE = 5
-#: The first to go when memory runs out: whoever wanted the image is told, and tries again.
+#: A worker is the first to be killed when memory runs out: the caller gets an error and can try again.
 OOM_SCORE = 500
 
 
 class Reporter:
-    """Tells at most every PERIOD how far the work is, and each step when it begins."""
+    """Reports each step when it begins, and progress at most once every PERIOD."""
 
     def __init__(self) -> None:
         self._last = News(PullStep.RESOLVING.value)
-        self._told = 0.0
+        self._reported = 0.0
 
-    def say(self, step: str, done: int = 0, total: int = 0) -> None:
+    def report(self, step: str, done: int = 0, total: int = 0) -> None:
         news = News(step, done, total)
         now = asyncio.get_running_loop().time()
-        if news.step != self._last.step or now - self._told >= PERIOD or done == total:
-            self._told, self._last = now, news
+        if news.step != self._last.step or now - self._reported >= PERIOD or done == total:
+            self._reported, self._last = now, news
             write(news.line())
 
-    async def signs(self) -> None:
-        """Signs of life, for ever: nothing new, but work goes on."""
+    async def give_signs(self) -> None:
+        """Repeat the last report for ever: work continues."""
         while True:
             await asyncio.sleep(SIGN)
             write(self._last.line())
 
 
 def write(line: bytes) -> None:
-    """Whole lines; a reader that is gone is the end of the worker."""
+    """Write a whole line. The worker ends with its reader."""
     try:
         while line:
             line = line[os.write(1, line) :]
@@ -63,21 +60,22 @@ def write(line: bytes) -> None:
 
 
 def main() -> None:
-    _be_modest()
-    line = sys.stdin.buffer.readline(jobs.LINE_LIMIT)
+    _limit_resources()
+    line = sys.stdin.buffer.readline(LINE_LIMIT)
     try:
-        job = jobs.parse_job(line)
+        job = parse_job(line)
     except (ValueError, TypeError, KeyError) as error:
-        # the error's own text may show a piece of the job, with its password
-        write(jobs.error_line(OperationFailedError(f"a pull worker got no job ({type(error).__name__})")))
+        # the error's own text may contain a part of the job, with its password
+        reason = f"pull worker received an invalid job ({type(error).__name__})"
+        write(make_error_line(OperationFailedError(reason)))
         os._exit(1)
     code = asyncio.run(_run(job))
-    # threads that still wait for a registry are not waited for
+    # do not wait for threads that still wait for a registry
     sys.stderr.flush()
     os._exit(code)
 
 
-def _be_modest() -> None:
+def _limit_resources() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
@@ -90,17 +88,15 @@ def _be_modest() -> None:
 async def _run(job: Job) -> int:
     asyncio.get_running_loop().add_reader(0, _end_with_agent)
     reporter = Reporter()
-    signs = asyncio.ensure_future(reporter.signs())
+    signs = asyncio.ensure_future(reporter.give_signs())
     try:
         write((await _work(job, reporter)).line())
     except PycmError as error:
-        write(jobs.error_line(error))
+        write(make_error_line(error))
         return 1
     except MemoryError:
         write(
-            jobs.error_line(
-                OperationFailedError("the pull worker ran out of memory: the image is not as it should be")
-            )
+            make_error_line(OperationFailedError("pull worker ran out of memory: the image may be invalid"))
         )
         return 1
     finally:

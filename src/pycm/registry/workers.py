@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker processes as the agent sees them: a job goes in, news come out, and whatever happens the process is gone at the end."""
+"""Pulls as the agent sees them: callers that want the same image share one, and a worker process does it.
+
+Whatever happens, the process is gone at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pycm
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
 from pycm.ports import PullProgress, PullStep
 from pycm.registry.job import LINE_LIMIT, LINES_LIMIT, Job, News, parse_news
-from pycm.waiting import within
+from pycm.waiting import cancel, within
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
     Listener = Callable[[PullProgress], None]
     Work = Callable[[str, Listener], Awaitable[None]]
 
-#: Workers at one time; further jobs wait. Each is 45 MiB at most.
+#: Workers at a time, each of 45 MiB at most; further jobs wait.
 PARALLEL = 2
-#: Seconds without a line after which a worker, which gives signs of life, counts as hanging; seconds that its end may take.
+#: Seconds without a line after which a worker, which gives signs of life, counts as hanging; seconds for its end.
 SILENCE, END = 60.0, 10.0
-#: What the worker executes. Python is isolated (-I): no module comes from the working directory, PYTHONPATH or a user's site directory.
-#: pycm itself comes from where the agent has it; the directory around it (its argument) is searched last, for libraries beside it.
+#: What the worker executes. -I isolates Python from the working directory, PYTHONPATH and a user's site directory. pycm
+#: comes from where the agent has it; the directory around it (its argument) is searched last, for libraries beside it.
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); import pycm; sys.path.append(sys.path.pop(0)); "
     "from pycm.registry.worker import main; main()"
@@ -37,21 +40,24 @@ _AROUND_PYCM = os.path.dirname(os.path.dirname(os.path.abspath(pycm.__file__)))
 
 
 class WorkerKilledError(UnavailableError):
-    """By whom is not known; most likely by the kernel, for want of memory."""
+    """Something killed the worker, most likely the kernel because memory is short."""
 
 
 class Workers:
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(PARALLEL)
 
-    async def run(self, job: Job, told: Callable[[News], None]) -> News:
-        """The last news; *told* hears those before it. What the worker failed with is raised. Cancelled, it is ended."""
+    async def run(self, job: Job, report: Callable[[News], None]) -> News:
+        """Return the last news; *report* is called with those before. Raise the error of the worker.
+
+        The worker is killed when this is cancelled.
+        """
         if self._slots.locked():
-            told(News(PullStep.QUEUED.value))
+            report(News(PullStep.QUEUED.value))
         async with self._slots:
             process = await _start()
             try:
-                return await _follow(process, job, told)
+                return await _follow(process, job, report)
             finally:
                 await _end(process)
 
@@ -69,15 +75,14 @@ async def _start() -> Process:
             limit=LINE_LIMIT,
         )
     except OSError as error:
-        raise OperationFailedError(f"a pull worker cannot be started: {error.strerror}") from None
+        raise OperationFailedError(f"cannot start a pull worker: {error.strerror}") from None
 
 
-async def _follow(process: Process, job: Job, told: Callable[[News], None]) -> News:
-    assert process.stdin is not None
-    with contextlib.suppress(ConnectionError):
-        process.stdin.write(job.line())  # left open: the worker ends when it is closed
-        await process.stdin.drain()
-    last = await _news(process, told)
+async def _follow(process: Process, job: Job, report: Callable[[News], None]) -> News:
+    with contextlib.suppress(ConnectionError):  # stdin stays open: the worker ends when it is closed
+        process.stdin.write(job.line())  # type: ignore[union-attr]
+        await process.stdin.drain()  # type: ignore[union-attr]
+    last = await _read_news(process, report)
     if isinstance(last, PycmError):
         raise last
     if last is not None:
@@ -86,28 +91,29 @@ async def _follow(process: Process, job: Job, told: Callable[[News], None]) -> N
         code = await within(END, process.wait())
     except asyncio.TimeoutError:
         raise OperationFailedError(
-            f"the pull worker closed its output without a result, and did not end within {END:g} s"
+            f"pull worker closed its output without a result and did not end within {END:g} s"
         ) from None
     if code == -signal.SIGKILL:
-        raise WorkerKilledError("the pull worker was killed: the machine may be short of memory; try again")
+        raise WorkerKilledError(
+            "pull worker was killed: the machine may be short of memory", hint="Try again."
+        )
     raise OperationFailedError(
-        f"the pull worker ended without a result (exit code {code}); its output stands in the log"
+        f"pull worker ended without a result (exit code {code}); the log has its output"
     )
 
 
-async def _news(process: Process, told: Callable[[News], None]) -> News | PycmError | None:
-    """The news that end the job, once the worker closes its output; None if there were none."""
-    assert process.stdout is not None
+async def _read_news(process: Process, report: Callable[[News], None]) -> News | PycmError | None:
+    """Return the result of the job, once the worker closes its output; None if there was none."""
     last: News | PycmError | None = None
     for _ in range(LINES_LIMIT):
         try:
-            line = await within(SILENCE, process.stdout.readline())
-            if not line.endswith(b"\n"):  # its end, or it was killed in the middle of a line
+            line = await within(SILENCE, process.stdout.readline())  # type: ignore[union-attr]
+            if not line.endswith(b"\n"):  # the end, or the worker was killed in the middle of a line
                 return last
             news = parse_news(line)
         except asyncio.TimeoutError:
             raise OperationFailedError(
-                f"the pull worker gave no sign for {SILENCE:g} s: it is ended"
+                f"pull worker gave no sign of life for {SILENCE:g} s; terminating it"
             ) from None
         except (
             ValueError,
@@ -115,13 +121,13 @@ async def _news(process: Process, told: Callable[[News], None]) -> News | PycmEr
             TypeError,
             OverflowError,
             RecursionError,
-        ):  # json's errors and those of an endless line are ValueErrors
-            raise OperationFailedError("the pull worker says what makes no sense: it is ended") from None
+        ):  # also for an endless line
+            raise OperationFailedError("pull worker sent malformed output; terminating it") from None
         if isinstance(news, PycmError) or news.step == PullStep.DONE.value:
             last = news
         else:
-            told(news)
-    raise OperationFailedError(f"the pull worker said more than {LINES_LIMIT} lines: it is ended")
+            report(news)
+    raise OperationFailedError(f"pull worker sent more than {LINES_LIMIT} lines; terminating it")
 
 
 async def _end(process: Process) -> None:
@@ -130,9 +136,12 @@ async def _end(process: Process) -> None:
             process.kill()
     if process.stdin is not None:
         process.stdin.close()
-    # what is left of its output is read: asyncio counts it as ended only then
+    # asyncio counts the process as ended only when its output is read
     with contextlib.suppress(asyncio.TimeoutError):
         await within(END, process.communicate())
+
+
+# ── sharing ──
 
 
 class _Pull:
@@ -140,16 +149,19 @@ class _Pull:
         self.last = PullProgress(reference, PullStep.QUEUED)
         self.listeners: list[Listener] = []
         self.waiting = 0
-        self.task = asyncio.ensure_future(work(reference, self._tell))
+        self.task = asyncio.ensure_future(work(reference, self._report))
 
-    def _tell(self, progress: PullProgress) -> None:
+    def _report(self, progress: PullProgress) -> None:
         self.last = progress
         for listener in tuple(self.listeners):
             listener(progress)
 
 
 class Pulls:
-    """*work*: pulls a reference and tells how it goes."""
+    """Running pulls: callers for the same image share one, which ends when nobody waits for it any more.
+
+    *work* pulls a reference and reports progress.
+    """
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -158,7 +170,7 @@ class Pulls:
 
     async def pull(self, reference: str, listener: Listener | None = None) -> None:
         pull = self._running.get(reference)
-        while pull is not None and not pull.waiting:  # it was given up and is about to end
+        while pull is not None and not pull.waiting:  # cancelled, and about to end
             await asyncio.wait({pull.task})
             pull = self._running.get(reference)
         if self._closed:
@@ -189,12 +201,9 @@ class Pulls:
     @staticmethod
     def _ending(reference: str) -> UnavailableError:
         return UnavailableError(
-            f"the agent ends: the pull of {reference} is given up, the next one goes on from there"
+            f"the agent is stopping: pull of {reference} cancelled (the next one resumes it)"
         )
 
     async def close(self) -> None:
         self._closed = True
-        tasks = [pull.task for pull in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*(pull.task for pull in self._running.values()))

@@ -9,7 +9,7 @@ import pytest
 
 from pycm.errors import OperationFailedError, PycmError, UnavailableError
 from pycm.http import download, rules
-from pycm.http.download import Download, WebDownloads
+from pycm.http.download import WebDownloads
 
 BODY = bytes(range(256)) * 40
 
@@ -117,7 +117,7 @@ def test_a_wrong_part_is_refused(server):
         handler.end_headers()
 
     server.plays = [whole(cut=100), lie]
-    with pytest.raises(OperationFailedError, match="were asked for"):
+    with pytest.raises(OperationFailedError, match="expected bytes 100 to 10240"):
         fetch(server)
 
 
@@ -159,7 +159,7 @@ def test_nobody_who_listens_is_an_error(server):
 @pytest.mark.parametrize("url", ["", "ftp://h/x", "file:///etc/passwd", "http://", "http://h:x/"])
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(PycmError, match="address"):
-        Download(10).run(url)
+        asyncio.run(WebDownloads().fetch(url, 10))
 
 
 def test_a_file_beyond_the_limit_is_refused_before_and_while_it_comes(server):
@@ -173,23 +173,18 @@ def test_a_file_beyond_the_limit_is_refused_before_and_while_it_comes(server):
             pass
 
     server.plays = [whole()]
-    with pytest.raises(OperationFailedError, match="10240 bytes, 10 are allowed"):
+    with pytest.raises(OperationFailedError, match="10240 bytes, more than the 10 that"):
         fetch(server, 10)
     server.plays = [endless]
     with pytest.raises(OperationFailedError, match="more than the 5000"):
         fetch(server, 5000)
 
 
-def test_the_time_is_bounded(server, monkeypatch):
-    now = [0.0]
-
-    def clock():
-        now[0] += download.TOTAL
-        return now[0]
-
+def test_download_ends_when_the_next_attempt_would_be_too_late(server, monkeypatch):
+    monkeypatch.setattr(download, "TOTAL", 0.0)
     server.plays = [answer(503)]
-    with pytest.raises(UnavailableError):
-        Download(10, clock).run(server.url)
+    with pytest.raises(UnavailableError, match="503"):
+        fetch(server)
     assert len(server.asked) == 1
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pure parts: addresses and redirects, what servers want as a login, tokens, when to ask again."""
 
+import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,21 +13,22 @@ from hypothesis import strategies as st
 
 from pycm.errors import InvalidInputError, OperationFailedError
 from pycm.http import rules
-from pycm.http.client import Tls, make_context
 from pycm.http.rules import (
     Address,
     Challenge,
     Login,
-    basic,
-    begins_at,
-    challenges,
+    TryLaterError,
+    find_start,
     is_loopback,
+    make_basic,
+    make_token_address,
     parse_address,
+    read_challenges,
+    read_server_message,
+    read_token,
     redirected,
-    server_message,
-    token,
-    token_address,
 )
+from pycm.tls import TlsFiles, make_context
 
 HERE = parse_address("https://r.test/v2/a")
 
@@ -56,7 +59,7 @@ def test_addresses(text: str, expected: Address) -> None:
     ],
 )
 def test_what_is_no_address_is_an_error(text: str) -> None:
-    with pytest.raises(OperationFailedError, match="no http or https address"):
+    with pytest.raises(OperationFailedError, match="not an http or https address"):
         parse_address(text)
 
 
@@ -114,12 +117,12 @@ def test_this_machine() -> None:
     ],
 )
 def test_what_a_server_offers(header: str, expected: list[Challenge]) -> None:
-    assert challenges([header]) == expected
+    assert read_challenges([header]) == expected
 
 
 @given(st.text(max_size=300))
 def test_any_header_is_read_or_left_out(header: str) -> None:
-    assert isinstance(challenges([header]), list)
+    assert isinstance(read_challenges([header]), list)
 
 
 @pytest.mark.parametrize("piece", [" ", ",", ", ", 'a="', "a=b ", "\\", '"', 'a="\\"', "Basic ", "= "])
@@ -128,20 +131,20 @@ def test_challenges_take_time_in_step_with_their_length(piece: str) -> None:
     long = piece * (100_000 // len(piece)) + "x"
     for pattern in (rules._SCHEME, rules._PARAMETER, rules._UNREADABLE):
         pattern.match(long * 10)
-    assert isinstance(challenges([long] * 100), list)
+    assert isinstance(read_challenges([long] * 100), list)
 
 
 def test_where_the_token_is() -> None:
     offer = Challenge("bearer", {"realm": "https://a.test/token?x=1", "service": "my registry"})
-    found = token_address(offer, "repository:a:pull", HERE, secure=True)
+    found = make_token_address(offer, "repository:a:pull", HERE, secure=True)
     assert found.path == "/token?x=1&service=my+registry&scope=repository%3Aa%3Apull"
-    assert token_address(offer, "a b", HERE, secure=True).path.endswith("&scope=a&scope=b")
+    assert make_token_address(offer, "a b", HERE, secure=True).path.endswith("&scope=a&scope=b")
     plain = Challenge("bearer", {"realm": "https://a.test/token"})
-    assert token_address(plain, "", HERE, secure=True).path == "/token"
+    assert make_token_address(plain, "", HERE, secure=True).path == "/token"
     with pytest.raises(OperationFailedError, match="not sent over plain http"):
-        token_address(Challenge("bearer", {"realm": "http://a.test/token"}), "", HERE, secure=True)
-    with pytest.raises(OperationFailedError, match="address of its token service"):
-        token_address(Challenge("bearer", {}), "", HERE, secure=False)
+        make_token_address(Challenge("bearer", {"realm": "http://a.test/token"}), "", HERE, secure=True)
+    with pytest.raises(OperationFailedError, match="its token service"):
+        make_token_address(Challenge("bearer", {}), "", HERE, secure=False)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def test_where_the_token_is() -> None:
     ],
 )
 def test_realm_may_be_relative_or_in_need_of_escapes(realm: str, expected: str) -> None:
-    assert str(token_address(Challenge("bearer", {"realm": realm}), "", HERE, secure=True)) == expected
+    assert str(make_token_address(Challenge("bearer", {"realm": realm}), "", HERE, secure=True)) == expected
 
 
 @pytest.mark.parametrize(
@@ -180,14 +183,14 @@ def test_location_may_be_relative_or_in_need_of_escapes(location: str, expected:
 
 @pytest.mark.parametrize("location", ["https://a b/", "https://\xfc.test/", "https://r.test:x/", "https://[::1/", "/" + " " * 3000 + "x"])  # fmt: skip
 def test_location_that_names_no_server_or_too_much_is_refused(location: str) -> None:
-    with pytest.raises(OperationFailedError, match="redirects to no http or https address"):
+    with pytest.raises(OperationFailedError, match="redirects: not an http or https address"):
         redirected(HERE, location)
 
 
 def test_logins_and_tokens() -> None:
-    assert basic(Login("me", "geheim")) == "Basic bWU6Z2VoZWlt"
+    assert make_basic(Login("me", "geheim")) == "Basic bWU6Z2VoZWlt"
     assert "geheim" not in repr(Login("me", "geheim"))
-    assert token(b'{"token": "a"}') == token(b'{"access_token": "a"}') == "Bearer a"
+    assert read_token(b'{"token": "a"}') == read_token(b'{"access_token": "a"}') == "Bearer a"
 
 
 @pytest.mark.parametrize(
@@ -205,25 +208,84 @@ def test_logins_and_tokens() -> None:
 )
 def test_an_answer_without_a_token_is_an_error_that_does_not_show_it(body: bytes) -> None:
     with pytest.raises(OperationFailedError) as caught:
-        token(body)
+        read_token(body)
     assert "Evil" not in str(caught.value)
 
 
 def test_what_a_server_says_is_on_one_line() -> None:
-    assert server_message(b'{"errors": [{"code": "X", "message": "a\\nb"}]}') == "a b"
-    assert server_message(b'{"errors": [{"code": "DENIED"}]}') == "DENIED"
+    assert read_server_message(b'{"errors": [{"code": "X", "message": "a\\nb"}]}') == "a b"
+    assert read_server_message(b'{"errors": [{"code": "DENIED"}]}') == "DENIED"
     assert all(
-        server_message(body) == "" for body in (b"", b"<html>", b"[]", b'{"errors": []}', b'{"errors": [1]}')
+        read_server_message(body) == ""
+        for body in (b"", b"<html>", b"[]", b'{"errors": []}', b'{"errors": [1]}')
     )
 
 
-def test_when_to_ask_again() -> None:
-    assert all(0.25 <= rules.delay(1) <= 0.5 for _ in range(20))
-    assert all(rules.delay(50) <= rules.LAST_DELAY for _ in range(20))
-    assert rules.delay(1, 7) == 7
-    assert rules.retry_after("120") == 120
-    assert rules.retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    assert [rules.retry_after(text) for text in (None, "", "soon", "-1", "1e9", "9999 y")] == [None] * 6
+def test_retry_after_is_a_number_or_a_date() -> None:
+    assert rules.read_retry_after("120") == 120
+    assert rules.read_retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    texts = (None, "", "soon", "-1", "1e9", "9999 y")
+    assert [rules.read_retry_after(text) for text in texts] == [None] * 6
+
+
+class Attempts:
+    """Each attempt gains the next number of bytes of *gains*, the last repeats, and fails with *error*."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *gains: int, **error: Any) -> None:
+        self.pauses: list[float] = []
+        self.received = self.count = 0
+        self._gains = gains
+        self._error = error
+        self._loop = asyncio.get_running_loop()
+        monkeypatch.setattr(rules.asyncio, "sleep", self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    async def attempt(self) -> None:
+        self.received += self._gains[min(self.count, len(self._gains) - 1)]
+        self.count += 1
+        raise TryLaterError("in trouble", **self._error)
+
+    async def fail(self, **more: Any) -> int:
+        with pytest.raises(TryLaterError):
+            await rules.resume(self.attempt, lambda: self.received, **more)
+        return self.count
+
+
+async def test_resume_gives_up_after_attempts_without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(monkeypatch, 0)
+    assert await attempts.fail() == rules.ATTEMPTS
+    assert all(
+        0.75 * full <= pause <= full for pause, full in zip(attempts.pauses, (0.5, 1, 2, 4, 8), strict=True)
+    )
+
+
+@pytest.mark.parametrize(("gain", "count"), [(9, rules.ATTEMPTS), (10, 2 + rules.ATTEMPTS)])
+async def test_resume_counts_again_after_progress(
+    monkeypatch: pytest.MonkeyPatch, gain: int, count: int
+) -> None:
+    assert await Attempts(monkeypatch, 0, 0, gain, 0).fail(progress=10) == count
+
+
+@pytest.mark.parametrize(("answered", "count"), [(False, 3), (True, rules.ATTEMPTS)])
+async def test_resume_gives_up_sooner_on_a_server_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, answered: bool, count: int
+) -> None:
+    assert await Attempts(monkeypatch, 0, answered=answered).fail(unreached=3) == count
+
+
+@pytest.mark.parametrize(("after", "count"), [(60.0, rules.ATTEMPTS), (60.1, 1)])
+async def test_resume_waits_as_long_as_the_server_asks_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch, after: float, count: int
+) -> None:
+    attempts = Attempts(monkeypatch, 0, after=after)
+    assert await attempts.fail() == count
+    assert attempts.pauses == [after] * (count - 1)
+
+
+async def test_resume_ends_when_the_next_attempt_would_be_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await Attempts(monkeypatch, 0, after=30.0).fail(total=29.0) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,7 +298,7 @@ def test_when_to_ask_again() -> None:
     ],
 )
 def test_where_a_part_begins(status: int, headers: dict[str, str], begin: int) -> None:
-    assert begins_at(status, headers, 4, 10) == begin
+    assert find_start(status, headers, 4, 10) == begin
 
 
 @pytest.mark.parametrize(
@@ -251,7 +313,7 @@ def test_where_a_part_begins(status: int, headers: dict[str, str], begin: int) -
 )
 def test_a_part_that_is_another_one_is_an_error(status: int, headers: dict[str, str]) -> None:
     with pytest.raises(OperationFailedError):
-        begins_at(status, headers, 4, 10)
+        find_start(status, headers, 4, 10)
 
 
 @pytest.mark.parametrize("key", ["root_ca", "client_cert", "client_key"])
@@ -260,4 +322,4 @@ def test_context_refuses_a_fifo_in_place_of_a_tls_file(tmp_path: Path, key: str)
     (tmp_path / "file").write_text("")
     files = {"client_cert": str(tmp_path / "file"), "client_key": str(tmp_path / "file")}
     with pytest.raises(InvalidInputError, match="cannot be used: not a regular file"):
-        make_context(Tls(**{**files, key: str(tmp_path / "fifo")}), client=True)
+        make_context(TlsFiles(**{**files, key: str(tmp_path / "fifo")}), system_cas=True)

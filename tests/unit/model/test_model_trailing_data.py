@@ -10,7 +10,7 @@ import pytest
 from pycm.config.document import parse as parse_configuration
 from pycm.containerd.image_format import parse as parse_image_document
 from pycm.errors import PycmError
-from pycm.http.rules import server_message, token
+from pycm.http.rules import read_server_message, read_token
 from pycm.model.container import Container, Image
 from pycm.model.gojson import read
 from pycm.model.records import stored
@@ -34,7 +34,7 @@ READERS: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "configuration": (b"{}", lambda data: parse_configuration(data, "config.json")),
     "twin message": (VALUE, parse_message),
     "image document": (VALUE, lambda data: parse_image_document(data, "a")),
-    "token": (TOKEN, token),
+    "token": (TOKEN, read_token),
     "CNI result": (VALUE, lambda data: parse_result("bridge", data)),
     "network record": (SANDBOX, lambda data: parse_network_record("a", data)),
     "job": (Job("a", "b", "c", "d").line(), parse_job),
@@ -71,8 +71,8 @@ def test_reader_takes_blanks_after_the_value(name: str) -> None:
 
 @pytest.mark.parametrize("trailing", TRAILING)
 def test_reader_without_an_error_takes_nothing_from_a_broken_document(tmp_path, trailing: bytes) -> None:
-    assert server_message(MESSAGE) == "gone"
-    assert server_message(MESSAGE + trailing) == ""
+    assert read_server_message(MESSAGE) == "gone"
+    assert read_server_message(MESSAGE + trailing) == ""
     path = tmp_path / file_name("thing")
     path.write_bytes(b'{"c-1": {}}')
     assert Memory(str(tmp_path)).read("thing") == ["c-1"]

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from pycm.containerd.image_format import Descriptor
 from pycm.errors import PycmError
 from pycm.registry import preload
 from pycm.registry.job import LINE_LIMIT, Job, News
-from pycm.registry.preload import MOST_ARCHIVES, Layout, archives
+from pycm.registry.preload import MOST_ARCHIVES, Layout, list_archives
 
 BLOB = b"blob" * 100
 DIGEST = "sha256:" + hashlib.sha256(BLOB).hexdigest()
@@ -71,9 +70,9 @@ def test_what_is_no_regular_file_is_not_opened_or_waited_for(tmp_path: Path) -> 
     (tmp_path / "blobs" / "sha256").mkdir(parents=True)
     os.mkfifo(tmp_path / "blobs" / "sha256" / DIGEST[7:])
     (tmp_path / "index.json").symlink_to("/dev/zero")
-    with pytest.raises(PycmError, match="no regular file"):
+    with pytest.raises(PycmError, match="not a regular file"):
         Layout(str(tmp_path)).open(HERE, 0)
-    with pytest.raises(PycmError, match="no regular file"):
+    with pytest.raises(PycmError, match="not a regular file"):
         Layout(str(tmp_path)).index()
 
 
@@ -85,7 +84,7 @@ def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(MOST_ARCHIVES):
         (tmp_path / f"b{number}.tar").touch()
     with pytest.raises(PycmError, match=f"{MOST_ARCHIVES + 1} archives"):
-        archives(str(tmp_path))
+        list_archives(str(tmp_path))
 
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -146,15 +145,15 @@ INDEX_FILE = header(b"index.json", 2) + block(b"{}")
         (header(b"x", preload.HEADER_LIMIT + 1, b"L") + block(b"n" * 65537) + INDEX_FILE, "a header of 65537 bytes"),
         (header(b"x", 10**6, b"g") + bytes(10**6 + 448) + INDEX_FILE, ""),  # a global one is passed over
         (header(b"x", 1, b"x") + block(b"9" * 1), "not found"),
-        (header(b"x", 20, b"x") + block(b"1 size=12345678901\n"), "cannot be read"),
-        (header(b"x", 20, b"x") + block(b"99 size=1234567890\n"), "cannot be read"),
+        (header(b"x", 20, b"x") + block(b"1 size=12345678901\n"), "invalid extended header"),
+        (header(b"x", 20, b"x") + block(b"99 size=1234567890\n"), "invalid extended header"),
         (header(b"x", 11, b"x") + block(b"11 size=-1\n") + INDEX_FILE, "-1 bytes at offset"),
         (header(size=b"\xff" * 12), "invalid literal"),  # negative, in base 256
         (header(size=b"\x80" + b"\xff" * 11), "bytes at offset 512 of 512"),
         (header(size=b"\x80" + bytes(10) + b"\x01") + block(b"x") + INDEX_FILE, ""),
         (header(size=513) + block(b"x"), "513 bytes at offset 512 of 1024"),
         (header(size=512) + bytes(512) + INDEX_FILE, ""),
-        (INDEX_FILE + b"cut", "cut in a header"),
+        (INDEX_FILE + b"cut", "truncated header"),
         (b"\x1f\x8b" + bytes(600), "invalid literal"),
         (b"", ""),
     ],
@@ -164,12 +163,12 @@ def test_layout_reads_headers_within_bounds(tmp_path: Path, data: bytes, why: st
     path = tmp_path / "a.tar"
     path.write_bytes(data)
     if why:
-        with pytest.raises(PycmError, match=f"is cut short .*{why}"):
+        with pytest.raises(PycmError, match=f"is truncated, .*{why}"):
             Layout(str(path))
     elif data:
         assert Layout(str(path)).index() == b"{}"
     else:
-        with pytest.raises(PycmError, match=r"there is no index\.json"):
+        with pytest.raises(PycmError, match=r"index\.json"):
             Layout(str(path)).index()
 
 
@@ -195,9 +194,9 @@ def test_layout_keeps_only_names_of_blobs(tmp_path: Path) -> None:
 
 
 def test_report_of_preload_fits_one_line() -> None:
-    assert preload._reported(["a", "b"]) == ("a", "b")
+    assert preload._shorten_report(["a", "b"]) == ("a", "b")
     failed = ["é" * 500] * 200
-    reported = preload._reported(failed)
+    reported = preload._shorten_report(failed)
     assert 1 < len(reported) < 20
     assert reported[-1] == f"{200 - len(reported) + 1} more archives cannot be imported"
     names = ("r.test/x:" + "x" * (preload.REPORT - 50),)
@@ -231,7 +230,7 @@ class Imports:
         monkeypatch.setattr(preload, "Client", lambda *_: SimpleNamespace(close=lambda: None))
         monkeypatch.setattr(preload, "Marks", lambda *_: self)
         monkeypatch.setattr(preload, "_import", self.bring)
-        monkeypatch.setattr(preload, "_reported", tuple)
+        monkeypatch.setattr(preload, "_shorten_report", tuple)
 
     async def read(self) -> "Imports":
         return self
@@ -257,7 +256,7 @@ def put_layout(path: Path, *names: str) -> None:
 
 
 JOB = Job("/s", "ns", "overlayfs", "lease")
-SILENT: Any = SimpleNamespace(say=lambda *_: None)
+SILENT: Any = SimpleNamespace(report=lambda *_: None)
 
 
 async def test_preload_reports_no_more_than_a_line_holds_and_leaves_the_rest_to_the_next_start(
@@ -267,7 +266,7 @@ async def test_preload_reports_no_more_than_a_line_holds_and_leaves_the_rest_to_
     put_layout(tmp_path / "b", "r.test/b:1")
     put_layout(tmp_path / "c", "not a name/x:1")
     imports = Imports(monkeypatch, {"gone": "mark"})
-    job = replace(JOB, preload=str(tmp_path))
+    job = JOB._replace(preload=str(tmp_path))
     monkeypatch.setattr(preload, "REPORT", len(json.dumps(["r.test/a:1", "r.test/a:2", "r.test/b:1"])) - 1)
     first = await preload.preload(job, SILENT)
     assert first.images == ("r.test/a:1", "r.test/a:2")

@@ -24,8 +24,8 @@ async def test_care_for_images_goes_on_after_a_bug(caplog: pytest.LogCaptureFixt
     async def broken() -> float:
         raise ZeroDivisionError
 
-    assert await service._until_it_works(broken) == DAY
-    assert "a bug in the care for images" in caplog.text
+    assert await service._retried(broken) == DAY
+    assert "images: unexpected error" in caplog.text
     await service.close()
 
 

@@ -108,7 +108,7 @@ async def test_the_agents_end_is_an_error_for_those_who_wait() -> None:
     await pulls.close()
     for found in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(found, UnavailableError)
-        assert "the agent ends" in str(found)
+        assert "the agent is stopping" in str(found)
     with pytest.raises(UnavailableError):
         await pulls.pull("b")
     assert work.begun == ["a"]
@@ -229,17 +229,21 @@ async def test_news_are_told_and_the_last_one_is_the_result(worker: Callable[[st
         ("exit 3", OperationFailedError, "ended without a result (exit code 3)"),
         ("kill -9 $$", UnavailableError, "was killed"),
         ('printf \'{"step": "do\'; kill -9 $$', UnavailableError, "was killed"),
-        ("echo hello; exec sleep 1000", OperationFailedError, "makes no sense"),
-        ("echo '[]'; exec sleep 1000", OperationFailedError, "makes no sense"),
-        ("echo '{}'; exec sleep 1000", OperationFailedError, "makes no sense"),
-        ('echo \'{"step": "dancing"}\'; exec sleep 1000', OperationFailedError, "makes no sense"),
-        ('echo \'{"step": "done", "done": 1e999}\'; exec sleep 1000', OperationFailedError, "makes no sense"),
+        ("echo hello; exec sleep 1000", OperationFailedError, "malformed output"),
+        ("echo '[]'; exec sleep 1000", OperationFailedError, "malformed output"),
+        ("echo '{}'; exec sleep 1000", OperationFailedError, "malformed output"),
+        ('echo \'{"step": "dancing"}\'; exec sleep 1000', OperationFailedError, "malformed output"),
+        (
+            'echo \'{"step": "done", "done": 1e999}\'; exec sleep 1000',
+            OperationFailedError,
+            "malformed output",
+        ),
         (
             "head -c 60000 /dev/zero | tr '\\0' '['; echo; exec sleep 1000",
             OperationFailedError,
-            "makes no sense",
+            "malformed output",
         ),
-        ("head -c 200000 /dev/zero; exec sleep 1000", OperationFailedError, "makes no sense"),
+        ("head -c 200000 /dev/zero; exec sleep 1000", OperationFailedError, "malformed output"),
         ('echo \'{"error": "NotFoundError", "text": "gone"}\'', NotFoundError, "gone"),
         ('echo \'{"error": "SystemExit", "text": "x"}\'', OperationFailedError, "x"),
     ],
@@ -264,7 +268,7 @@ async def test_a_silent_worker_is_ended(
 
 async def test_a_program_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(OperationFailedError, match="cannot be started: No such file"):
+    with pytest.raises(OperationFailedError, match="cannot start a pull worker: No such file"):
         await Workers().run(JOB, lambda _: None)
 
 

@@ -28,15 +28,15 @@ from pycm.registry.job import (
     News,
     NoRoomError,
     Reference,
-    access_to,
-    error_line,
+    find_access,
+    make_error_line,
     parse_job,
     parse_news,
     parse_reference,
 )
-from pycm.registry.preload import image_name
+from pycm.registry.preload import find_name
 from pycm.registry.remote import TryLaterError
-from pycm.registry.usage import Usage, Used, expired, to_make_room
+from pycm.registry.usage import Usage, Used, choose_for_room, find_expired
 
 DIGEST = "sha256:" + "a1" * 32
 
@@ -81,15 +81,15 @@ def test_without_tag_and_digest_the_words_are_kantos(text: str) -> None:
         ("user@host/app:1", "must begin with the registry's host"),
         ("r.test:99999/app:1", 'reference "r.test:99999/app:1": port 99999 is not between 1 and 65535'),
         ("r.test:0/app:1", "port 0 is not between"),
-        ("r.test/App:1", "is no repository"),
-        ("r.test/../etc:1", "is no repository"),
-        ("r.test/a//b:1", "is no repository"),
-        ("r.test/app:", "is no tag"),
-        ("r.test/app:a b", "is no tag"),
-        ("r.test/app:x\n", "is no tag"),
-        ("r.test/app:" + "x" * 129, "is no tag"),
-        ("r.test/app@sha256:123", "is no digest"),
-        ("r.test/app@", "is no digest"),
+        ("r.test/App:1", "may contain small letters"),
+        ("r.test/../etc:1", "may contain small letters"),
+        ("r.test/a//b:1", "may contain small letters"),
+        ("r.test/app:", "must be up to 128"),
+        ("r.test/app:a b", "must be up to 128"),
+        ("r.test/app:x\n", "must be up to 128"),
+        ("r.test/app:" + "x" * 129, "must be up to 128"),
+        ("r.test/app@sha256:123", "must be sha256: and"),
+        ("r.test/app@", "must be sha256: and"),
         ("r.test/" + "a" * REFERENCE_LIMIT + ":1", "longer than 512"),
     ],
 )
@@ -128,18 +128,20 @@ def test_the_way_into_a_registry() -> None:
     mine = Access(user="me", password="p", root_ca="/ca")
     configured = {"r.test": mine, "both.test:5000": mine, "localhost:7": mine}
     insecure = ("localhost", "both.test:5000")
-    assert access_to("r.test", configured, insecure) == mine
-    assert access_to("other.test", configured, insecure) == Access()
+    assert find_access("r.test", configured, insecure) == mine
+    assert find_access("other.test", configured, insecure) == Access()
     # the login stays, files for TLS have no meaning
-    assert access_to("both.test:5000", configured, insecure) == Access(insecure=True, user="me", password="p")
-    assert access_to("both.test", configured, insecure) == Access()
+    assert find_access("both.test:5000", configured, insecure) == Access(
+        insecure=True, user="me", password="p"
+    )
+    assert find_access("both.test", configured, insecure) == Access()
     # on this machine plain HTTP, unless something is configured
-    assert access_to("localhost:7", configured, insecure) == mine
+    assert find_access("localhost:7", configured, insecure) == mine
     assert all(
-        access_to(host, {}, ()).insecure for host in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000")
+        find_access(host, {}, ()).insecure for host in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000")
     )
     assert not any(
-        access_to(host, {}, ()).insecure for host in ("127.evil.test", "localhost.test", "10.0.0.1:1")
+        find_access(host, {}, ()).insecure for host in ("127.evil.test", "localhost.test", "10.0.0.1:1")
     )
 
 
@@ -166,13 +168,19 @@ def test_a_job_travels_whole_and_its_password_is_not_shown() -> None:
     ],
 )
 def test_an_error_keeps_its_kind(error: PycmError, kind: type[PycmError]) -> None:
-    found = parse_news(error_line(error))
+    found = parse_news(make_error_line(error))
     assert type(found) is kind
     assert str(found) == "a"
 
 
+def test_hint_of_an_error_reaches_the_agent() -> None:
+    found = parse_news(make_error_line(ConflictError("a", hint="Try b.")))
+    assert isinstance(found, ConflictError)
+    assert (str(found), found.hint) == ("a", "Try b.")
+
+
 def test_want_of_room_keeps_its_number() -> None:
-    found = parse_news(error_line(NoRoomError("no room", 42)))
+    found = parse_news(make_error_line(NoRoomError("no room", 42)))
     assert isinstance(found, NoRoomError)
     assert found.missing == 42
 
@@ -210,13 +218,13 @@ def test_compressed_layers_are_bigger_unpacked() -> None:
 
 def test_sizes_on_one_file_system_add_up(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
     here = str(tmp_path)
-    monkeypatch.setattr(pull, "free", lambda _: 1_000_000)
+    monkeypatch.setattr(pull, "free_space", lambda _: 1_000_000)
     pull.check_room("image x", [(here, 400_000), (here, 500_000)], 100_000)
     with pytest.raises(NoRoomError) as caught:
         pull.check_room("image x", [(here, 400_000), (here, 500_000)], 200_000)
     assert caught.value.missing == 100_000
     assert str(caught.value) == (
-        f"no room for image x: it needs 0.9 MB under {here}, where 1.0 MB are free and 0.2 MB are kept as a reserve: 0.1 MB are missing"
+        f"no space for image x: it needs 0.9 MB under {here}, where 1.0 MB are free and 0.2 MB are kept as a reserve: 0.1 MB are missing"
     )
     pull.check_room("image x", [(here, 0)], 10_000_000)  # all of it is here: nothing is written
     pull.check_room("image x", [("/nowhere/at/all", 10**12)], 0)  # containerd is in another mount namespace
@@ -238,11 +246,11 @@ def test_bytes_and_files_may_be_used_up(
 ) -> None:
     found = SimpleNamespace(f_bavail=room, f_frsize=1, f_files=files, f_favail=free_files)
     monkeypatch.setattr(os, "statvfs", lambda _: found)
-    assert pull.used_up("/x", 10) == left
+    assert pull.find_shortage("/x", 10) == left
 
 
 def test_file_system_that_is_not_seen_from_here_is_not_used_up() -> None:
-    assert pull.used_up("/nowhere/at/all", 10) == ""
+    assert pull.find_shortage("/nowhere/at/all", 10) == ""
 
 
 # ── which images go ──
@@ -276,9 +284,9 @@ def test_old_images_that_nothing_uses_expire() -> None:
         used("damaged", 0, readable=False),
         used("of unknown age", 10**9),
     ]
-    assert expired(images, {"held"}, 100, {**ages, "preloaded": 500.0}) == (["old"], 0.5)
-    assert expired(images, (), 100, {}) == ([], None)
-    assert expired([], (), 100, {}) == ([], None)
+    assert find_expired(images, {"held"}, 100, {**ages, "preloaded": 500.0}) == (["old"], 0.5)
+    assert find_expired(images, (), 100, {}) == ([], None)
+    assert find_expired([], (), 100, {}) == ([], None)
 
 
 def test_the_oldest_unused_images_make_room() -> None:
@@ -290,15 +298,15 @@ def test_the_oldest_unused_images_make_room() -> None:
         used("held", 9),
         used("preloaded", 9, preloaded=True),
     ]
-    assert to_make_room(images, {"held"}, 5) == ["a"]
-    assert to_make_room(images, {"held"}, 11) == ["a", "b"]
-    assert to_make_room(images, {"held"}, 30) == ["a", "b", "c"]
-    assert to_make_room(images, {"held"}, 31) == []  # in vain
+    assert choose_for_room(images, {"held"}, 5) == ["a"]
+    assert choose_for_room(images, {"held"}, 11) == ["a", "b"]
+    assert choose_for_room(images, {"held"}, 30) == ["a", "b", "c"]
+    assert choose_for_room(images, {"held"}, 31) == []  # in vain
 
 
 def test_names_in_archives() -> None:
     def named(**annotations: str) -> str:
-        return image_name(
+        return find_name(
             Descriptor(
                 DIGEST, 1, annotations={key.replace("_", "."): text for key, text in annotations.items()}
             )
@@ -357,7 +365,7 @@ async def test_usage_counts_by_reference_and_unknown_snapshots_by_layers() -> No
     users = {}
     for number, name in enumerate(("a", "b", "c", "d", "e", "broken")):
         found = await usage.of(Record(name, Descriptor(f"sha256:{number}", 1), 0))
-        users[name] = (found.containers, found.free)
+        users[name] = (found.containers, found.is_free)
     assert users == {
         "a": (("c1", "c6", "stranger"), False),
         "b": (("c2", "c3", "stranger"), False),
