@@ -179,8 +179,8 @@ def _joined(kind: str, earlier: Any, later: Any) -> Any:
 def command_index(flags: Sequence[Flag], argv: Sequence[str]) -> int | None:
     """Return the index of the first word that is neither a flag nor the value of one; None if all are.
 
-    *flags* are the global ones. An unknown flag counts as one with a value unless it is written with "=", as the original does,
-    so that `--name x logs` finds `logs`.
+    *flags* are the global ones. An unknown flag counts as one with a value unless it is written with "=", as in the
+    original: `--name x logs` finds `logs`.
     """
     bools = {f"--{flag.name}" for flag in flags if flag.kind == "bool"}
     bools |= {f"-{flag.short}" for flag in flags if flag.kind == "bool" and flag.short}
