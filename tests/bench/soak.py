@@ -165,11 +165,11 @@ class Client:
         self.api.update(self.id, UpdateOptions(resources=limits))
 
     def restart(self) -> None:
-        self.api.restart(self.id)
+        self.api.act(self.id, "restart")
 
     def pause(self) -> None:
-        self.api.pause(self.id)
-        self.api.unpause(self.id)
+        self.api.act(self.id, "pause")
+        self.api.act(self.id, "unpause")
 
     def rename(self) -> None:
         self.api.rename(self.id, f"{self.id}-{self.random.randrange(1000)}")

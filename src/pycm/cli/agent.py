@@ -55,16 +55,11 @@ class Agent:
         return self._call("POST", "/v1/containers", encode(container))
 
     def start(self, container_id: str) -> None:
-        self._call("POST", _path(container_id, "start"))
+        self.act(container_id, "start")
 
-    def restart(self, container_id: str) -> None:
-        self._call("POST", _path(container_id, "restart"))
-
-    def pause(self, container_id: str) -> None:
-        self._call("POST", _path(container_id, "pause"))
-
-    def unpause(self, container_id: str) -> None:
-        self._call("POST", _path(container_id, "unpause"))
+    def act(self, container_id: str, action: str) -> None:
+        """*action*: start, restart, pause or unpause."""
+        self._call("POST", _path(container_id, action))
 
     def stop(self, container_id: str, *, timeout: int, force: bool, signal: str) -> None:
         """*timeout* in seconds, 0 for the agent's default."""

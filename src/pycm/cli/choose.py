@@ -94,8 +94,10 @@ def find_by_word(agent: Agent, word: str) -> Any:
     InvalidInputError.
     """
     containers = agent.list_containers()
-    for fits in (_has_id, _has_name, _begins):
-        found = [container for container in containers if fits(container, word)]
+    by_id, by_name = ([of(one) == word for one in containers] for of in (id_of, name_of))
+    by_start = [bool(word) and id_of(one).startswith(word) for one in containers]
+    for fits in (by_id, by_name, by_start):
+        found = [one for one, fit in zip(containers, fits, strict=True) if fit]
         if len(found) == 1:
             return found[0]
         if found:
@@ -107,15 +109,3 @@ def find_by_word(agent: Agent, word: str) -> Any:
     raise NotFoundError(
         f"there is no container {quote(word)}", hint=f"did you mean {', '.join(near)}?" if near else ""
     )
-
-
-def _has_id(container: Any, word: str) -> bool:
-    return id_of(container) == word
-
-
-def _has_name(container: Any, word: str) -> bool:
-    return name_of(container) == word
-
-
-def _begins(container: Any, word: str) -> bool:
-    return bool(word) and id_of(container).startswith(word)

@@ -60,12 +60,7 @@ def join(line: Line, container: Any, *, stdin: bool, then: Callable[[], None] | 
     if not ended:
         sys.stderr.write(LEFT.format(id_of(container)))
         return 0
-    return exit_code(channel.exit or {})
-
-
-def exit_code(end: dict[str, Any]) -> int:
-    """Return what the agent says at the end of attach; 0 if the container still runs."""
-    return int(end.get("exit_code", 0)) & 0xFF
+    return int((channel.exit or {}).get("exit_code", 0)) & 0xFF  # none: its output ended, and it still runs
 
 
 def check_terminal(container: Any, *, output: bool) -> None:

@@ -59,15 +59,15 @@ def whole_seconds(text: str) -> int:
 
 
 def restart(line: Line) -> None:
-    line.agent.restart(id_of(find_chosen(line)))
+    line.agent.act(id_of(find_chosen(line)), "restart")
 
 
 def pause(line: Line) -> None:
-    line.agent.pause(id_of(find_chosen(line)))
+    line.agent.act(id_of(find_chosen(line)), "pause")
 
 
 def unpause(line: Line) -> None:
-    line.agent.unpause(id_of(find_chosen(line)))
+    line.agent.act(id_of(find_chosen(line)), "unpause")
 
 
 def rename(line: Line) -> None:
