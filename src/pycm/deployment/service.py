@@ -114,9 +114,7 @@ def read_directory(directory: str) -> Found:
 
 
 def _files(directory: str, found: Found) -> Iterator[str]:
-    """Paths of the descriptors below *directory*. Links to files are followed. Links to directories are not: they may
-    form a cycle.
-    """
+    """Paths of the descriptors below *directory*. Links to directories are not followed: they may form a cycle."""
     entries = 0
     waiting = [(directory, 0)]
     while waiting:
@@ -174,9 +172,7 @@ def _container_in(data: bytes, path: str, found: Found) -> Container:
 
 
 def _named(wanted: Container, path: str) -> Container:
-    """A descriptor without name and id gets the name of its file, so that it means the same container at the next
-    start.
-    """
+    """Give a descriptor without name and id the name of its file, which is the same at the next start."""
     name = wanted.name or wanted.id or os.path.basename(path)[: -len(SUFFIX)]
     if not wanted.name and not wanted.id:
         try:
@@ -215,9 +211,7 @@ NEW = frozenset({Step.CREATE, Step.RECREATE})
 
 
 def find(wanted: Container, containers: Sequence[Container]) -> Container | None:
-    """Return the container with the name of *wanted*, else the one with its id. Of several: the one with the id, a
-    running one, the newest.
-    """
+    """The container with the name of *wanted*, else with its id. Of several: with the id, running, the newest."""
     named = [container for container in containers if container.name == wanted.name]
     ranked = sorted(named, key=lambda c: (c.id == wanted.id, c.state.status in ALIVE))
     same_id = (container for container in containers if container.id == wanted.id)
@@ -225,9 +219,7 @@ def find(wanted: Container, containers: Sequence[Container]) -> Container | None
 
 
 def decide(wanted: Container, current: Container | None) -> Step:
-    """Return the step that makes *current* equal to *wanted*. docs/deployment.md lists what is not compared, as in
-    Kanto.
-    """
+    """The step that makes *current* equal to *wanted*. See docs/deployment.md for what is not compared."""
     if current is None:
         return Step.CREATE
     if _fixed(wanted) != _fixed(current):
@@ -300,9 +292,7 @@ class Deployment:
         await asyncio.to_thread(discard, self._unfinished)
 
     def _begin(self, *, empty: bool) -> bool:
-        """Whether this start deploys. OSError if mode init cannot write its marker, because it would deploy at every
-        start.
-        """
+        """Whether this start deploys. OSError if mode init cannot write its marker: it would deploy every time."""
         init = self._settings.mode == INIT
         marker = os.path.join(self._settings.home_dir, MARKER)
         try:
@@ -369,9 +359,7 @@ class Deployment:
         return step in NEW and not self._here.issuperset(self._needed(descriptor.container, current))
 
     def _needed(self, wanted: Container, current: Container | None) -> tuple[str, ...]:
-        """Images that a new container needs: its own, and that of the earlier one for a rollback, if a rollback is
-        possible.
-        """
+        """Images that a new container needs: its own, and the earlier one's if a rollback is possible."""
         if current is None:
             return (wanted.image.name,)
         old = current.image.name
@@ -422,9 +410,7 @@ class Deployment:
             raise
 
     async def _go_back(self, old: Container, new_id: str) -> None:
-        """Restore the earlier container. *new_id*: the id of the one that replaced it, "" if the earlier one still
-        exists.
-        """
+        """Restore the earlier container. *new_id*: of the one that replaced it, "" if the earlier one exists."""
         try:
             if new_id and self._containers.get(new_id) is not None:
                 await self._containers.remove(new_id, force=True)

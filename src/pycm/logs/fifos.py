@@ -140,9 +140,7 @@ _FIRST, _ABOVE = 3, 64
 
 
 def start_keeper(directory: str, descriptors: Collection[int]) -> None:
-    """Start the keeper of the FIFOs in *directory*. Failures are only logged: without it, a container's last output is
-    at risk.
-    """
+    """Start the keeper of the FIFOs in *directory*. Failures are only logged: they risk a container's last output."""
     program = shutil.which(_SLEEP[0], path="/usr/bin:/bin")
     if program is None:
         log.warning(

@@ -35,9 +35,7 @@ class Target(NamedTuple):
 
 
 class LogFile:
-    """json.log, open for appending. `size` is its valid part: `open` truncates what a killed or failed append left
-    beyond it.
-    """
+    """json.log, open for appending. `size` is its valid part. `open` truncates what a failed append left beyond it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -46,9 +44,7 @@ class LogFile:
         self._early = False
 
     def open(self, device: int = 0, inode: int = 0, size: int = 0) -> None:
-        """Create or open the file. Truncate it to *size* if *device* and *inode* are its own, else after its last
-        newline.
-        """
+        """Open or create the file. Truncate it to *size* if the identity matches, else after its last newline."""
         self.close()
         directory = os.path.dirname(self._target.path)
         if not os.path.isdir(directory):
@@ -241,9 +237,7 @@ class LogReader:
         self._batch = RECORDS_A_CALL if tail >= 0 else 1
 
     def batch(self) -> list[str]:
-        """The next messages, oldest first, none at the end. A message is one record without its newline, or many with
-        theirs.
-        """
+        """The next messages, oldest first, [] at the end: single records, or many with their newlines."""
         try:
             return list(itertools.islice(self._messages, self._batch))
         except OSError as error:
@@ -330,9 +324,7 @@ def _tail_range(descriptor: int, count: int) -> tuple[int, int, int]:
 
 
 def _records(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
-    """Records from *begin* to *end*, each with its newline, overlong ones in pieces. Ends early if the file was
-    truncated.
-    """
+    """Records from *begin* to *end*, with their newlines, overlong ones in pieces. Ends where the file does."""
     rest = b""
     while begin < end:
         block = os.pread(descriptor, min(BLOCK, end - begin), begin)

@@ -101,9 +101,7 @@ _INVALID = dict.fromkeys(range(0xDC80, 0xDD00), r"\ufffd")
 
 
 def escape(raw: bytes) -> bytes:
-    """*raw* as the inside of a JSON string, except newlines, which stay. It uses memchr, because most output needs no
-    escape.
-    """
+    """*raw* as the inside of a JSON string, except newlines. By memchr, because most output needs no escape."""
     text = raw
     for character, replacement in _SHORT:
         text = text.replace(character, replacement)
@@ -121,9 +119,7 @@ def escape(raw: bytes) -> bytes:
 
 
 def _has_controls(text: bytes) -> bool:
-    """Whether *text* has control characters: by 29 searches with memchr, or in a short text by one pass, whichever
-    costs less.
-    """
+    """Whether *text* has control characters: by 29 searches with memchr, or in a short text by one pass."""
     if len(text) > 2048:
         return any(map(text.__contains__, _CONTROLS))
     return len(text.translate(None, _ALL_CONTROLS)) != len(text)

@@ -32,9 +32,7 @@ STATE_BYTES = _HEAD.size + len(STREAMS) * _STREAM.size + _SUM.size
 
 
 class Mark:
-    """How far json.log is with one stream: *used* bytes of the spool of *generation*. *line_time* (ns) is not 0 within
-    a long line.
-    """
+    """How far json.log is in a stream: *used* bytes of a *generation*. *line_time* (ns): not 0 within a long line."""
 
     __slots__ = ("generation", "line_time", "used")
 

@@ -56,9 +56,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def find_sources(directories: dict[str, str], figure: str) -> list[Source[Any]]:
-    """The files that may hold *figure* for the container with these *directories* (hierarchy to path), in order of
-    preference.
-    """
+    """The files in *directories* (hierarchy to path) that may hold *figure*, in order of preference."""
     return [
         Source(f"{directories[hierarchy]}/{name}", parser)
         for wanted, hierarchy, name, parser in FILES

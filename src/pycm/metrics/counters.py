@@ -154,9 +154,7 @@ def memory_total(limit: int | None, machine: int) -> int:
 
 
 def memory_used(usage: int, inactive_file: int) -> int:
-    """Usage without the file cache that the kernel reclaims first. The two are read one after the other, so the minimum
-    is 0.
-    """
+    """Usage without the file cache that is reclaimed first. They are not read at one moment: the minimum is 0."""
     return max(usage - inactive_file, 0)
 
 

@@ -77,9 +77,7 @@ class Reader:
     # ── the plan ──
 
     def plan(self, predicate: Callable[[str], bool] | None) -> bool:
-        """Prepare `sample` for *predicate*, which is asked once for each id. Return whether the sample needs the system
-        time.
-        """
+        """Ask *predicate* once for each id, and prepare `sample`. Return whether it needs the system time."""
         if predicate != self._predicate:  # not "is not": a bound method is a new object each time
             self._make_steps(predicate)
         return self._needs_cpu

@@ -59,9 +59,7 @@ class Proc:
         return self._memory
 
     def find_cgroups(self, container_id: str, pid: int) -> dict[str, str]:
-        """The container's cgroup directories, by hierarchy. OSError if the process has ended, ValueError for malformed
-        files.
-        """
+        """The container's cgroup directories. OSError if the process has ended, ValueError for malformed files."""
         if self._mounts is None:
             self._mounts = cgroups.parse_mounts(os.fsdecode(read_once(f"{self._root}/self/mountinfo")))
         text = os.fsdecode(read_once(f"{self._root}/{pid}/cgroup"))
@@ -198,9 +196,7 @@ class Sampler:
 
 
 class Meter:
-    """Implements `pycm.ports.Meter`. It keeps CPU times of its own, so that consumers do not shorten each other's
-    intervals.
-    """
+    """Implements `pycm.ports.Meter` with CPU times of its own, so that consumers do not share intervals."""
 
     def __init__(self, readers: Mapping[str, Reader], proc: Proc) -> None:
         self._readers = readers

@@ -41,9 +41,7 @@ class Range(NamedTuple):
 
 
 class Addressing(NamedTuple):
-    """bridge: the bridge's own address with its prefix. gateway: the containers' gateway. ranges: addresses for
-    containers.
-    """
+    """The bridge's own address with its prefix, the containers' gateway, and the addresses for containers."""
 
     bridge: IPv4Interface
     gateway: IPv4Address
@@ -95,16 +93,12 @@ def _overlap(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
 
 
 def _conflict(network: IPv4Network, taken: Iterable[Taken]) -> Taken | None:
-    """An overlap that is at least as specific as *network*: it would take the packets of containers, or they would take
-    its own.
-    """
+    """An overlap at least as specific as *network*: one of the two would get packets for the other."""
     return _overlap(network, (other for other in taken if other.network.prefixlen >= network.prefixlen))
 
 
 def _addressing(options: DefaultBridge, bridge: IPv4Interface, *, keep: bool = False) -> Addressing:
-    """*keep*: the address is in use and may differ from the configured one; options that do not fit it are ignored
-    until then.
-    """
+    """*keep*: the address is in use, and options that do not fit it are ignored until it is free."""
     network = bridge.network
     pool = container_range(options.fcidr4) if options.fcidr4 else network
     gateway = gateway_address(options.gwip4) if options.gwip4 else bridge.ip
@@ -246,9 +240,7 @@ def parse_result(plugin: str, output: bytes) -> dict[str, Any]:
 
 
 def parse_endpoint(result: Mapping[str, Any]) -> Endpoint:
-    """Address, gateway and interfaces of a result in the form of 0.3.0 to 1.1.0. OperationFailedError without an
-    address.
-    """
+    """Read a result in the form of 0.3.0 to 1.1.0. OperationFailedError without an IPv4 address."""
     interfaces = [entry for entry in _list(result, "interfaces") if isinstance(entry, dict)]
     inside = next((entry for entry in interfaces if entry.get("sandbox")), {})
     outside = (str(entry.get("name", "")) for entry in interfaces if not entry.get("sandbox"))

@@ -146,9 +146,7 @@ def updated(before: bytes, wanted: bytes, entries: Iterable[str]) -> bytes:
 
 
 def _place(old: Sequence[bytes], names: Collection[bytes], above: Collection[bytes]) -> int:
-    """Index in *old* for the lines of tokens: of the first present one, else behind the last line of *above*, else the
-    end.
-    """
+    """Index in *old* for the lines of tokens: the first present one, else behind the lines *above*, else the end."""
     found = next((number for number, line in enumerate(old) if _name_on(line) in names), None)
     if found is not None:
         return found
@@ -157,9 +155,7 @@ def _place(old: Sequence[bytes], names: Collection[bytes], above: Collection[byt
 
 
 def _name_on(line: bytes) -> bytes:
-    """The name on a line as this module writes it, with a tab. For other lines and comments, nothing that could be a
-    name.
-    """
+    """The name on a line as this module writes it, with a tab. For other lines, nothing that could be a name."""
     return b"" if line.startswith(b"#") else line.rstrip(b"\r\n").partition(b"\t")[2]
 
 
@@ -300,9 +296,7 @@ class ContainerFiles:
 
 
 class HostNetwork:
-    """The part of ports.Network for mode "host": the container has the machine's network, its name and copies of its
-    files.
-    """
+    """The part of ports.Network for mode "host": the container has the machine's network and name."""
 
     def __init__(self, files: ContainerFiles, etc: str = "/etc") -> None:
         self._files = files
@@ -337,9 +331,7 @@ def read_resolv_conf(etc: str) -> bytes:
 
 
 def read(path: str, *, follow: bool = False) -> bytes:
-    """The content, empty if it cannot be read. *follow* links only for files of the machine, not for those of a
-    container.
-    """
+    """The content, empty if it cannot be read. *follow* links only for files of the machine."""
     try:
         return read_regular(path, _READ_LIMIT, follow=follow)
     except OSError:

@@ -83,9 +83,7 @@ def interface_address(name: str) -> IPv4Interface | None:
 
 
 def addresses(room: int = 64) -> list[tuple[str, IPv4Address]]:
-    """All IPv4 addresses with their interfaces, which may have several. *room*: number of addresses in the first
-    attempt.
-    """
+    """All IPv4 addresses with their interfaces. *room*: number of addresses in the first attempt."""
     entry = struct.calcsize("16sP") + struct.calcsize("P") * 2  # struct ifreq
     while True:
         buffer = array.array("B", bytes(entry * room))
@@ -116,9 +114,7 @@ def taken(bridge: str) -> list[Taken]:
 
 
 def parse_routes(table: str, bridge: str) -> list[Taken]:
-    """The lines of /proc/net/route: name, destination, gateway, flags, …, mask. Numbers are in the byte order of the
-    machine.
-    """
+    """/proc/net/route has name, destination, gateway, flags, …, mask, in the byte order of the machine."""
     found = []
     for line in table.splitlines()[1:]:
         words = line.split()
@@ -138,9 +134,7 @@ def parse_routes(table: str, bridge: str) -> list[Taken]:
 
 
 def ensure_bridge(name: str, address: IPv4Interface, mtu: int) -> None:
-    """Make the bridge exist and be up with exactly this address. ConflictError if the name belongs to another kind of
-    interface.
-    """
+    """Make the bridge be up with exactly this address. ConflictError if the name is of another interface."""
     try:
         _make_bridge(name)
         if mtu:
@@ -225,9 +219,7 @@ def isolation(index: int) -> bytes:
 
 
 def make_namespace(path: str) -> None:
-    """Create a network namespace with a loopback that is up, bound to *path*. OperationFailedError leaves nothing
-    behind.
-    """
+    """Create a network namespace with a loopback, bound to *path*. OperationFailedError leaves nothing."""
 
     def make() -> None:
         see_as_init(os.path.dirname(path))

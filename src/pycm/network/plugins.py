@@ -126,9 +126,7 @@ class Records:
 
 
 def find_address(directory: str, container_id: str) -> str:
-    """The address that host-local gave to a container, "" for none: the name of a file that begins with the container's
-    id.
-    """
+    """The address that host-local gave to a container: the name of a file that begins with the id. "" for none."""
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             with contextlib.suppress(ValueError, OSError):
@@ -170,9 +168,7 @@ class Plugins:
         return None
 
     def check(self, names: Iterable[str], *, packet_filter: bool) -> None:
-        """ConflictError that names the missing plugins or programs. *packet_filter*: the plugins will set rules, with
-        iptables.
-        """
+        """ConflictError if plugins are missing, or the programs that they call to set rules (*packet_filter*)."""
         missing = [name for name in names if self.find(name) is None]
         if missing:
             raise ConflictError(
@@ -200,9 +196,7 @@ class Plugins:
         return sandbox
 
     async def delete(self, sandbox: Sandbox) -> None:
-        """Call DEL of all plugins, the last first. Each is called even if another failed; then the first failure is
-        raised.
-        """
+        """Call DEL of all plugins, the last first, even if one fails. Then the first failure is raised."""
         failures: list[OperationFailedError] = []
         for plugin in reversed(sandbox.chain):
             try:
@@ -255,9 +249,7 @@ class Plugins:
 
 @contextlib.contextmanager
 def _held(path: str, kind: int) -> Iterator[int]:
-    """Hold a lock on *path*. Processes that inherit the descriptor hold it too. BlockingIOError if another process has
-    it.
-    """
+    """Hold a lock on *path*, also in processes that inherit it. BlockingIOError if another process has it."""
     try:
         make_directory(os.path.dirname(path), 0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

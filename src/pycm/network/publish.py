@@ -90,9 +90,7 @@ def choose(
 
 
 class _PortSearch:
-    """The search for one container. It probes a port once for each protocol and address, however many ranges contain
-    it.
-    """
+    """The search for one container. It probes a port once for each protocol and address."""
 
     def __init__(self, others: Mapping[str, Sequence[Published]], container_id: str) -> None:
         self._id = container_id
