@@ -44,7 +44,6 @@ PAGES = ("README.md", "CONTRIBUTING.md")
 ROOMS = sorted({room for path in tracked() if (room := room_of(path))})
 NOT_YET: set[str] = {
     "README.md",
-    "api",
     "docs/promises.md",
     "ports",
 }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Define what both ends of the JSON API agree on: versions, bounds, and the frames of exec and attach.
 
-After the answer `101 Switching Protocols` both ends send frames: one byte for the kind, four for the length of the payload
-(big-endian), the payload. This module imports nothing, because every start of the command line reads it.
+After the answer `101 Switching Protocols` both ends send frames: one byte for the kind, four for the length of the
+payload (big-endian), the payload. This module imports nothing, because every start of the command line reads it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ TYPE_CHECKING = False  # not from typing: that module is slow to import
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Version of the API that clients compare, and what is unknown about a build (without blanks, because scripts split the line).
+#: Version of the API that clients compare, and what is unknown about a build (without blanks, because scripts split
+#: the line).
 API_VERSION = "1.0.0"
 UNKNOWN_BUILD = "unknown"
 #: Name in the `Upgrade` header of exec and attach.
@@ -19,8 +20,8 @@ UPGRADE = "pycm-frames"
 #: Longest request body in bytes: the default limit of gRPC in Go, which the other language of the socket has too.
 MAX_BODY = 4 * 1024 * 1024
 
-#: Kinds of frames. STDIN (empty: end of input), RESIZE and SIGNAL go to the agent; the others come from it, EXIT or PROBLEM last.
-#: RESIZE, SIGNAL, EXIT and PROBLEM carry a JSON object.
+#: Kinds of frames. STDIN (empty: end of input), RESIZE and SIGNAL go to the agent; the others come from it, EXIT or
+#: PROBLEM last. RESIZE, SIGNAL, EXIT and PROBLEM carry a JSON object.
 STDIN, STDOUT, STDERR, EXIT, RESIZE, SIGNAL, PROBLEM = range(7)
 HEAD_SIZE = 5
 #: Longest payload of a frame in bytes.

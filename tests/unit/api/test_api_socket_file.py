@@ -69,11 +69,11 @@ def test_a_socket_that_somebody_serves_is_left_alone(tmp_path: Path) -> None:
 def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
-    with pytest.raises(ConfigError, match="exists and is no socket"):
+    with pytest.raises(ConfigError, match="exists but is not a socket"):
         SocketFile(str(path))
     link = tmp_path / "link"
     link.symlink_to(path)
-    with pytest.raises(ConfigError, match="exists and is no socket"):
+    with pytest.raises(ConfigError, match="exists but is not a socket"):
         SocketFile(str(link))
     assert path.read_text() == "precious"
 

@@ -103,7 +103,7 @@ class Server:
         try:
             await grpc.start(host or None, port, family=family, backlog=BACKLOG)
         except OSError as error:
-            # asyncio's text has number and address in it, where they would stand twice; numbers below 0 are those of names
+            # asyncio's text repeats number and address; numbers below 0 are those of the resolver
             number = error.errno or 0
             reason = os.strerror(number) if number > 0 else error.strerror
             raise ConfigError(
@@ -171,7 +171,9 @@ class _Grpc(grpclib.server.Server):
 
 
 def language_of(first: bytes) -> str:
-    """Return what a client speaks by its first bytes, "" if they do not tell yet. Bytes that are neither are gRPC's to refuse."""
+    """Return what a client speaks by its first bytes, "" if they do not tell yet. Bytes that are neither are gRPC's to
+    refuse.
+    """
     if PREFACE.startswith(first[: len(PREFACE)]):
         return HTTP2 if len(first) >= len(b"PRI") else ""
     return HTTP1 if first[:1].isalpha() else HTTP2
@@ -246,7 +248,9 @@ class Greeting(Client, asyncio.Protocol):
 
 
 class _OneLine(logging.Filter):
-    """Append the error to the text and drop the traceback: what a peer does wrong is not a bug of ours. Not too many of them."""
+    """Append the error to the text and drop the traceback: what a peer does wrong is not a bug of ours. Not too many of
+    them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +317,9 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"grpc_server.address_path: {path!r} exists and is no socket; it is left alone")
+        raise ConfigError(
+            f"grpc_server.address_path: {path!r} exists but is not a socket; refusing to replace it"
+        )
     if _answers(path):
         raise ConflictError(f"another process serves the socket {path!r}: is an agent running already?")
     os.unlink(path)

@@ -14,18 +14,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pycm.api")
 
-#: Clients connected at one time, and of these with one uid (unix socket) or address (TCP). At a bound, the client that has been
-#: without a call for longest makes room for a new one. A gRPC client has at most 100 calls open (HTTP/2 setting of grpclib), a
-#: client of the JSON API one.
+#: Clients connected at one time, and of these with one uid (unix socket) or address (TCP). At a bound, the client
+#: that has been without a call for longest makes room for a new one. A gRPC client has at most 100 calls open
+#: (HTTP/2 setting of grpclib), a client of the JSON API one.
 MAX_CONNECTIONS, MAX_PER_PEER = 512, 128
-#: Bytes that the unread requests of all clients may take, and what an open call takes besides. Beyond that, the agent disconnects
-#: the client with most of them.
+#: Bytes that the unread requests of all clients may take, and what an open call takes besides. Beyond that, the
+#: agent disconnects the client with most of them.
 MAX_HELD, CALL_COST = 32 * 1024 * 1024, 20 * 1024
-#: Calls of one peer that may read a long request at the same time, and the size in bytes from which a request is long.
+#: Calls of one peer that may read a long request at the same time, and the size in bytes from which a request is
+#: long.
 LARGE_AT_ONCE, SMALL = 4, 64 * 1024
-#: Seconds until a new client has introduced itself (preface and settings of HTTP/2, head of the first HTTP/1.1 request), for a
-#: frame or a head once it has begun, without a call, and to read the rest once the connection ends. gRPC's clients end a
-#: connection themselves after 30 minutes without a call.
+#: Seconds until a new client has introduced itself: preface and settings of HTTP/2, or the head of its first request.
+#: Seconds for a frame or a head once it has begun, without a call, and to read the rest once the connection ends.
+#: gRPC's clients end a connection themselves after 30 minutes without a call.
 GREETING_TIMEOUT, FRAME_TIMEOUT, IDLE_TIMEOUT, CLOSING_TIMEOUT = 10.0, 30.0, 3600.0, 2.0
 #: Complaints about clients in the log, at most, in so many seconds.
 COMPLAINTS, COMPLAINTS_PERIOD = 10, 60.0
@@ -68,7 +69,7 @@ class Client:
         raise NotImplementedError
 
     def state(self) -> tuple[str, int]:
-        """Return what the client has to do next, a key of `limits` ("" for nothing), and a number that changes with each step."""
+        """Return what the client has to do next, a key of `limits` or "", and a number that changes with each step."""
         raise NotImplementedError
 
     def limits(self) -> dict[str, tuple[float, Callable[[], None]]]:
@@ -76,7 +77,7 @@ class Client:
         raise NotImplementedError
 
     def leave(self, why: str) -> None:
-        """End a connection without calls in the way of the protocol, so that the client connects again when it needs to."""
+        """End a connection without calls as its protocol does, so that the client reconnects when it needs to."""
         raise NotImplementedError
 
     def finish(self) -> asyncio.Future[None] | None:
@@ -200,7 +201,7 @@ def introduced(transport: asyncio.Transport) -> tuple[str, str]:
 
 
 def share_of(host: str) -> str:
-    """Return what an address shares its connections with: its network of 64 bits, since one machine may have all of it, or itself."""
+    """Return whose share of connections an address uses: its IPv6 network of 64 bits, or its own."""
     try:
         packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     except OSError:

@@ -130,7 +130,9 @@ class Feeds:
     # ── wait ──
 
     async def wait(self, container_id: str, condition: str, seconds: float | None) -> Line:
-        """Return how the container was when it met *condition*, a key of CONDITIONS. NotFoundError, ApiError after *seconds*."""
+        """Return how the container was when it met *condition*, a key of CONDITIONS. NotFoundError, ApiError after
+        *seconds*.
+        """
         meets = CONDITIONS[condition]
         container = self._operations.known(container_id)
         answer = meets(None, container)
@@ -202,7 +204,9 @@ class Backlog:
 
 
 class Latest:
-    """The state of a pull. A client that reads slowly misses steps; it does not delay the pull, and nothing piles up for it."""
+    """The state of a pull. A client that reads slowly misses steps; it does not delay the pull, and nothing piles up
+    for it.
+    """
 
     def __init__(self) -> None:
         self._progress: PullProgress | None = None

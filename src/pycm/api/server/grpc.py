@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answer Kanto's gRPC calls, and turn failures into gRPC's.
 
-Every expected failure is status UNKNOWN with its text, as Kanto's clients expect it. A bug is INTERNAL with one line, and is logged;
-a request that is not a proper message says so. What grpclib's own functions lack is added: a bound on the length and time of
-requests, and an end for clients that do not read.
+Every expected failure is status UNKNOWN with its text, as Kanto's clients expect it. A bug is INTERNAL with one line,
+and is logged; a request that is not a proper message says so. What grpclib's own functions lack is added: a bound on
+the length and time of requests, and an end for clients that do not read.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ CONTAINERS = f"/{_SERVICES}.containers.Containers/"
 PROJECT_INFO = f"/{_SERVICES}.sysinfo.SystemInfo/ProjectInfo"
 #: Trailing metadata of Attach with the exit code of a container that has ended: an addition to Kanto's API.
 EXIT_CODE = "pycm-exit-code"
-#: Longest message in bytes (the default of gRPC in Go), and what precedes each: a flag (not compressed) and the length.
+#: Longest message in bytes (the default of gRPC in Go), and what precedes each: a flag (not compressed) and the
+#: length.
 MAX_MESSAGE = 4 * 1024 * 1024
 PREFIX, PREFIX_SIZE = ">?I", 5
 #: Calls whose answer is encoded when the client reads it, so that a connection holds one such answer at a time.
@@ -320,5 +321,5 @@ def _cut_off(stream: Stream[Any, Any]) -> None:
 
 
 def answering(stream: Stream[Any, Any]) -> asyncio.Lock:
-    """Return the lock of the connection under which long answers are made and sent: one is enough to hold for a client."""
+    """Return the connection's lock for answers from memory, so that a client makes the agent hold one at a time."""
     return stream._stream.connection.client.answering  # type: ignore[attr-defined, no-any-return] # noqa: SLF001

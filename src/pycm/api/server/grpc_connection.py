@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve one gRPC client per connection.
 
-grpclib implements the protocol. This module adds what it lacks for clients that are not trusted: bounds on what one client makes
-the agent hold and on the time that it may take, and the release of all that a call or a connection has used, however it ends.
+grpclib implements the protocol. This module adds what it lacks for clients that are not trusted: bounds on memory and
+time. It also releases all that a call or a connection has used, however it ends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pycm.api")
 
-#: Answers that wait for one client to read, in bytes; beyond, the client is cut off. The library stops far below this.
+#: Answers that wait for one client to read, in bytes; beyond, the client is cut off. The library stops far below
+#: this.
 MAX_UNSENT = 2 * 1024 * 1024
 #: Size of the table of headers that a client may have us keep for our answers: the default of HPACK.
 MAX_TABLE = 4096
@@ -49,7 +50,8 @@ PREFACE_SIZE = 24
 MAX_FRAME = 16384
 #: Longest block of headers in HEADERS and CONTINUATION, and longest list that it may unpack to. Calls have 300 bytes.
 MAX_HEADERS = 16384
-#: Frames beyond what the calls explain: as many at once, and as many more each second. nginx and nghttp2 take a similar number.
+#: Frames beyond what the calls explain: as many at once, and as many more each second. nginx and nghttp2 take a
+#: similar number.
 ALLOWANCE, PER_SECOND = 1000, 100
 #: Credit for a call that ended by itself, for a message sent, and bytes sent for each further credit.
 CALL, MESSAGE, BYTES_SENT = 16, 4, 1024
@@ -63,7 +65,9 @@ _NAMES = ("DATA", "HEADERS", "PRIORITY", "RST_STREAM", "SETTINGS", "PUSH_PROMISE
 
 
 class Calls(grpclib.server.Handler):
-    """The calls of one connection. Each is released when its task has ended, even if that was cancelled before its first step."""
+    """The calls of one connection. Each is released when its task has ended, even if that was cancelled before its
+    first step.
+    """
 
     connection: Connection
     gone: Callable[[Calls], None]
@@ -124,7 +128,9 @@ def _is_answered(stream: Stream) -> bool:
 
 
 class Buffer:
-    """Received bytes of one call. The library's keeps 300 bytes besides for each frame, and mistakes an empty one for the end."""
+    """Received bytes of one call. The library's keeps 300 bytes besides for each frame, and mistakes an empty one for
+    the end.
+    """
 
     def __init__(self, ack: Callable[[int], None], hold: Callable[[int], None]) -> None:
         self._ack, self._hold = ack, hold
@@ -225,7 +231,7 @@ class Connection(Client, H2Protocol):
         try:
             self._process(data)
         except ProtocolError as error:
-            connection.flush()  # tells the client in the protocol's way
+            connection.flush()  # the client receives it as GOAWAY
             self.clients.complain(f"API client ({self.name}): connection closed: {_one_line(error)}")
             self.processor.close("Protocol error")
         except Exception as error:  # noqa: BLE001 - foreign bytes in a library: whatever it raises ends this connection and no more
@@ -309,12 +315,13 @@ def _one_line(error: Exception) -> str:
 class FrameGuard:
     """Look at the head of each HTTP/2 frame of one connection before h2 sees it; no I/O. Feed it everything in order.
 
-    h2 refuses a frame that is longer than allowed, but only once all of it has come: up to 16 MiB for every client. It does not count
-    frames that cost the agent more than the client (resets, settings, pings, empty data and the like). Here they cost credit, which
-    work for the client and time give back. A client without credit abuses the protocol (CVE-2019-9511 to 9518, CVE-2023-44487,
-    CVE-2024-27316).
+    h2 refuses a frame that is longer than allowed, but only once all of it has come: up to 16 MiB for every client. It
+    does not count frames that cost the agent more than the client (resets, settings, pings, empty data and the like).
+    Here they cost credit, which work for the client and time give back. A client without credit abuses the protocol
+    (CVE-2019-9511 to 9518, CVE-2023-44487, CVE-2024-27316).
 
-    `frames`: how many have begun. `greeted`: the first is complete. `midway`: a frame or a block of headers is incomplete.
+    `frames`: how many have begun. `greeted`: the first is complete. `midway`: a frame or a block of headers is
+    incomplete.
     """
 
     __slots__ = ("_block", "_counts", "_credit", "_head", "_seen", "_skip", "_work", "frames")

@@ -212,13 +212,17 @@ def _unexpected(kind: int) -> InvalidInputError:
 
 
 def json_of(container: Container) -> bytes:
-    """Return *container* in Kanto's JSON form, without what Kanto's API does not carry: `get` prints the same for both languages."""
+    """Return *container* in Kanto's JSON form, without what Kanto's API does not carry: `get` prints the same for both
+    languages.
+    """
     message = message_of(container)
     return json_bytes(records.encode(records.from_message(Container, message)))
 
 
 def as_on_the_wire(record: T, message: Any) -> T:
-    """Return *record* without what *message* does not carry, so that both languages of the socket create and update the same."""
+    """Return *record* without what *message* does not carry, so that both languages of the socket create and update the
+    same.
+    """
     try:
         return records.from_message(type(record), records.to_message(record, message))
     except (TypeError, ValueError) as error:

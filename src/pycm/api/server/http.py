@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve one client of the JSON API per connection: HTTP/1.1, one request at a time.
 
-h11 implements the protocol. This module moves the bytes and bounds what a client may make the agent hold or wait for. It is imported
-with the first connection that needs it.
+h11 implements the protocol. This module moves the bytes and bounds what a client may make the agent hold or wait for.
+It is imported with the first connection that needs it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PATIENT = ("read_logs",)
 
 
 class Connection(Client, asyncio.Protocol):
-    """A client of the JSON API. Its task reads a request, answers it, and goes on with the next one."""
+    """A client of the JSON API. Its task reads a request, answers it, and reads the next one."""
 
     def __init__(self, clients: Clients, handlers: Handlers) -> None:
         super().__init__(clients)
@@ -71,7 +71,7 @@ class Connection(Client, asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._stage = "greeting"
         self._served = 0
-        self._ahead = 0  # bytes that came and were not asked for
+        self._ahead = 0  # bytes received before the task wanted them
         self._busy = self._paused = self._late = self._dropping = False
 
     # ── what asyncio calls ──
@@ -341,7 +341,7 @@ class Connection(Client, asyncio.Protocol):
             self.transport.write(data)
 
     async def _taken(self, *, patient: bool = False) -> None:
-        """Wait until the client has taken what was sent. If it does not, cut it off, unless it is a patient call."""
+        """Wait until the client has read what was sent. If it does not, cut it off, unless it is a patient call."""
         if self._writable.is_set():
             await asyncio.sleep(
                 0
@@ -379,7 +379,7 @@ class Connection(Client, asyncio.Protocol):
         self._frames.feed(self._http.trailing_data[0])
 
     async def send(self, kind: int, data: bytes, *, patient: bool = False) -> None:
-        """Send *data* in frames, and wait until the client has taken them."""
+        """Send *data* in frames, and wait until the client has read them."""
         for start in range(0, len(data), protocol.MAX_PAYLOAD):
             if self.transport is not None:
                 self.transport.write(protocol.frame(kind, data[start : start + protocol.MAX_PAYLOAD]))

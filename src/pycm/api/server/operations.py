@@ -38,7 +38,7 @@ class Rooms(NamedTuple):
 
 
 class Operations:
-    """Errors of every call: those of `pycm.errors`. `closing`: the agent stops; clients lost from now on did not leave."""
+    """Errors of every call: those of `pycm.errors`. `closing`: clients lost from now on did not leave by themselves."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.rooms = rooms
@@ -87,8 +87,8 @@ class Operations:
     async def attached(self, container_id: str, *, wants_input: bool) -> AsyncIterator[Attached]:
         """Attach a client to the container's run, or to its next one, until the end of the block.
 
-        A client that leaves without `end_input` keeps the container's stdin open for the next one, unless the container has
-        `stdin_once`.
+        A client that leaves without `end_input` keeps the container's stdin open for the next one, unless the container
+        has `stdin_once`.
         """
         check_id(container_id)
         container = self.known(container_id)
@@ -192,8 +192,8 @@ def log_configuration(container: Container) -> LogConfiguration:
 class EncodedContainers:
     """Keep containers encoded, at most one entry for each that exists.
 
-    Containers are frozen: a change makes a new object, so the identity of the object is its revision. Clients that ask for the list
-    seven times a second (kantui does) cost a join of bytes that exist already.
+    Containers are frozen: a change makes a new object, so the identity of the object is its revision. Clients that ask
+    for the list seven times a second (kantui does) cost a join of bytes that exist already.
     """
 
     def __init__(self, containers: Containers, encode: Callable[[Container], bytes]) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON API as tables, without I/O: paths, what they take, and problems. docs/api.yaml describes the same; a test compares.
+"""The JSON API as tables, without I/O: paths, what they take, and problems. docs/api.yaml describes the same; a test
+compares.
 
 A problem is what RFC 9457 calls so: the body of every answer with a status from 400 on.
 """
@@ -42,8 +43,9 @@ _UINT16 = 2**16 - 1
 class Value(NamedTuple):
     """A parameter of a query or a member of a body.
 
-    kind: "text" (of *low* characters or more), "texts" (list), "flag", "integer" (from low to high), "seconds" (a decimal number), "choice" (of *choices*),
-    "object". default: REQUIRED if there must be one. argument: the name in the handler, if it is another.
+    kind: "text" (of *low* characters or more), "texts" (list), "flag", "integer" (from low to high), "seconds" (a
+    decimal number), "choice" (of *choices*), "object". default: REQUIRED if there must be one. argument: the name in
+    the handler, if it is another.
     """
 
     name: str
@@ -102,7 +104,7 @@ REFERENCE = (Value("reference", "text", REQUIRED, low=1),)
 
 
 class Route(NamedTuple):
-    """answer: "json" (one value, or none), "lines" (a feed), "frames" (the connection is upgraded). body None: taken as it came."""
+    """answer: "json" (one value, or none), "lines" (a feed), "frames" (an upgrade). body None: passed on unread."""
 
     method: str
     path: str
@@ -168,7 +170,7 @@ def find(method: str, target: str) -> Target:
 
 
 def _ids(pattern: str, path: str) -> tuple[str, ...] | None:
-    """Return what stands in the places of {id} if *path* fits."""
+    """Return the segments in the places of {id} if *path* fits."""
     wanted, found = pattern.split("/"), path.split("/")
     if len(wanted) != len(found):
         return None
@@ -336,7 +338,7 @@ class ApiError(PycmError):
 
 
 def problem_of(error: PycmError) -> dict[str, Any]:
-    """Return the body that tells a client about *error*."""
+    """Return the body that describes *error*."""
     more: Mapping[str, Any] = {}
     if isinstance(error, ApiError):
         code, more = error.code, error.more
