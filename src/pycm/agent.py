@@ -121,21 +121,16 @@ def _leave(code: int) -> int:
 
 
 def settle(config: Config) -> tuple[Config, list[Note]]:
-    """Disable the functions whose rooms refuse their section, as far as that shows without the machine. Return the
-    errors too.
-    """
+    """Disable functions whose rooms refuse their section, and return the errors. The machine is not examined."""
     errors = []
-    for section, check in (("grpc_server", _check_api), ("connection", _check_mqtt)):
+    checks = (("grpc_server", lambda one: tcp_address(one.grpc_server)), ("connection", _check_mqtt))
+    for section, check in checks:
         try:
             check(config)
         except ConfigError as error:
             config, reason = degraded(config, (section,), str(error))
             errors.append(Note(logging.ERROR, reason))
     return config, errors
-
-
-def _check_api(config: Config) -> None:
-    tcp_address(config.grpc_server)
 
 
 def _check_mqtt(config: Config) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Protocols between the rooms: what the core and the fronts need of the outside, and the fronts of the core.
 
-An outside room (containerd, logs, metrics, mqtt) implements its Protocol; `agent.py` hands it to those who need it. Values that
-cross are frozen. Every coroutine here may raise the errors of `pycm.errors` and no others.
+An outside room (containerd, logs, metrics, mqtt) implements its Protocol; `agent.py` hands it to those who need it.
+Values that cross are frozen. Every coroutine here may raise the errors of `pycm.errors` and no others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pycm.model.states import Action as Action
 from pycm.ports.core import Command as Command
 from pycm.ports.core import Containers as Containers
+from pycm.ports.core import Downloads as Downloads
 from pycm.ports.core import Event as Event
+from pycm.ports.core import Mqtt as Mqtt
+from pycm.ports.core import MqttListener as MqttListener
 from pycm.ports.core import Session as Session
 from pycm.ports.core import Sessions as Sessions
 
@@ -37,7 +40,9 @@ class ImageConfig(NamedTuple):
 
 
 class TaskIO(NamedTuple):
-    """Paths of the FIFOs that containerd's shim writes to and reads from; "" where there is none. With a terminal, no stderr."""
+    """Paths of the FIFOs that containerd's shim writes to and reads from; "" where there is none. With a terminal, no
+    stderr.
+    """
 
     stdin: str = ""
     stdout: str = ""
@@ -81,7 +86,9 @@ class TaskOOM(NamedTuple):
 
 
 class RuntimeConnected(NamedTuple):
-    """Sent after each subscription, when events arrive again: all tasks, so that nothing is missed, and containerd's version."""
+    """Sent after each subscription, when events arrive again: all tasks, so that nothing is missed, and containerd's
+    version.
+    """
 
     tasks: tuple[Task, ...]
     version: str = ""
@@ -114,9 +121,9 @@ class TaskRequest(NamedTuple):
 class ExecRequest(NamedTuple):
     """A command to run beside a container's first process: as its user, in its environment, with its rights and limits.
 
-    id: the container's. io: FIFOs for the command's streams, none by default (without a terminal stdout and stderr go together).
-    "" in *cwd*: where the first process began. exec_id: by which the command is signalled and resized; "" for one of no interest.
-    user: uid, gid and further groups, if not those of the first process.
+    id: the container's. io: FIFOs for the command's streams, none by default (without a terminal stdout and stderr go
+    together). "" in *cwd*: where the first process began. exec_id: by which the command is signalled and resized; ""
+    for one of no interest. user: uid, gid and further groups, if not those of the first process.
     """
 
     id: str
@@ -138,12 +145,15 @@ class ExecListener(Protocol):
 
 
 class Runtime(Protocol):
-    """Containers, snapshots and tasks of one containerd namespace. Ids are container ids; a container's snapshot is "<id>-snapshot"."""
+    """Containers, snapshots and tasks of one containerd namespace. Ids are container ids; a container's snapshot is
+    "<id>-snapshot".
+    """
 
     async def image(self, reference: str, container_id: str = "") -> ImageConfig:
         """Configuration of a local image, this machine's platform. NotFoundError if the namespace has no such image.
 
-        With *container_id*: of the image that this container was made from, though the name may mean another one by now.
+        With *container_id*: of the image that this container was made from, though the name may mean another one by
+        now.
         """
 
     async def prepare(self, container_id: str, image: LocalImage) -> None:
@@ -152,13 +162,15 @@ class Runtime(Protocol):
     async def has_snapshot(self, container_id: str) -> bool: ...
 
     async def read_rootfs_file(self, container_id: str, path: str, limit: int) -> bytes | None:
-        """At most *limit* bytes of a regular file in the container's root file system, links not followed; None if absent."""
+        """At most *limit* bytes of a regular file in the container's root file system, links not followed; None if
+        absent.
+        """
 
     async def start(self, request: TaskRequest, created: Callable[[int], None] | None = None) -> int:
         """Make container record and task and start it; return the pid. Nothing is left behind on failure.
 
-        *created* is called with the pid once process and cgroup exist, before the first instruction of the program: what is opened
-        then is open even if the program ends at once.
+        *created* is called with the pid once process and cgroup exist, before the first instruction of the program:
+        what is opened then is open even if the program ends at once.
 
         A record with this id whose task is gone is replaced; a live task is a ConflictError.
         """
@@ -166,7 +178,9 @@ class Runtime(Protocol):
     async def signal(
         self, container_id: str, number: int, *, everyone: bool = False, exec_id: str = ""
     ) -> None:
-        """Signal the first process, with *everyone* all processes, or a command. NotFoundError if there is no live process."""
+        """Signal the first process, with *everyone* all processes, or a command. NotFoundError if there is no live
+        process.
+        """
 
     async def pause(self, container_id: str) -> None: ...
 
@@ -180,8 +194,9 @@ class Runtime(Protocol):
     ) -> int:
         """Run a command in a running container to its end; the exit code.
 
-        OperationFailedError if it cannot be started, or has not ended after *timeout* seconds: it is killed then, as it is if
-        the caller is cancelled. UnavailableError if containerd went away meanwhile: the command is ended when it is back.
+        OperationFailedError if it cannot be started, or has not ended after *timeout* seconds: it is killed then, as it
+        is if the caller is cancelled. UnavailableError if containerd went away meanwhile: the command is ended when it
+        is back.
         """
 
     async def close_stdin(self, container_id: str, exec_id: str = "") -> None:
@@ -191,10 +206,10 @@ class Runtime(Protocol):
         """Set the size of the process's terminal, in characters."""
 
     async def delete_task(self, container_id: str) -> None:
-        """Delete task (it must have ended) and container record, keep the snapshot. What is gone already is no error."""
+        """Delete the ended task and the container record, keep the snapshot. Missing ones are ignored."""
 
     async def remove(self, container_id: str) -> None:
-        """Kill and delete everything of the container, the snapshot too. What is gone already is no error."""
+        """Kill the container and delete all it has in containerd, the snapshot too. Missing parts are ignored."""
 
     async def tasks(self) -> tuple[Task, ...]: ...
 
@@ -218,7 +233,7 @@ class PullStep(enum.Enum):
 
 
 class PullProgress(NamedTuple):
-    """Where a pull stands. DOWNLOADING counts bytes, those that are here already included; UNPACKING counts layers."""
+    """Progress of a pull. DOWNLOADING counts bytes, including those of local layers; UNPACKING counts layers."""
 
     reference: str
     step: PullStep
@@ -227,8 +242,9 @@ class PullProgress(NamedTuple):
 
 
 class ImageInfo(NamedTuple):
-    """An image in containerd. `size`: bytes of its content for this machine, compressed, as far as it is here. `created`: when this
-    machine got it (RFC 3339, UTC). `containers`: ids of the containers that use it; it is not removed while there are any.
+    """An image in containerd. `size`: bytes of its content for this machine, compressed, as far as it is here.
+    `created`: when this machine got it (RFC 3339, UTC). `containers`: ids of the containers that use it; it is not
+    removed while there are any.
     """
 
     reference: str
@@ -249,29 +265,32 @@ class LocalImage(NamedTuple):
 class Images(Protocol):
     """Images of the containerd namespace: pulled by worker processes, removed when they are old or room is needed.
 
-    A reference is fully qualified, "host[:port]/path:tag" or "…@sha256:…"; local images are found under exactly that text.
+    A reference is fully qualified, "host[:port]/path:tag" or "…@sha256:…"; local images are found under exactly that
+    text.
     """
 
     def hold(self, reference: str) -> AbstractAsyncContextManager[LocalImage]:
         """Find the image, pulling it if it is missing or damaged, and prevent its removal until the end of the block.
 
-        A local image needs no network. NotFoundError, InvalidInputError, OperationFailedError (refused, damaged, not for this
-        machine, no space) or UnavailableError (registry, containerd) say why there is no image.
+        A local image needs no network. NotFoundError, InvalidInputError, OperationFailedError (refused, damaged, not
+        for this machine, no space) or UnavailableError (registry, containerd) say why there is no image.
         """
 
     async def pull(self, reference: str, progress: Callable[[PullProgress], None] | None = None) -> ImageInfo:
         """Ask the registry even if the image is here, so that a tag that has moved is followed; fetch what is missing.
 
-        *progress* is called on the loop, some times a second, and must not block. Calls for the same reference share one pull;
-        it goes on while anybody waits for it and is ended when the last caller is cancelled. What was fetched is kept for a
-        day, so that the next attempt goes on from there.
+        *progress* is called on the loop, some times a second, and must not block. Calls for the same reference share
+        one pull, which ends when the last of them is cancelled. What was fetched is kept for a day, so that the next
+        attempt resumes there.
         """
 
     async def remove(self, reference: str) -> None:
         """NotFoundError; ConflictError if a container uses it or is being made from it."""
 
     async def prune(self) -> list[str]:
-        """Remove every image that no container uses; their references, those that could not be removed left out (logged)."""
+        """Remove every image that no container uses; their references, those that could not be removed left out
+        (logged).
+        """
 
     async def list(self) -> list[ImageInfo]:
         """All images, by reference."""
@@ -284,7 +303,9 @@ class Attachment(Protocol):
     """One client that is attached to a container. Close it."""
 
     async def read(self) -> bytes:
-        """Output as soon as some has come, stdout and stderr mixed; b"" at its end. OperationFailedError if the client is too slow."""
+        """Output as soon as some has come, stdout and stderr mixed; b"" at its end. OperationFailedError if the client
+        is too slow.
+        """
 
     async def write(self, data: bytes) -> None:
         """Hand *data* to stdin, waiting while the container does not read; dropped if it has no stdin or has ended."""
@@ -323,7 +344,9 @@ class Logs(Protocol):
     """Container output: FIFOs of 1 MiB pumped into json.log by a thread of its own, and the log read back."""
 
     async def check(self, container_id: str, config: LogConfiguration | None) -> None:
-        """OperationFailedError if the log cannot be written where its root_dir says. A full disk is none: it may have room again."""
+        """OperationFailedError if the log cannot be written where its root_dir says. A full disk is none: it may have
+        room again.
+        """
 
     def make_fifos(self, container_id: str, *, terminal: bool, stdin: bool) -> TaskIO:
         """Make fresh FIFOs for a start; left-overs of this container's earlier ones are removed."""
@@ -332,8 +355,8 @@ class Logs(Protocol):
         """Begin (or, after a restart of the agent, go on) pumping. Safe after any kind of end of the earlier pump."""
 
     async def connect(self, container_id: str, *, next_run: bool) -> Attachment:
-        """Attach a client to the run there is, or with *next_run* to the one that begins next. Of what is written after the
-        return nothing is missed. ConflictError beyond the bound.
+        """Attach a client to the run there is, or with *next_run* to the one that begins next. Of what is written after
+        the return nothing is missed. ConflictError beyond the bound.
         """
 
     def pipes(self, container_id: str, exec_id: str, *, terminal: bool, stdin: bool) -> Pipes:
@@ -346,7 +369,9 @@ class Logs(Protocol):
         """The task has been deleted: pump what is left (bounded in time), close, remove the FIFOs."""
 
     def forget(self, container_id: str, config: LogConfiguration | None = None) -> None:
-        """The container was removed: delete what is kept outside its own directory; with *config*, its logs in a root_dir too."""
+        """The container was removed: delete what is kept outside its own directory; with *config*, its logs in a
+        root_dir too.
+        """
 
     def path(self, container_id: str, config: LogConfiguration | None) -> str:
         """The live log file of the container."""
@@ -365,10 +390,11 @@ class Network(Protocol):
     """What a container needs of the network before it starts, and what it leaves behind."""
 
     def check(self, container: Container) -> None:
-        """Raise ConflictError if this machine cannot give the container its network, InvalidInputError if none could."""
+        """Raise ConflictError if this machine cannot provide the network, InvalidInputError if none could."""
 
     async def connect(self, container: Container) -> Container:
-        """Make hosts, hostname and resolv.conf files and the network; returns the container with paths and network settings.
+        """Make hosts, hostname and resolv.conf files and the network; returns the container with paths and network
+        settings.
 
         What an earlier run of the container left is released first. Nothing is left behind on failure.
         """
@@ -377,7 +403,7 @@ class Network(Protocol):
         """*container*, which runs though its record does not say so, with the network settings that connect gave it."""
 
     async def disconnect(self, container_id: str) -> None:
-        """The task has ended: release what connect made. What is gone already is no error."""
+        """Release what connect made, after the end of the task. Missing parts are ignored."""
 
     async def clear(self, kept: Collection[str]) -> None:
         """Release what earlier agents made for any container but these; those that run learn which peers there are."""
@@ -409,17 +435,19 @@ class Meter(Protocol):
     """One consumer's view of the figures, with CPU shares since its own last sample."""
 
     def sample(self, container_ids: Iterable[str]) -> Sequence[ContainerMeasurements]:
-        """One sweep, all standard figures; the first one of a container has no CPU share. What is not open is left out."""
+        """Return all standard figures of open containers; the first sample of a container has no CPU share."""
 
 
 class Metrics(Protocol):
     """Figures of running containers from their cgroups and /proc."""
 
     def open(self, container_id: str, pid: int) -> None:
-        """The container runs: open its files once. A container that cannot be measured is logged and skipped, never an error."""
+        """The container runs: open its files once. A container that cannot be measured is logged and skipped, never an
+        error.
+        """
 
     def close(self, container_id: str) -> int:
-        """The container has ended, and its cgroup is still there. Return the number of OOM kills in it, 0 if unknown."""
+        """Close the files of an ended container. Return the OOM kills in its cgroup, 0 if unknown."""
 
     def limits_changed(self, container_id: str) -> None: ...
 
@@ -427,7 +455,9 @@ class Metrics(Protocol):
         """Remember CPU times, so that the next sample of these has a utilization."""
 
     def sample(self, wanted: Mapping[str, Callable[[str], bool] | None]) -> Sequence[ContainerMeasurements]:
-        """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order of output."""
+        """One sweep. *wanted*: container id to a predicate on measurement ids (None: all standard ones), in the order
+        of output.
+        """
 
     def meter(self) -> Meter:
         """For a consumer beside the one of `baseline` and `sample`."""
@@ -437,45 +467,3 @@ class Metrics(Protocol):
 
     def host(self, wanted: Mapping[str, frozenset[str]], reader: str) -> Sequence[HostMeasurements]:
         """Figures of the machine and of processes. *wanted*: originator to measurement ids, in the order of output."""
-
-
-# ── downloads ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Downloads(Protocol):
-    """Small files of the Web, in memory."""
-
-    async def fetch(self, url: str, limit: int) -> bytes:
-        """The whole body, taken up again where it broke off. OperationFailedError, with the reason, if there is none or beyond *limit*."""
-
-
-# ── MQTT ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class MqttListener(Protocol):
-    """Who is told about the connection; called on the event loop, must not block."""
-
-    def mqtt_connected(self) -> None: ...
-
-    def mqtt_disconnected(self) -> None: ...
-
-    def mqtt_message(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
-        """*retained*: the broker had kept it from before the subscription."""
-
-
-class Mqtt(Protocol):
-    """The one connection to the broker. It connects, and reconnects, for ever with back-off."""
-
-    def add_listener(self, listener: MqttListener) -> None: ...
-
-    async def subscribe(self, topic: str) -> None:
-        """QoS 1; returns when acknowledged. UnavailableError on loss of the connection or after the configured time-out."""
-
-    async def unsubscribe(self, topic: str) -> None: ...
-
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """QoS 1; returns when acknowledged. UnavailableError on loss of the connection or after the configured time-out."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The core, as the fronts see it: API, twin and whoever else serves somebody outside."""
+"""What the fronts need: the core, and the two outside rooms that only fronts use, downloads and the MQTT connection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Containers(Protocol):
     ) -> None: ...
 
     def subscribe(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call *listener* for every event, on the loop, in order; it must not block. Returns the function that ends it."""
+        """Call *listener*, which must not block, for every event in order. Return the function that ends this."""
 
 
 class Command(NamedTuple):
@@ -87,8 +87,8 @@ class Sessions(Protocol):
     """Clients that talk with the processes of containers."""
 
     def exec(self, command: Command) -> AbstractAsyncContextManager[Session]:
-        """Start a command. NotFoundError, ConflictError (the container's state, a bound), InvalidInputError; OperationFailedError
-        if it cannot be started.
+        """Start a command. NotFoundError, ConflictError (the container's state, a bound), InvalidInputError;
+        OperationFailedError if it cannot be started.
         """
 
     async def attach(self, container_id: str) -> Attachment:
@@ -99,3 +99,49 @@ class Sessions(Protocol):
 
     async def resize(self, container_id: str, width: int, height: int) -> None:
         """Set the size of the container's terminal, in characters. NotFoundError, ConflictError, InvalidInputError."""
+
+
+# ── downloads ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Downloads(Protocol):
+    """Small files of the Web, in memory."""
+
+    async def fetch(self, url: str, limit: int) -> bytes:
+        """Return the body; an interrupted download resumes. OperationFailedError on failure or beyond *limit*."""
+
+
+# ── MQTT ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MqttListener(Protocol):
+    """A listener of the connection. Its methods run on the event loop and must not block."""
+
+    def mqtt_connected(self) -> None: ...
+
+    def mqtt_disconnected(self) -> None: ...
+
+    def mqtt_message(self, topic: str, payload: bytes, *, retained: bool = False) -> None:
+        """*retained*: the broker had kept it from before the subscription."""
+
+
+class Mqtt(Protocol):
+    """The one connection to the broker. It connects, and reconnects, for ever with back-off."""
+
+    def add_listener(self, listener: MqttListener) -> None: ...
+
+    async def subscribe(self, topic: str) -> None:
+        """QoS 1; returns when acknowledged. UnavailableError on loss of the connection or after the configured
+        time-out.
+        """
+
+    async def unsubscribe(self, topic: str) -> None: ...
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """QoS 1; returns when acknowledged. UnavailableError on loss of the connection or after the configured
+        time-out.
+        """
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
