@@ -210,7 +210,7 @@ def test_a_plugin_that_outlives_its_agent_is_waited_for(
             agent.kill()
             client.wait(120)
         agent.start()
-        wait_until(lambda: "are waited for" in agent.text(), 20, "the next agent sees it")
+        wait_until(lambda: "are still running (waiting)" in agent.text(), 20, "the next agent sees it")
         (tmp_path / "go").touch()
         agent.call("start", "web")
         agent.wait_for("web", running=True)

@@ -74,10 +74,10 @@ def test_whatever_is_left_at_the_path_is_removed(tmp_path: Path) -> None:
 def test_a_path_that_is_taken_or_cannot_be_is_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_text("mine")
-    with pytest.raises(OperationFailedError, match=r"cannot make .*/one: File exists"):
+    with pytest.raises(OperationFailedError, match=r"cannot create .*/one: File exists"):
         machine.make_namespace(str(path))
     assert path.read_text() == "mine"
-    with pytest.raises(OperationFailedError, match=r"cannot make .*/one/two: File exists"):
+    with pytest.raises(OperationFailedError, match=r"cannot create .*/one/two: File exists"):
         machine.make_namespace(str(path / "two"))
     path.unlink()
     path.mkdir()
