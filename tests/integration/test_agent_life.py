@@ -254,7 +254,7 @@ def test_exec_answers_though_a_file_in_the_container_hangs(agent: AgentProcess, 
                 for _ in range(6)
             ]
             for command in commands:
-                assert "does not answer within 10 s" in command.communicate()[1]
+                assert "cannot be read within 10 s: its file system hangs" in command.communicate()[1]
             agent.cm("rename", container_id, "still-there")
             assert agent.end() == 0
         agent.start()
@@ -270,7 +270,7 @@ def test_creations_wait_for_no_preload_directory_that_hangs(
     with AgentProcess(tmp_path, containerd, containers=containers) as agent:
         failed = agent.call("create", "--network", "host", "registry.test/not/there:1")
         assert "failed to resolve reference" in failed.stderr
-        assert f"preload directory {hanging} does not answer within 10 s" in agent.text()
+        assert f"preload directory {hanging} cannot be read within 10 s" in agent.text()
         assert agent.end() == 0
         agent.start()
 
