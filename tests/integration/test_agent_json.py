@@ -230,7 +230,7 @@ def test_exec_of_a_missing_program_is_a_problem_with_an_exit_code(
 def test_command_ends_when_its_client_is_killed(box: str, talk: Callable[..., Talk]) -> None:
     client = talk(f"/v1/containers/{box}/exec", {"command": ["sh", "-c", "echo here; exec sleep 4321"]})
     client.until(b"here")
-    assert _sleepers()
+    wait_until(lambda: bool(_sleepers()), 30, "the command runs")
     client.socket.close()
     wait_until(lambda: not _sleepers(), 30, "the command has ended")
 

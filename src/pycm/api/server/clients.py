@@ -43,7 +43,7 @@ class Peer:
 
 
 class Client:
-    """One connection. `active`: when its last call ended, or when it connected. `held`: bytes of its unread requests."""
+    """One connection. `active`: time of its last call, or of its begin. `held`: bytes of its unread requests."""
 
     peer: Peer
     peer_key: str
