@@ -27,7 +27,6 @@ LIBRARIES = {
     "grpclib": "python3-grpclib",
     "h11": "python3-h11",
     "h2": "python3-h2",
-    "hpack": "python3-hpack",
     "paho": "python3-paho-mqtt",
     "psutil": "python3-psutil",
 }

@@ -91,7 +91,7 @@ SYSTEMD_SERVICE:${PN} = "pycm.service"
 # Those of the older releases have moved to python3-core, or into the library, since.
 def pycm_python_packages(d):
     names = "asyncio compression crypt ctypes difflib email io json logging math netclient resource terminal"
-    older = {"3.10": " fcntl profile shell tomli", "3.12": " fcntl shell"}
+    older = {"3.10": " fcntl shell tomli", "3.12": " fcntl shell"}
     names += older.get(d.getVar("PYTHON_BASEVERSION"), "")
     return " ".join("python3-" + name for name in names.split())
 
@@ -101,7 +101,6 @@ RDEPENDS:${PN} = "\
     python3-grpclib \
     python3-h11 \
     python3-h2 \
-    python3-hpack \
     python3-protobuf \
     virtual-containerd \
     virtual-runc \
