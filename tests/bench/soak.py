@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,7 @@ from pycm.cli.agent import Agent
 from pycm.cli.client import TimeExpiredError
 from pycm.errors import PycmError
 from pycm.model.container import PortMapping, Resources, RestartPolicy, UpdateOptions
+from pycm.model.frozen import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
