@@ -20,7 +20,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "dcd82f936778612985bfad6f7380edc8732676c2"
+SRCREV = "bfac7e4fd03255d24ea62c4d44a19d1ebe0b4763"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
