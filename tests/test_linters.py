@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -15,6 +17,10 @@ BIN = Path(sys.executable).parent
 SPDX = "SPDX-License-Identifier: Apache-2.0"
 LINES = 500
 """Longest source file."""
+FUNCTION_LINES, MEDIAN_LINES = 40, 8
+"""Longest function of the package, and the longest median of all."""
+FILES = 175
+"""Most files of the package, without generated code: each takes a block of flash."""
 SOURCES = {
     ".py",
     ".pyi",
@@ -119,6 +125,24 @@ def test_no_source_is_longer_than_the_house_allows() -> None:
     assert [
         f"{name}: {lines(path)}" for path, name in zip(own, names(own), strict=True) if lines(path) > LINES
     ] == []
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    code = [path for path in sources() if path.is_relative_to(REPOSITORY / "src") and path.suffix == ".py"]
+    functions = [
+        (path, node, (node.end_lineno or 0) - node.lineno + 1)
+        for path in code
+        if not GENERATED.search(path.name)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    assert [f"{path.name}: {node.name}: {n}" for path, node, n in functions if n > FUNCTION_LINES] == []
+    assert median(n for _, _, n in functions) <= MEDIAN_LINES
+
+
+def test_the_package_stays_within_its_size() -> None:
+    code = [path for path in (REPOSITORY / "src/pycm").rglob("*.py") if "proto" not in path.parts]
+    assert len(code) <= FILES
 
 
 @pytest.mark.parametrize(

@@ -71,12 +71,8 @@ class Manager:
         network: Network,
         config: Config,
     ) -> None:
-        self._catalog = catalog
-        self._runtime = runtime
-        self._images = images
-        self._logs = logs
-        self._network = network
-        self._metrics = metrics
+        self._catalog, self._runtime, self._images = catalog, runtime, images
+        self._logs, self._network, self._metrics = logs, network, metrics
         self._config = config
         self._jobs = Jobs()
         self._launcher = Launcher(runtime, logs, metrics, network, config)

@@ -102,12 +102,9 @@ class TwinService:
         downloads: Downloads | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._mqtt = mqtt
-        self._containers = containers
-        self._metrics = metrics
+        self._mqtt, self._containers, self._metrics = mqtt, containers, metrics
         self._wall_clock = wall_clock
-        self._memory = Memory(settings.home_dir)
-        self._kept = KeptFile(settings.home_dir)
+        self._memory, self._kept = Memory(settings.home_dir), KeptFile(settings.home_dir)
         self._to_keep: Mapping[str, Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._core = Twin(
@@ -122,8 +119,7 @@ class TwinService:
         )
         self._operations: set[asyncio.Task[None]] = set()
         self._outbox = Outbox()
-        self._work = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._work, self._idle = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._online = False
         self._worker: asyncio.Task[None] | None = None
@@ -135,8 +131,7 @@ class TwinService:
         self._failing = self._retry_all = False
         self._unheard: dict[str, Subscribe] = {}
         self._dropping = Once()
-        self._at_once = self._table_at_once()
-        self._in_order = self._table_in_order()
+        self._at_once, self._in_order = self._table_at_once(), self._table_in_order()
 
     def _table_at_once(self) -> Mapping[type, Callable[[Any], None]]:
         return {
