@@ -75,7 +75,7 @@ def test_stop_sends_its_options(
     async def record(container_id: str, options: StopOptions | None = None) -> None:
         seen.append((container_id, options))
 
-    monkeypatch.setattr(agent.manager, "stop", record)
+    monkeypatch.setattr(agent.server._service.operations, "stop", record)
     assert cli("stop", identifier).code == 0
     assert cli("stop", identifier, "-ft", "3s", "-s", "9").code == 0
     assert seen == [
@@ -119,7 +119,7 @@ def test_remove_sends_stop_options_with_force_only(
     async def record(_id: str, *, force: bool = False, options: StopOptions | None = None) -> None:
         seen.append((force, options))
 
-    monkeypatch.setattr(agent.manager, "remove", record)
+    monkeypatch.setattr(agent.server._service.operations, "remove", record)
     cli("remove", identifier, "-t", "5s")
     cli("remove", identifier, "-f", "-t", "5s")
     monkeypatch.undo()
