@@ -97,6 +97,10 @@ class ConfigError(PycmError):
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """The repr of a value for a message: at most *limit* characters, control characters escaped."""
+    """Return the repr of a value for a message: at most *limit* characters, control characters escaped.
+
+    A long one is cut in the middle: the end of a path names the file.
+    """
     text = ascii(value) if isinstance(value, bytes) else repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    tail = limit // 2
+    return text if len(text) <= limit else f"{text[: limit - tail - 1]}…{text[-tail:]}"

@@ -56,7 +56,7 @@ def test_a_changed_login_is_used_without_a_restart_and_a_broken_file_ends_no_con
         log_in("one", "of-one")
         wait_until(lambda: connections(broker, "one") == 1, 20, "the right password is used")
         agent.config.write_text("this = is = no TOML")
-        wait_until(lambda: "the login stays" in agent.text(), 20, "the broken file is in the log")
+        wait_until(lambda: "(the MQTT login stays)" in agent.text(), 20, "the broken file is in the log")
         log_in("two", "of-two")
         wait_until(lambda: connections(broker, "two") == 1, 20, "the new user is used")
         assert connections(broker, "one") == 1

@@ -164,7 +164,9 @@ async def test_a_broker_with_a_certificate_of_another_ca_is_refused_and_named(
     assert not client.connected
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "No such file"), ("no certificate", "given-ca.pem")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "No such file"), ("no certificate", "given-ca.pem' cannot be used")]
+)
 async def test_a_ca_file_that_cannot_be_used_is_named_and_used_once_it_is_right(
     tmp_path, tls_broker, certificates, connect, caplog, content, words
 ):

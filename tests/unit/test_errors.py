@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors: text, hint, and the parts that clients read separately."""
 
-from pycm.errors import InvalidInputError, OperationFailedError, PycmError
+from pycm.errors import InvalidInputError, OperationFailedError, PycmError, shorten
 
 
 def test_hint_is_not_part_of_the_text() -> None:
@@ -23,3 +23,11 @@ def test_invalid_input_is_made_of_its_parts() -> None:
     assert (error.field, error.value, error.reason, error.hint) == (
         "interval_ms", "100", "is not between 500 and 86400000", "Use 500.",
     )  # fmt: skip
+
+
+def test_shorten_keeps_both_ends_of_a_long_value() -> None:
+    assert shorten("x" * 78) == repr("x" * 78)
+    assert len(shorten("x" * 79)) == 80
+    assert shorten("/a" * 60 + "/name.crt").endswith("/name.crt'")
+    assert shorten("/a" * 60).startswith("'/a/a")
+    assert "\n" not in shorten("\n" * 100)

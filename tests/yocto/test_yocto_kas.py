@@ -95,8 +95,9 @@ def test_overlay_works_in_a_clone_of_leda_distro(tools: Path, tmp_path: Path) ->
 def test_only_the_checkout_is_built_at_its_newest_commit() -> None:
     """AUTOREV stands once in the repository, for the address of this checkout."""
     files = [*REPOSITORY.glob("kas*.yml"), *REPOSITORY.glob("kas/*.yml"), *LAYER.rglob("*")]
+    files = [path for path in files if path.is_file() and path.suffix != ".pyc"]  # of the guest's test cases
     setting = re.compile(r"^[^#\n]*=.*AUTOREV", re.MULTILINE)
-    named = {path.name for path in files if path.is_file() and setting.search(path.read_text())}
+    named = {path.name for path in files if setting.search(path.read_text())}
     assert named == {"pycm.yml"}
     variables = assigned((REPOSITORY / "kas/pycm.yml").read_text().replace("    ", ""))
     assert variables["SRCREV:pn-pycm"] == "${AUTOREV}"

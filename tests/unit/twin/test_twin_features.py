@@ -306,7 +306,7 @@ def test_arguments_bound_lists_and_texts():
         with pytest.raises(InvalidInputError, match=f"{name} has 4097 entries; at most 4096 are allowed"):
             read(name)
     with pytest.raises(
-        InvalidInputError, match=r"name: 'n+… has 16385 characters; at most 16384 are allowed"
+        InvalidInputError, match=r"name: 'n+…n+' has 16385 characters; at most 16384 are allowed"
     ):
         given.text("name")
 
