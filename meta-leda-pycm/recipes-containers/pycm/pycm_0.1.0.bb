@@ -20,7 +20,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "bfac7e4fd03255d24ea62c4d44a19d1ebe0b4763"
+SRCREV = "733d174594a4e1e2cc83dd857aa3494046232e6b"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
