@@ -174,6 +174,7 @@ def test_a_spoilt_archive_is_one_clear_error_and_no_image(
     agent.start()
     wait_for(agent, "offline.test/good:1")
     assert names(agent) == ["offline.test/good:1"]
+    wait_until(lambda: "level=error" in agent.text(), 30, "the import has ended and the archive is named")
     complaints = [line for line in agent.text().splitlines() if "level=error" in line]
     assert len(complaints) == 1, complaints
     assert words in complaints[0]
