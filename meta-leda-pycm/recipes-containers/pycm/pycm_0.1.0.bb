@@ -20,7 +20,7 @@ SRC_URI = "\
     ${PYCM_GIT_URI};${PYCM_GIT_BRANCH};destsuffix=${BP} \
     file://run-ptest \
 "
-SRCREV = "733d174594a4e1e2cc83dd857aa3494046232e6b"
+SRCREV = "d88354462cf9e779c1fa7865d04d2751351efe98"
 
 # With the vendor: PyPI has another pycm.
 CVE_PRODUCT = "leda-pycm:pycm"
